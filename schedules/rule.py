@@ -1,0 +1,43 @@
+"""What every schedule rule is: a function from one PrimFunc to a schedule, or `None`.
+
+A rule is written as `schedule(func) -> Schedule | None`; the base class tests the target once, so
+that no rule can forget it, and turns the refusal of a TIR primitive into `None`, so that the next
+rule gets its turn instead of the build ending.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import ClassVar
+
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight.base import ScheduleRule
+from tvm.target import Target
+
+logger = logging.getLogger(__name__)
+
+
+class Rule(ScheduleRule):
+    """A schedule rule for the targets of one kind.
+
+    Subclasses give `kind` (a TVM target kind) and `schedule`.
+    """
+
+    kind: ClassVar[str]
+
+    def apply(
+        self, func: tirx.PrimFunc, target: Target, _tunable: bool = False
+    ) -> s_tir.Schedule | None:
+        """The scheduled function; None where the target or the function is not this rule's."""
+        if target.kind.name != self.kind:
+            return None
+        try:
+            return self.schedule(func)
+        except s_tir.ScheduleError as error:
+            # A primitive said no: this is an answer about the function, not a failure.
+            logger.debug("%s declines: %s", type(self).__name__, str(error).splitlines()[:1])
+            return None
+
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
+        """Schedule `func`, whose target is known to be right; None declines."""
+        raise NotImplementedError
