@@ -1,6 +1,6 @@
 """What a user can do wrong or be missing, each with the exit code that every verb documents.
 
-    0 fine   1 a gate or comparison failed   2 bad input   3 environment   4 device   5 our bug
+0 fine   1 a gate or comparison failed   2 bad input   3 environment   4 device   5 our bug
 """
 
 from __future__ import annotations

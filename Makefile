@@ -1,0 +1,52 @@
+# `make demo` and `make test` do all the set-up themselves, in .venv/.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/include/*/*)
+
+.PHONY: demo test nightly lint format bench clean help
+help:
+	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
+	@echo "make test     the tests      make nightly  the long ones too"
+	@echo "make lint     every linter   make bench    the benchmarks of the README"
+
+$(VENV)/bin/python:
+	scripts/bootstrap.sh $(PYTHON) $(VENV)
+
+# TVM first: the runtime is compiled against its headers, without a second copy in a build sandbox.
+$(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/python
+	$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
+	$(PY) scripts/requirements.py --build qnn cpu-opencl dev > $(VENV)/requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	touch $@
+
+$(READY): $(VENV)/.dependencies setup.py $(RUNTIME_SOURCES)
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(READY)
+	$(PY) examples/encoder/demo.py
+
+test: $(READY)
+	$(PY) -m pytest $(PYTEST_FLAGS)
+
+nightly: $(READY)
+	$(PY) -m pytest -m "nightly or not nightly" $(PYTEST_FLAGS)
+
+bench: $(READY)
+	$(PY) benchmarks/models.py
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	scripts/lint_cpp.sh $(VENV)/bin
+
+format: $(READY)
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/clang-format -i $(filter %.h %.cc,$(RUNTIME_SOURCES))
+
+clean:
+	rm -rf $(VENV) build hetero_tvm/lib *.egg-info

@@ -1,0 +1,168 @@
+"""Verb and function: an ONNX model in, one shared library for GPU and NPU out.
+
+python -m hetero_tvm.build model.onnx --target snapdragon -o model.so
+hetero_tvm.build("model.onnx", target="snapdragon", output="model.so")
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hetero_tvm import cli
+from hetero_tvm.config import DEVICES, DTYPES, BuildConfig
+from hetero_tvm.errors import BadInput
+
+if TYPE_CHECKING:
+    from hetero_tvm.compiler import BuildResult
+
+EXAMPLES = """\
+examples:
+  hetero-tvm build encoder.onnx --target snapdragon -o encoder.so \\
+      --input input_ids=1x128 --input attention_mask=1x128
+  hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
+  hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only --json
+  hetero-tvm build --target help
+
+exit codes: 0 built, 2 bad input, 3 something is missing on this machine, 5 our bug
+"""
+
+
+def build(
+    model: str | Path,
+    *,
+    target: str = "snapdragon",
+    output: str | Path | None = None,
+    inputs: Mapping[str, Sequence[int]] | None = None,
+    dtype: str = "float32",
+    devices: str = "gpu+npu",
+    check: bool = True,
+    keep_going: bool = False,
+) -> BuildResult:
+    """Compile `model` into one shared library.
+
+    Args:
+        model: ONNX file.
+        target: a name of `--target help`, or a TOML file like those in `target_specs/socs/`.
+        output: the artefact; `<model>.so` in the working directory where None.
+        inputs: input name -> shape, for inputs with free dimensions.
+        dtype: storage type of weights and activations, "float32" or "float16".
+        devices: "gpu+npu", or one of them alone.
+        check: prove the import against ONNX Runtime.
+        keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
+
+    Returns:
+        A `BuildResult`: path, plan, manifest, seconds and memory.
+
+    Raises:
+        BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
+    """
+    from hetero_tvm import compiler, frontend
+
+    model = Path(model)
+    shapes = {
+        name: frontend.InputSpec(shape=tuple(int(d) for d in shape), dtype=None)
+        for name, shape in (inputs or {}).items()
+    }
+    try:
+        config = BuildConfig(
+            model=model,
+            target=target,
+            output=Path(output) if output else Path(model.with_suffix(".so").name),
+            inputs=shapes,
+            dtype=dtype,
+            devices=devices,
+            check=check,
+            keep_going=keep_going,
+        )
+    except ValueError as error:
+        raise BadInput(str(error)) from None
+    return compiler.build(config)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `hetero-tvm build`."""
+    parser.add_argument("model", nargs="?", type=Path, help="ONNX file")
+    parser.add_argument(
+        "-t", "--target", default="snapdragon", help="target name or TOML file; `help` lists them"
+    )
+    parser.add_argument("-o", "--output", type=Path, help="artefact (default: MODEL.so, here)")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=DIMS[:DTYPE]",
+        help="fix an input's dimensions, as in input_ids=1x128:int64; once per input",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        default="float32",
+        help="storage type of weights and activations (default float32)",
+    )
+    parser.add_argument(
+        "--devices", choices=DEVICES, default="gpu+npu", help="accelerators to use (default both)"
+    )
+    parser.add_argument("--plan-only", action="store_true", help="place operators, compile nothing")
+    parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
+    parser.add_argument(
+        "--no-check", dest="check", action="store_false", help="skip the proof against ONNX Runtime"
+    )
+    parser.add_argument(
+        "--keep-going",
+        action="store_true",
+        help="move NPU regions that the vendor's compiler rejects to the GPU instead of stopping",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Verb: build, print the placement."""
+    from hetero_tvm import report_text
+
+    if args.target == "help":
+        targets = report_text.targets()
+        if args.json:
+            cli.emit_json("build", {"targets": targets})
+        else:
+            cli.emit(report_text.targets_table(targets))
+        return 0
+    if args.model is None:
+        raise BadInput("no model given; usage: hetero-tvm build MODEL.onnx --target TARGET")
+    from hetero_tvm import compiler, frontend
+    from hetero_tvm.progress import Progress
+
+    config = BuildConfig(
+        model=args.model,
+        target=args.target,
+        output=None if args.plan_only else args.output or Path(f"{args.model.stem}.so"),
+        inputs=dict(frontend.parse_input_flag(text) for text in args.input),
+        dtype=args.dtype,
+        devices=args.devices,
+        check=args.check,
+        keep_going=args.keep_going,
+        dump_ir=args.dump_ir,
+    )
+    with Progress(quiet=args.quiet) as progress:
+        result = compiler.build(config, progress)
+    if args.json:
+        cli.emit_json("build", result.to_dict())
+    elif not args.quiet:
+        cli.emit(report_text.build_summary(result, verbose=args.verbose > 0))
+    return 0
+
+
+class _Verb(types.ModuleType):
+    """`hetero_tvm.build` names this module and the function; let both spellings work."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> BuildResult:
+        return build(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Verb
+
+if __name__ == "__main__":
+    sys.exit(cli.verb_main("build"))

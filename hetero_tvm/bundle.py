@@ -1,0 +1,175 @@
+"""The artefact: one shared library that carries its own description.
+
+    [ shared library, as linked ][ manifest: JSON ][ footer: sha256 of manifest | length | magic ]
+
+A loader reads the manifest from the end of the file, and checks every byte, *before* the operating
+system is asked to load any code (loading a library runs its constructors). The dynamic loader
+ignores what follows the library's last segment, so `model.so` is still an ordinary shared library.
+
+Files come into being whole or not at all: written beside the target, flushed, then renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hetero_tvm.errors import BadInput
+
+FORMAT_VERSION = 1
+_MAGIC = b"HETROTVM"
+_FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
+_MAX_MANIFEST_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TensorSpec:
+    """One input or output of the artefact."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}={'x'.join(map(str, self.shape)) or 'scalar'}:{self.dtype}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What the artefact is, for whom, made from what; plain data, JSON there and back."""
+
+    target: str
+    soc: str
+    htp_arch: int | None
+    soc_ids: tuple[int, ...]  # kernel numbers of the SoCs that its NPU part runs on; () = any
+    npu_provider: str
+    host: str  # the machine its host code runs on: x86_64, aarch64
+    dtype: str
+    model_name: str
+    model_sha256: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    versions: dict[str, str]
+    plan: dict[str, Any]
+    npu_regions: int
+    library_bytes: int = 0
+    library_sha256: str = ""
+    format_version: int = FORMAT_VERSION
+
+    def to_json(self) -> str:
+        """The manifest as JSON text."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read back what `to_json` wrote; ValueError where it is something else."""
+        raw = json.loads(text)
+        if not isinstance(raw, dict):
+            raise ValueError("not an object")
+        version = raw.get("format_version")
+        if version != FORMAT_VERSION:
+            raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
+        for side in ("inputs", "outputs"):
+            raw[side] = tuple(
+                TensorSpec(name=t["name"], dtype=t["dtype"], shape=tuple(t["shape"]))
+                for t in raw[side]
+            )
+        raw["soc_ids"] = tuple(raw["soc_ids"])
+        return cls(**raw)
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it there on success, remove it otherwise."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files private; an artefact is as public as any other build product.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o777 & ~umask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def append_manifest(library: Path, manifest: Manifest) -> Manifest:
+    """Seal `library`: hash it, append manifest and footer. Returns the manifest as written."""
+    sealed = dataclasses.replace(
+        manifest,
+        library_bytes=library.stat().st_size,
+        library_sha256=_sha256(library, library.stat().st_size),
+    )
+    text = sealed.to_json().encode()
+    with library.open("ab") as file:
+        file.write(text)
+        file.write(_FOOTER.pack(hashlib.sha256(text).digest(), len(text), _MAGIC))
+    return sealed
+
+
+def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
+    """Read and check the description of the artefact at `path` without loading any of its code.
+
+    Args:
+        path: the artefact.
+        verify: hash the library too (about a second per GB).
+
+    Raises:
+        BadInput: no such file, not an artefact, damaged, or of another format version.
+    """
+    if not path.is_file():
+        raise BadInput(
+            f"{path}: no such file; build it with `hetero-tvm build MODEL.onnx -o {path}`"
+        )
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - _FOOTER.size))
+        footer = file.read(_FOOTER.size)
+        if len(footer) < _FOOTER.size or not footer.endswith(_MAGIC):
+            raise BadInput(
+                f"{path}: not an artefact of hetero_tvm, or cut short; "
+                "rebuild it with `hetero-tvm build`"
+            )
+        digest, length, _ = _FOOTER.unpack(footer)
+        start = size - _FOOTER.size - length
+        if length > _MAX_MANIFEST_BYTES or start < 0:
+            raise BadInput(f"{path}: damaged (manifest length {length}); rebuild it")
+        file.seek(start)
+        text = file.read(length)
+    if hashlib.sha256(text).digest() != digest:
+        raise BadInput(f"{path}: damaged (its description does not match its checksum); rebuild it")
+    try:
+        manifest = Manifest.from_json(text.decode())
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path}: made by another version of hetero_tvm ({error}); rebuild it with this one"
+        ) from None
+    if manifest.library_bytes != start:
+        raise BadInput(
+            f"{path}: damaged ({start} bytes of code, expected {manifest.library_bytes})"
+        )
+    if verify and _sha256(path, start) != manifest.library_sha256:
+        raise BadInput(f"{path}: damaged (the code does not match its checksum); rebuild it")
+    return manifest
+
+
+def _sha256(path: Path, length: int) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while length > 0 and (chunk := file.read(min(length, _CHUNK_BYTES))):
+            digest.update(chunk)
+            length -= len(chunk)
+    return digest.hexdigest()

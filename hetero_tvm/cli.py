@@ -1,0 +1,116 @@
+"""The command line: verbs, common flags, and how every failure leaves the program.
+
+A verb is a module with `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`; a new one is that
+module and one row in `VERBS`. Its imports happen only when it runs. Data goes to stdout, talk to
+stderr. Exit codes: see `hetero_tvm.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from hetero_tvm import __version__
+from hetero_tvm.errors import HeteroError
+
+VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
+    "build": "compile an ONNX model into one .so for a target",
+    "run": "run an artefact, and compare it with its ONNX model",
+}
+SCHEMA_VERSION = 1
+_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_OUR_BUG = 5
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `hetero-tvm VERB …`; returns the exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(
+        prog="hetero-tvm",
+        description="Compile an ONNX model for a SoC's GPU and NPU at once, and run it.",
+    )
+    parser.add_argument("--version", action="version", version=f"hetero-tvm {__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    wanted = next((word for word in argv if word in VERBS), None)
+    for name, summary in VERBS.items():
+        if name == wanted:
+            _add_verb(subparsers, name, summary)
+        else:
+            subparsers.add_parser(name, add_help=False, help=summary)
+    return _guarded(parser.parse_args(argv))
+
+
+def verb_main(name: str) -> int:
+    """Entry of `python -m hetero_tvm.<name>`."""
+    return main([name, *sys.argv[1:]])
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """One line of talk, on stderr."""
+    if not quiet:
+        print(message, file=sys.stderr, flush=True)
+
+
+def emit(text: str) -> None:
+    """Data, on stdout."""
+    print(text, flush=True)
+
+
+def emit_json(verb: str, data: dict[str, Any]) -> None:
+    """The verb's result as one JSON document on stdout."""
+    emit(json.dumps({"schema_version": SCHEMA_VERSION, "verb": verb, **data}, indent=2))
+
+
+def _add_verb(subparsers: Any, name: str, summary: str) -> None:
+    module = importlib.import_module(f"hetero_tvm.{name}")
+    parser = subparsers.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=module.EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    talk = parser.add_argument_group("talk")
+    talk.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
+    talk.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr")
+    talk.add_argument("-v", "--verbose", action="count", default=0, help="more; twice for debug")
+    talk.add_argument("--debug", action="store_true", help="show a traceback when something fails")
+    parser.set_defaults(run=module.run)
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    level = logging.DEBUG if args.verbose > 1 else logging.INFO if args.verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    if not args.verbose:
+        warnings.filterwarnings("ignore")
+    try:
+        return int(args.run(args))
+    except HeteroError as error:
+        if args.debug:
+            raise
+        say(f"hetero-tvm {args.verb}: error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        say(f"hetero-tvm {args.verb}: interrupted; nothing was left half-written")
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`); not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if args.debug:
+            raise
+        first = str(error).strip().splitlines() or [""]
+        say(
+            f"hetero-tvm {args.verb}: internal error: {type(error).__name__}: {first[-1][:300]}\n"
+            "This is a bug of ours; run again with --debug and report what it prints."
+        )
+        return _OUR_BUG

@@ -1,0 +1,178 @@
+"""One build from start to end: target, pipeline, link, seal; and what goes with it.
+
+Nothing appears at the output path before it is whole (see `bundle.whole_file`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import platform
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+from relay_passes.plan import Plan
+from target_specs.loader import SpecError, load_spec, resolve
+from target_specs.spec import SocSpec
+
+from hetero_tvm import bundle, pipeline, runtime, vm_lowering
+from hetero_tvm.config import BuildConfig
+from hetero_tvm.errors import BadInput
+from hetero_tvm.progress import Progress
+
+_LINK_WEIGHT = 3.0
+_VERSIONED = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnxruntime-qnn")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """What a build made, and why it is as it is."""
+
+    path: Path | None  # None after --plan-only
+    target: str
+    alias_of: str | None
+    plan: Plan
+    manifest: bundle.Manifest | None
+    node_of: dict[str, str]  # operator (binding) name -> ONNX node name
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as plain data, the `--json` of the verb."""
+        return {
+            "output": str(self.path) if self.path else None,
+            "target": self.target,
+            "placement": {
+                "macs": self.plan.macs,
+                "operators": [
+                    {**dataclasses.asdict(op), "node": self.node_of.get(op.name, op.name)}
+                    for op in self.plan.ops
+                ],
+                "refused": [
+                    {**refusal, "node": self.node_of.get(refusal["name"], refusal["name"])}
+                    for refusal in self.plan.refused
+                ],
+                "predicted_us": self.plan.predicted_us,
+                "provenance": "modelled",
+            },
+            "npu_regions": self.manifest.npu_regions if self.manifest else None,
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
+    """Compile as `config` says. See `hetero_tvm.build.build` for the errors."""
+    progress = progress or Progress(quiet=True)
+    spec, alias_of = _target(config.target)
+    if alias_of:
+        progress.note(f"target {config.target} stands for {spec.name}")
+    if config.output is not None and not config.output.parent.is_dir():
+        raise BadInput(f"{config.output}: the folder {config.output.parent} does not exist")
+    if config.output is not None:
+        runtime.require(ort=True, qnn=spec.npu.provider == "qnn" and "npu" in config.devices)
+    runtime.load()
+
+    plan_only = config.output is None
+    phases = [phase for phase in pipeline.PHASES if phase.plan or not plan_only]
+    weights = {phase.name: phase.weight for phase in phases}
+    progress.begin(weights if plan_only else {**weights, "link": _LINK_WEIGHT})
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def after_phase(phase: pipeline.Phase, state: pipeline.State) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        seconds[phase.name], clock = now - clock, now
+        if config.dump_ir is not None:
+            _dump(config.dump_ir, phase.name, state)
+
+    state = pipeline.run(
+        pipeline.State(config=config, spec=spec, note=progress.note),
+        plan_only=plan_only,
+        on_phase=lambda phase: progress.step(phase.name),
+        after_phase=after_phase,
+    )
+    assert state.model is not None and state.plan is not None
+    manifest = None
+    if config.output is not None:
+        progress.step("link")
+        manifest = _write(config.output, state)
+        seconds["link"] = time.perf_counter() - clock
+    return BuildResult(
+        path=config.output,
+        target=spec.name,
+        alias_of=alias_of,
+        plan=state.plan,
+        manifest=manifest,
+        node_of=dict(state.model.node_of),
+        seconds=seconds,
+        peak_memory_bytes=_peak_memory_bytes(),
+    )
+
+
+def _target(name: str) -> tuple[SocSpec, str | None]:
+    """The spec of `name`, and the name it stands for where `name` is an alias."""
+    try:
+        if name.endswith(".toml"):
+            return load_spec(Path(name)), None
+        resolved = resolve(name)
+        return load_spec(resolved), resolved if resolved != name else None
+    except SpecError as error:
+        raise BadInput(str(error)) from None
+
+
+def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
+    assert state.model is not None and state.plan is not None and state.executable is not None
+    manifest = bundle.Manifest(
+        target=state.spec.name,
+        soc=state.spec.soc,
+        htp_arch=state.spec.npu.htp_arch,
+        soc_ids=state.spec.soc_ids,
+        npu_provider=state.spec.npu.provider,
+        host=platform.machine(),
+        dtype=state.config.dtype,
+        model_name=state.config.model.name,
+        model_sha256=state.model.sha256,
+        inputs=_tensor_specs(state.model.inputs),
+        outputs=_tensor_specs(state.model.outputs),
+        versions={
+            name: version for name in _VERSIONED if (version := runtime.package_version(name))
+        },
+        plan=state.plan.to_dict(),
+        npu_regions=len(state.regions),
+    )
+    with bundle.whole_file(path) as temporary:
+        vm_lowering.export(state.executable, temporary)
+        return bundle.append_manifest(temporary, manifest)
+
+
+def _tensor_specs(tensors: Any) -> tuple[bundle.TensorSpec, ...]:
+    return tuple(bundle.TensorSpec(name=t.name, dtype=t.dtype, shape=t.shape) for t in tensors)
+
+
+def _dump(directory: Path, phase: str, state: pipeline.State) -> None:
+    """One file per phase: the module as TVMScript, constants left out; NPU regions as ONNX."""
+    directory.mkdir(parents=True, exist_ok=True)
+    index = [p.name for p in pipeline.PHASES].index(phase)
+    (directory / f"{index}_{phase}.py").write_text(state.mod.script(show_meta=False))
+    if phase == "place" and state.plan is not None:
+        (directory / f"{index}_{phase}.json").write_text(state.plan.to_json())
+    if phase == "lower_npu":
+        for region in state.regions:
+            (directory / f"{region.symbol}.onnx").write_bytes(region.onnx)
+    if phase == "codegen" and state.executable is not None:
+        for module in state.executable.mod.imports:
+            for device in module.imports:
+                if device.kind == "opencl":
+                    (directory / "kernels.cl").write_text(device.inspect_source())
+
+
+def _peak_memory_bytes() -> int:
+    """High-water mark of this process and of its largest child (the vendor's compiler)."""
+    kilobytes = max(
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    return kilobytes * 1024

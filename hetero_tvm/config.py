@@ -1,0 +1,37 @@
+"""What a build was asked for: frozen, plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("float32", "float16")
+DEVICES = ("gpu", "npu", "gpu+npu")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BuildConfig:
+    """One build.
+
+    `inputs` fixes free dimensions: input name -> what `frontend.parse_input_flag` returns.
+    `devices` says which accelerators may be used; the CPU takes what neither can.
+    """
+
+    model: Path
+    target: str
+    output: Path | None  # None: plan only
+    inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    dtype: str = "float32"
+    devices: str = "gpu+npu"
+    check: bool = True
+    keep_going: bool = False
+    dump_ir: Path | None = None
+    cache_dir: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
+        if self.devices not in DEVICES:
+            raise ValueError(f"devices {self.devices!r}: one of {', '.join(DEVICES)}")

@@ -1,0 +1,279 @@
+"""Read an ONNX file that nobody vouches for.
+
+Everything that is wrong with the file itself is found here, before any of it is believed: the
+rest of the frontend may index tensors and follow names without asking again.
+
+Ensures: every tensor's bytes match its dimensions; external data came from regular files inside
+the model's folder; nesting, rank, counts and sizes lie under the limits below; every name that a
+node reads is produced before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper
+
+from hetero_tvm.errors import BadInput
+
+logger = logging.getLogger(__name__)
+
+MAX_FILE_BYTES = 2**31  # protobuf's own limit; larger models keep their weights outside
+MAX_WEIGHT_BYTES = 64 * 2**30
+MAX_NODES = 500_000
+MAX_TENSORS = 500_000
+MAX_RANK = 16
+MAX_NESTING = 16
+OLDEST_OPSET = 7  # earlier operators broadcast by attributes
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawModel:
+    """A model as its author wrote it, with all weights in memory."""
+
+    path: Path
+    proto: onnx.ModelProto
+    sha256: str  # of the model file, then of each external file in order of its name
+
+
+def read_model(path: Path) -> RawModel:
+    """Read `path` and its external data, or raise `BadInput` naming what is wrong with it."""
+    proto = _parse(path)
+    _check_structure(path, proto)
+    external_files = _load_external_data(path, proto)
+    _check_tensors(path, proto)
+    return RawModel(path=path, proto=proto, sha256=_hash([path, *external_files]))
+
+
+def _parse(path: Path) -> onnx.ModelProto:
+    if not path.exists():
+        raise BadInput(f"{path}: no such file")
+    if not path.is_file():
+        raise BadInput(f"{path}: not a file; give the .onnx file itself")
+    size = path.stat().st_size
+    if size == 0:
+        raise BadInput(f"{path}: the file is empty")
+    if size >= MAX_FILE_BYTES:
+        raise BadInput(
+            f"{path}: {size} bytes, and an ONNX file ends at {MAX_FILE_BYTES}; "
+            "save it with its weights as external data"
+        )
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except (DecodeError, RuntimeError) as error:
+        raise BadInput(f"{path}: not an ONNX file, or a truncated one ({error})") from error
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+    return proto
+
+
+def _check_structure(path: Path, proto: onnx.ModelProto) -> None:
+    if not proto.HasField("graph") or not proto.graph.output:
+        raise BadInput(
+            f"{path}: not an ONNX file, or a truncated one (no graph with outputs in it)"
+        )
+    opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    opset = opsets.get("", opsets.get("ai.onnx"))
+    if opset is None:
+        raise BadInput(f"{path}: names no operator set; is it a plain ONNX model?")
+    newest = onnx.defs.onnx_opset_version()
+    if not OLDEST_OPSET <= opset <= newest:
+        raise BadInput(
+            f"{path}: operator set {opset} is outside {OLDEST_OPSET}..{newest}; "
+            "convert the model with onnx.version_converter"
+        )
+    counts = {"nodes": 0, "tensors": 0}
+    for graph, depth in _graphs(proto.graph):
+        if depth > MAX_NESTING:
+            raise BadInput(f"{path}: graphs nest more than {MAX_NESTING} deep")
+        counts["nodes"] += len(graph.node)
+        counts["tensors"] += len(graph.initializer)
+    for function in proto.functions:
+        counts["nodes"] += len(function.node)
+    if counts["nodes"] > MAX_NODES or counts["tensors"] > MAX_TENSORS:
+        raise BadInput(
+            f"{path}: {counts['nodes']} nodes and {counts['tensors']} tensors; "
+            f"the limits are {MAX_NODES} and {MAX_TENSORS}"
+        )
+    _check_names(path, proto.graph, set())
+
+
+def _check_names(path: Path, graph: onnx.GraphProto, outer: set[str]) -> None:
+    """Every name is produced before it is read."""
+    known = outer | {value.name for value in graph.input}
+    known |= {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise BadInput(
+                    f"{path}: node {node.name or node.op_type!r} reads {name!r}, which nothing "
+                    "before it produces; the file is damaged"
+                )
+        for attribute in node.attribute:
+            for subgraph in _subgraphs(attribute):
+                _check_names(path, subgraph, known)
+        known.update(node.output)
+    for value in graph.output:
+        if value.name not in known:
+            raise BadInput(
+                f"{path}: output {value.name!r} is produced by no node; "
+                "the file is damaged or truncated"
+            )
+
+
+def _subgraphs(attribute: onnx.AttributeProto) -> list[onnx.GraphProto]:
+    return ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
+
+
+def _graphs(graph: onnx.GraphProto, depth: int = 0) -> Iterator[tuple[onnx.GraphProto, int]]:
+    yield graph, depth
+    if depth > MAX_NESTING:
+        return
+    for node in graph.node:
+        for attribute in node.attribute:
+            for subgraph in _subgraphs(attribute):
+                yield from _graphs(subgraph, depth + 1)
+
+
+def _tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    """Every tensor of the model with the name to use in a message."""
+    for graph, _ in _graphs(proto.graph):
+        for tensor in graph.initializer:
+            yield tensor.name, tensor
+        yield from _attribute_tensors(graph.node)
+    for function in proto.functions:
+        yield from _attribute_tensors(function.node)
+
+
+def _attribute_tensors(nodes: Iterator[onnx.NodeProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for node in nodes:
+        for attribute in node.attribute:
+            where = f"{node.name or node.op_type}.{attribute.name}"
+            if attribute.HasField("t"):
+                yield where, attribute.t
+            for tensor in attribute.tensors:
+                yield where, tensor
+
+
+def _tensor_bytes(path: Path, name: str, tensor: onnx.TensorProto) -> int:
+    """Bytes that the dimensions of `tensor` ask for."""
+    if len(tensor.dims) > MAX_RANK or any(dim < 0 for dim in tensor.dims):
+        raise BadInput(f"{path}: tensor {name!r} has the impossible shape {list(tensor.dims)}")
+    count = math.prod(tensor.dims)
+    kinds = onnx.TensorProto
+    if tensor.data_type in (kinds.INT4, kinds.UINT4, kinds.FLOAT4E2M1):
+        size = (count + 1) // 2
+    elif tensor.data_type in (getattr(kinds, "INT2", -1), getattr(kinds, "UINT2", -1)):
+        size = (count + 3) // 4
+    else:
+        try:
+            size = count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+        except (KeyError, ValueError, TypeError) as error:
+            raise BadInput(
+                f"{path}: tensor {name!r} has the unknown type {tensor.data_type}"
+            ) from error
+    if size > MAX_WEIGHT_BYTES:
+        raise BadInput(f"{path}: tensor {name!r} asks for {size} bytes")
+    return size
+
+
+def _load_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
+    """Read all external tensors into the model; returns the files in order of name."""
+    files: set[Path] = set()
+    total_bytes = 0
+    for name, tensor in _tensors(proto):
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        size = _tensor_bytes(path, name, tensor)
+        total_bytes += size
+        if total_bytes > MAX_WEIGHT_BYTES:
+            raise BadInput(f"{path}: external data of more than {MAX_WEIGHT_BYTES} bytes")
+        file, data = _read_external(path, name, tensor, size)
+        tensor.raw_data = data
+        tensor.data_location = onnx.TensorProto.DEFAULT
+        del tensor.external_data[:]
+        files.add(file)
+    return sorted(files)
+
+
+def _read_external(
+    path: Path, name: str, tensor: onnx.TensorProto, size: int
+) -> tuple[Path, bytes]:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    file = _contained(path, name, entries.get("location", ""))
+    try:
+        offset = int(entries.get("offset") or 0)
+        length = int(entries.get("length") or size)
+    except ValueError as error:
+        raise BadInput(f"{path}: tensor {name!r} has a malformed external offset") from error
+    file_bytes = file.stat().st_size
+    if length != size or offset < 0 or offset + length > file_bytes:
+        raise BadInput(
+            f"{path}: tensor {name!r} wants {size} bytes and names bytes {offset} to "
+            f"{offset + length} of {file.name}, which has {file_bytes}; copy the file again"
+        )
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return file, stream.read(length)
+
+
+def _contained(path: Path, name: str, location: str) -> Path:
+    """The external file of tensor `name`: regular, unlinked, inside the model's folder."""
+
+    def refuse(what: str) -> BadInput:
+        return BadInput(
+            f"{path}: external data of tensor {name!r}: {location!r} {what}; "
+            "put a real copy of the file inside the model's folder"
+        )
+
+    if not location or "\x00" in location:
+        raise BadInput(f"{path}: external data of tensor {name!r} names no file")
+    parts = PurePosixPath(location).parts
+    if PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor:
+        raise refuse("is an absolute path")
+    if ".." in parts or ".." in PureWindowsPath(location).parts:
+        raise refuse("leaves the model's folder")
+    folder = path.parent.resolve()
+    file = folder
+    for part in parts:
+        file = file / part
+        if file.is_symlink():
+            raise refuse("is or passes through a symbolic link")
+    if not file.exists():
+        raise refuse("does not exist")
+    status = file.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise refuse("is not a regular file")
+    if status.st_nlink > 1:
+        raise refuse("is a hard link")
+    return file
+
+
+def _check_tensors(path: Path, proto: onnx.ModelProto) -> None:
+    for name, tensor in _tensors(proto):
+        size = _tensor_bytes(path, name, tensor)
+        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+            raise BadInput(
+                f"{path}: tensor {name!r} of shape {list(tensor.dims)} needs {size} bytes and has "
+                f"{len(tensor.raw_data)}; the file is damaged"
+            )
+
+
+def _hash(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,153 @@
+"""The compilation, as a table of contents.
+
+Each phase takes the state of the build and gives the next one. The runner, not the phase, checks
+after each that the module is well formed, and reports to one hook (dumps, timing, progress).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from relay_passes.group_regions import GroupRegions
+from relay_passes.lower_cpu import LowerCpu
+from relay_passes.lower_gpu import lower_gpu
+from relay_passes.lower_npu import NpuRegion, lower_npu
+from relay_passes.place import place
+from relay_passes.plan import Plan
+from relay_passes.to_half import ToHalf
+from schedules.cost_model import CostModel
+from schedules.tvm_target import tvm_target
+from target_specs.spec import SocSpec
+from tvm import IRModule, relax
+
+from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
+from hetero_tvm.config import BuildConfig
+from relay_passes import gpu_support, npu_support
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """What is known about the build so far; a phase returns a new one."""
+
+    config: BuildConfig
+    spec: SocSpec
+    note: Callable[[str], None]
+    model: frontend.ImportedModel | None = None
+    mod: IRModule = dataclasses.field(default_factory=IRModule)
+    plan: Plan | None = None
+    regions: tuple[NpuRegion, ...] = ()
+    npu_module: Any | None = None
+    executable: relax.VMExecutable | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """One row of the table. `weight`: its usual share of a build's time, for the estimate."""
+
+    name: str
+    run: Callable[[State], State]
+    weight: float
+    plan: bool = False  # part of `--plan-only` too
+
+
+def _import(state: State) -> State:
+    config = state.config
+    model = frontend.import_model(
+        config.model, input_shapes=config.inputs, check=config.check and config.output is not None
+    )
+    return dataclasses.replace(state, model=model, mod=model.mod)
+
+
+def _to_half(state: State) -> State:
+    if state.config.dtype == "float32":
+        return state
+    return dataclasses.replace(state, mod=ToHalf()(state.mod))
+
+
+def _place(state: State) -> State:
+    """Ask every device about every operator, then choose by cost."""
+    spec = state.spec
+    costs = CostModel(spec)
+
+    def declined(call: relax.Call, device: str) -> str | None:
+        if device == "npu":
+            return npu_support.decline_reason(call, spec.npu)
+        return gpu_support.decline_reason(call, spec.gpu)
+
+    plan = place(
+        state.mod,
+        declined=declined,
+        cost_us=costs.cost_us,
+        handover_us=costs.handover_us,
+        devices=frozenset(state.config.devices.split("+")),
+    )
+    return dataclasses.replace(state, plan=plan)
+
+
+def _group(state: State) -> State:
+    return dataclasses.replace(state, mod=GroupRegions(state.plan)(state.mod))
+
+
+def _lower_npu(state: State) -> State:
+    mod, regions = lower_npu(state.mod)
+    return dataclasses.replace(state, mod=mod, regions=regions)
+
+
+def _compile_npu(state: State) -> State:
+    if not state.regions:
+        return state
+    compiled = npu_compiler.compile_regions(
+        state.regions, state.spec.npu, cache_dir=state.config.cache_dir, progress=state.note
+    )
+    return dataclasses.replace(state, npu_module=runtime.npu_module(compiled))
+
+
+def _lower_cpu(state: State) -> State:
+    return dataclasses.replace(state, mod=LowerCpu(state.plan)(state.mod))
+
+
+def _lower_gpu(state: State) -> State:
+    return dataclasses.replace(state, mod=lower_gpu(state.mod, state.spec.gpu))
+
+
+def _codegen(state: State) -> State:
+    executable = vm_lowering.compile_executable(
+        state.mod, tvm_target(state.spec.gpu), state.npu_module
+    )
+    return dataclasses.replace(state, executable=executable)
+
+
+PHASES = (
+    Phase(name="import", run=_import, weight=10, plan=True),
+    # Before placing: costs and support depend on the storage type.
+    Phase(name="to_half", run=_to_half, weight=0.1, plan=True),
+    Phase(name="place", run=_place, weight=0.5, plan=True),
+    Phase(name="group", run=_group, weight=0.2),
+    # NPU regions leave the module first, so that nothing below can change what is in them.
+    Phase(name="lower_npu", run=_lower_npu, weight=0.5),
+    Phase(name="compile_npu", run=_compile_npu, weight=5),
+    # CPU kernels are made one by one before the GPU's, so that fusion never mixes the two.
+    Phase(name="lower_cpu", run=_lower_cpu, weight=0.2),
+    Phase(name="lower_gpu", run=_lower_gpu, weight=5),
+    Phase(name="codegen", run=_codegen, weight=8),
+)
+
+
+def run(
+    state: State,
+    *,
+    plan_only: bool = False,
+    on_phase: Callable[[Phase], None] = lambda phase: None,
+    after_phase: Callable[[Phase, State], None] = lambda phase, state: None,
+) -> State:
+    """Run every phase in order; `on_phase` before each, `after_phase` after it."""
+    for phase in PHASES:
+        if plan_only and not phase.plan:
+            continue
+        on_phase(phase)
+        state = phase.run(state)
+        relax.analysis.well_formed(state.mod)  # raises and names the node
+        after_phase(phase, state)
+    return state

@@ -1,0 +1,210 @@
+"""Verb: run an artefact, on given or seeded random inputs, and compare it with its ONNX model."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetero_tvm import cli
+from hetero_tvm.compare import FLOAT16, FLOAT32, OutputError, Tolerance, compare
+from hetero_tvm.errors import BadInput
+
+EXAMPLES = """\
+examples:
+  hetero-tvm run encoder.so --compare encoder.onnx
+  hetero-tvm run encoder.so --inputs batch.npz --save out.npz
+  hetero-tvm run detector.so --inputs x=image.npy --compare detector.onnx --json
+
+exit codes: 0 ran and held, 1 the comparison failed, 2 bad input, 3 something is missing, 4 device
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `hetero-tvm run`."""
+    parser.add_argument("artefact", type=Path, help="what `hetero-tvm build` wrote")
+    parser.add_argument("--compare", type=Path, metavar="ONNX", help="its model, for ONNX Runtime")
+    parser.add_argument(
+        "--inputs",
+        action="append",
+        default=[],
+        metavar="FILE.npz | NAME=FILE.npy",
+        help="inputs; what is not given is random",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    parser.add_argument("--repeat", type=int, default=10, help="timed runs (default 10)")
+    parser.add_argument("--save", type=Path, metavar="FILE.npz", help="write the outputs")
+    parser.add_argument(
+        "--tolerance",
+        type=float,
+        help="relative error that holds (default 1e-4; 1e-2 where the arithmetic is float16)",
+    )
+    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run, print, compare."""
+    from hetero_tvm import loader, runtime
+
+    if args.repeat < 1:
+        raise BadInput(f"--repeat {args.repeat}: at least 1")
+    if args.device is not None:
+        runtime.select_device(args.device)
+    given = read_inputs(args.inputs)
+    model = loader.load(args.artefact)
+    manifest = model.manifest
+    inputs = complete_inputs(given, manifest, args.compare, args.seed)
+
+    tensors = model.feed(inputs)
+    first_started = time.perf_counter()
+    outputs = model.fetch(model.call(tensors))
+    first_s = time.perf_counter() - first_started
+    runtime.reset_counters()
+    times_ms = []
+    for _ in range(args.repeat):
+        started = time.perf_counter()
+        model.call(tensors)
+        times_ms.append((time.perf_counter() - started) * 1e3)
+    counters = {name: value / args.repeat for name, value in runtime.counters().items()}
+    errors = []
+    if args.compare is not None:
+        tolerance = default_tolerance(manifest)
+        if args.tolerance is not None:
+            tolerance = dataclasses.replace(tolerance, relative_error=args.tolerance)
+        errors = compare(outputs, reference(args.compare, inputs), tolerance)
+    if args.save is not None:
+        save_outputs(args.save, outputs)
+    held = all(error.held for error in errors) if errors else None
+    result = {
+        "artefact": str(args.artefact),
+        "target": manifest.target,
+        "simulated": model.simulated,
+        "gpu": runtime.device_name(),
+        "npu": _npu_words(manifest, model.simulated),
+        "load_s": model.load_seconds,
+        "first_run_s": first_s,
+        "run_ms": {"median": statistics.median(times_ms), "min": min(times_ms)},
+        "per_run": counters,
+        "outputs": [dataclasses.asdict(error) for error in errors]
+        or [
+            {"name": name, "shape": list(array.shape), "dtype": str(array.dtype)}
+            for name, array in outputs.items()
+        ],
+        "held": held,
+    }
+    if args.json:
+        cli.emit_json("run", result)
+    elif not args.quiet:
+        cli.emit(_text(result, errors))
+    return 1 if held is False else 0
+
+
+def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
+    """Arrays by name from `FILE.npz` and `NAME=FILE.npy` flags; no pickles are read."""
+    arrays: dict[str, np.ndarray] = {}
+    for flag in flags:
+        name, separator, file = flag.rpartition("=")
+        path = Path(file)
+        try:
+            loaded = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise BadInput(f"--inputs {flag}: {error}") from None
+        if isinstance(loaded, np.ndarray):
+            if not separator:
+                raise BadInput(f"--inputs {flag}: say which input it is, as in NAME={file}")
+            arrays[name] = loaded
+        else:
+            arrays.update(loaded)
+    return arrays
+
+
+def complete_inputs(
+    given: Mapping[str, np.ndarray], manifest: Any, model: Path | None, seed: int
+) -> dict[str, np.ndarray]:
+    """`given`, and seeded random arrays for the rest, drawn as the model's graph suggests."""
+    from hetero_tvm import frontend
+
+    missing = [spec for spec in manifest.inputs if spec.name not in given]
+    if not missing:
+        return dict(given)
+    drawn = frontend.draw_inputs(manifest.input_rules, manifest.inputs, seed)
+    return {**drawn, **given}
+
+
+def default_tolerance(manifest: Any) -> Tolerance:
+    """float32 arithmetic throughout, or float16 somewhere (the HTP, or half storage)."""
+    coarse = manifest.dtype == "float16" or (
+        manifest.npu_provider == "qnn" and manifest.npu_regions > 0
+    )
+    return FLOAT16 if coarse else FLOAT32
+
+
+def reference(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What ONNX Runtime's CPU provider computes from the original model, outputs by name."""
+    import onnxruntime
+
+    if not model.is_file():
+        raise BadInput(f"{model}: no such file")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            str(model), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
+        raise BadInput(f"{model}: ONNX Runtime cannot run it on these inputs: {error}") from None
+
+
+def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
+    """Write the outputs as .npz, whole or not at all."""
+    from hetero_tvm.bundle import whole_file
+
+    if not path.parent.is_dir():
+        raise BadInput(f"--save {path}: the folder {path.parent} does not exist")
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **outputs)
+
+
+def _npu_words(manifest: Any, simulated: bool) -> str:
+    if manifest.npu_regions == 0:
+        return "not used"
+    if manifest.npu_provider == "cpu":
+        return "ONNX Runtime's CPU provider, standing in for an NPU"
+    arch = f"HTP v{manifest.htp_arch} of {manifest.soc}"
+    return f"{arch}, simulated by Qualcomm's x86 simulator" if simulated else arch
+
+
+def _text(result: dict[str, Any], errors: list[OutputError]) -> str:
+    lines = [
+        f"target   {result['target']}" + ("  (simulated)" if result["simulated"] else ""),
+        f"GPU      {result['gpu']}",
+        f"NPU      {result['npu']}",
+        f"load     {result['load_s']:.2f} s, first run {result['first_run_s'] * 1e3:.1f} ms",
+        f"run      {result['run_ms']['median']:.2f} ms median"
+        + (" (simulated: not the chip's time)" if result["simulated"] else ""),
+    ]
+    if not errors:
+        lines += [f"output   {o['name']} {o['shape']} {o['dtype']}" for o in result["outputs"]]
+        return "\n".join(lines)
+    lines.append(f"{'output':<28}{'shape':<18}{'max error':>11}{'relative':>11}{'cosine':>11}")
+    for error in errors:
+        shape = "x".join(map(str, error.shape)) or "scalar"
+        lines.append(
+            f"{error.name[:27]:<28}{shape:<18}{error.max_abs_error:>11.2e}"
+            f"{error.relative_error:>11.2e}{error.cosine:>11.7f}  {'' if error.held else 'FAILED'}"
+        )
+    lines.append("held" if result["held"] else "did NOT hold: the artefact's numbers are wrong")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(cli.verb_main("run"))

@@ -1,0 +1,72 @@
+"""From scheduled Relax to one shared library for TVM's virtual machine.
+
+`lower_to_vm` and `compile_executable` are TVM's own passes and code generators; `export` links the
+result. What is ours is the order, and that NPU regions travel as an imported module.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import tvm
+from relay_passes.lower_cpu import InsertGpuWaits
+from schedules.host_memory import host_memory_pipeline
+from tvm import IRModule, relax
+from tvm.relax import transform
+from tvm.support import cc
+
+from hetero_tvm.errors import EnvironmentProblem
+
+
+def lower_to_vm() -> list[tvm.ir.transform.Pass]:
+    """Relax passes from legalised, scheduled IR to virtual machine calls, in order."""
+    return [
+        transform.RewriteDataflowReshape(),  # a reshape is a view from here on
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        # After ToNonDataflow, where order is program order and nothing is dropped as unused.
+        InsertGpuWaits(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+        transform.LowerAllocTensor(),
+        transform.KillAfterLastUse(),
+        transform.LowerRuntimeBuiltin(),
+        transform.ComputePrimValue(),
+        transform.VMShapeLower(),
+        transform.AttachGlobalSymbol(),
+    ]
+
+
+def compile_executable(
+    mod: IRModule, target: tvm.target.Target, npu_module: Any | None
+) -> relax.VMExecutable:
+    """Generate code. `npu_module` carries the NPU regions, None where there are none."""
+    if npu_module is not None:
+        mod = mod.with_attr("external_mods", [npu_module])
+    return tvm.compile(
+        mod,
+        target=target,
+        relax_pipeline=tvm.transform.Sequential(lower_to_vm(), name="LowerToVM"),
+        tir_pipeline=host_memory_pipeline(),
+    )
+
+
+def export(executable: relax.VMExecutable, path: Path) -> None:
+    """Link everything into the shared library `path`.
+
+    Raises:
+        EnvironmentProblem: no C++ compiler to link with.
+    """
+    compiler = cc.get_cc()
+    if compiler is None or shutil.which(compiler) is None:
+        raise EnvironmentProblem(
+            f"no C++ compiler to link {path.name} with (CXX={os.environ.get('CXX', '')!r}); "
+            "install one (Debian: apt-get install g++) or point CXX at one"
+        )
+    # The temporary name ends in .part; say outright that a shared library is wanted.
+    executable.export_library(
+        str(path), fcompile=lambda out, files, **_: cc.create_shared(out, files, ["-shared"])
+    )

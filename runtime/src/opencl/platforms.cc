@@ -1,0 +1,200 @@
+/*!
+ * \file opencl/platforms.cc
+ * \brief Enumeration of OpenCL devices over several libraries, and the choice of one.
+ */
+#include "platforms.h"
+
+#include <algorithm>
+#include <cctype>
+
+namespace hetero_tvm::runtime::opencl {
+namespace {
+
+constexpr const char* kInstallHint =
+    "install a driver for your GPU, or a CPU driver: pip install intel-opencl-rt "
+    "intel-cmplr-lib-rt, or apt-get install pocl-opencl-icd";
+
+template <typename Object>
+using InfoCall = cl_int (*)(Object, cl_uint, size_t, void*, size_t*);
+
+template <typename Object>
+std::string TextInfo(InfoCall<Object> call, Object object, cl_uint key) {
+  size_t size = 0;
+  if (call(object, key, 0, nullptr, &size) != kSuccess || size == 0) return "";
+  std::string text(size, '\0');
+  if (call(object, key, size, text.data(), nullptr) != kSuccess) return "";
+  text.resize(std::min(text.size(), text.find('\0')));
+  return text;
+}
+
+/*! \brief A number of type T; `missing` where the driver does not know the question. */
+template <typename T>
+T NumberInfo(const ClApi& api, cl_device_id device, cl_uint key, T missing = {}) {
+  T value{};
+  const bool known = api.GetDeviceInfo(device, key, sizeof(T), &value, nullptr) == kSuccess;
+  return known ? value : missing;
+}
+
+bool HasWord(const std::string& words, const std::string& word) {
+  return (" " + words + " ").find(" " + word + " ") != std::string::npos;
+}
+
+const char* TypeName(cl_bitfield type) {
+  if ((type & kDeviceTypeGpu) != 0) return "gpu";
+  return (type & kDeviceTypeAccelerator) != 0 ? "accelerator" : "cpu";
+}
+
+ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
+  ClDevice device;
+  device.api = &api;
+  device.platform = platform;
+  device.id = id;
+  device.name = TextInfo(api.GetDeviceInfo, id, kDeviceName);
+  device.platform_name = TextInfo(api.GetPlatformInfo, platform, kPlatformName);
+  device.platform_version = TextInfo(api.GetPlatformInfo, platform, kPlatformVersion);
+  device.version = TextInfo(api.GetDeviceInfo, id, kDeviceVersion);
+  device.driver_version = TextInfo(api.GetDeviceInfo, id, kDriverVersion);
+  device.type = TypeName(NumberInfo<cl_bitfield>(api, id, kDeviceType));
+  device.has_half = HasWord(TextInfo(api.GetDeviceInfo, id, kDeviceExtensions), "cl_khr_fp16");
+  const auto svm = api.HasSvm() ? NumberInfo<cl_bitfield>(api, id, kDeviceSvmCapabilities) : 0;
+  device.has_coarse_svm = (svm & kSvmCoarseGrain) != 0;
+  device.has_fine_svm = (svm & kSvmFineGrain) != 0;
+  device.compute_units = NumberInfo<cl_uint>(api, id, kDeviceMaxComputeUnits, 1);
+  device.clock_mhz = NumberInfo<cl_uint>(api, id, kDeviceMaxClockFrequency);
+  device.max_work_group_size =
+      static_cast<int64_t>(NumberInfo<size_t>(api, id, kDeviceMaxWorkGroupSize, 1));
+  device.max_work_item_sizes.resize(3, 1);
+  size_t sizes[3] = {};
+  if (api.GetDeviceInfo(id, kDeviceMaxWorkItemSizes, sizeof(sizes), sizes, nullptr) == kSuccess) {
+    device.max_work_item_sizes.assign(sizes, sizes + 3);
+  }
+  const auto bytes = [&](cl_uint key) {
+    return static_cast<int64_t>(NumberInfo<cl_ulong>(api, id, key));
+  };
+  device.local_memory_bytes = bytes(kDeviceLocalMemSize);
+  device.global_memory_bytes = bytes(kDeviceGlobalMemSize);
+  device.max_allocation_bytes = bytes(kDeviceMaxMemAllocSize);
+  device.cache_bytes = bytes(kDeviceGlobalMemCacheSize);
+  device.sub_buffer_alignment_bytes =
+      std::max<int64_t>(1, NumberInfo<cl_uint>(api, id, kDeviceMemBaseAddrAlign, 8) / 8);
+  return device;
+}
+
+std::string Lower(std::string text) {
+  std::transform(text.begin(), text.end(), text.begin(),
+                 [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
+  return text;
+}
+
+bool IsIndex(const std::string& text) {
+  return !text.empty() && text.size() < 6 &&
+         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+}
+
+}  // namespace
+
+void Platforms::AddDevices(const ClApi& api) {
+  cl_uint count = 0;
+  // A loader without drivers answers with an error (CL_PLATFORM_NOT_FOUND_KHR) or with none.
+  if (api.GetPlatformIDs(0, nullptr, &count) != kSuccess || count == 0) {
+    tried_ += "; " + api.library + ": no OpenCL platform";
+    return;
+  }
+  std::vector<cl_platform_id> platforms(count);
+  CheckCl(api.GetPlatformIDs(count, platforms.data(), nullptr), "clGetPlatformIDs");
+  const size_t before = devices_.size();
+  for (cl_platform_id platform : platforms) {
+    cl_uint found = 0;
+    if (api.GetDeviceIDs(platform, kDeviceTypeAll, 0, nullptr, &found) != kSuccess) continue;
+    std::vector<cl_device_id> ids(found);
+    if (found == 0 ||
+        api.GetDeviceIDs(platform, kDeviceTypeAll, found, ids.data(), nullptr) != kSuccess) {
+      continue;
+    }
+    for (cl_device_id id : ids) devices_.push_back(Describe(api, platform, id));
+  }
+  if (devices_.size() == before) tried_ += "; " + api.library + ": platforms without a device";
+}
+
+bool Platforms::OpenNext() {
+  if (!started_) {
+    started_ = true;
+    const std::string only = settings_.Get("opencl.library");
+    if (!only.empty()) {
+      candidates_ = {only};
+    } else {
+      candidates_ = {"libOpenCL.so.1", "libOpenCL.so", "/vendor/lib64/libOpenCL.so",
+                     "/system/vendor/lib64/libOpenCL.so"};
+      const std::string fallback = settings_.Get("opencl.fallback_library");
+      if (!fallback.empty()) candidates_.push_back(fallback);
+    }
+  }
+  if (candidates_.empty()) return false;
+  const std::string candidate = candidates_.front();
+  candidates_.erase(candidates_.begin());
+  std::string why_not;
+  std::unique_ptr<ClApi> api = ClApi::Load(candidate, &why_not);
+  if (api == nullptr) {
+    tried_ += "; " + why_not;
+    return true;
+  }
+  // The same library under a second name (libOpenCL.so is a link to libOpenCL.so.1) adds nothing.
+  for (const auto& known : libraries_) {
+    if (known->GetPlatformIDs == api->GetPlatformIDs) return true;
+  }
+  AddDevices(*api);
+  libraries_.push_back(std::move(api));
+  return true;
+}
+
+std::string Platforms::Listing() const {
+  std::string listing;
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    listing += (i == 0 ? "" : ", ") + std::to_string(i) + ": " + devices_[i].name + " (" +
+               devices_[i].platform_name + ")";
+  }
+  return listing;
+}
+
+std::vector<ClDevice> Platforms::All() {
+  while (OpenNext()) {
+  }
+  return devices_;
+}
+
+ClDevice Platforms::Select() {
+  const std::string wanted = settings_.Get("opencl.device");
+  if (IsIndex(wanted)) {
+    const size_t index = std::stoul(wanted);
+    while (devices_.size() <= index && OpenNext()) {
+    }
+    if (index < devices_.size()) return devices_[index];
+  } else if (!wanted.empty()) {
+    size_t seen = 0;
+    do {
+      for (; seen < devices_.size(); ++seen) {
+        const ClDevice& device = devices_[seen];
+        if (Lower(device.name + "\n" + device.platform_name).find(Lower(wanted)) !=
+            std::string::npos) {
+          return device;
+        }
+      }
+    } while (OpenNext());
+  } else {
+    while (devices_.empty() && OpenNext()) {
+    }
+    const auto gpu = std::find_if(devices_.begin(), devices_.end(),
+                                  [](const ClDevice& device) { return device.type == "gpu"; });
+    if (gpu != devices_.end()) return *gpu;
+    if (!devices_.empty()) return devices_.front();
+  }
+  if (devices_.empty()) {
+    TVM_FFI_THROW(EnvironmentProblem)
+        << "no OpenCL device: " << kInstallHint << ". Tried" << tried_.substr(1);
+  }
+  TVM_FFI_THROW(EnvironmentProblem) << "no OpenCL device '" << wanted << "'; there are "
+                                    << Listing();
+  TVM_FFI_UNREACHABLE();
+}
+
+}  // namespace hetero_tvm::runtime::opencl

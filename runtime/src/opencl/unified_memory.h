@@ -1,0 +1,113 @@
+/*!
+ * \file opencl/unified_memory.h
+ * \brief Device memory that the host reads and writes at the address in DLTensor.data.
+ */
+#ifndef HETERO_TVM_RUNTIME_OPENCL_UNIFIED_MEMORY_H_
+#define HETERO_TVM_RUNTIME_OPENCL_UNIFIED_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "cl_api.h"
+#include "platforms.h"
+
+namespace hetero_tvm::runtime::opencl {
+
+/*!
+ * \brief How host and device come to share bytes.
+ *
+ *   kFineSvm    one address for both, no further ado.
+ *   kCoarseSvm  one address, but an allocation belongs to one side at a time: mapped = host's.
+ *   kBuffer     a cl_mem whose mapping is the host's address; belongs to one side at a time too.
+ *
+ * Where ownership changes hands, an allocation is the host's when it is made and after MapForHost(),
+ * and the device's from the launch of a kernel that takes it until then. The caller drains the
+ * queue before it touches memory from the host in every kind, so nobody sees the difference.
+ */
+enum class MemoryKind { kFineSvm, kCoarseSvm, kBuffer };
+
+const char* MemoryKindName(MemoryKind kind);
+
+/*! \brief The best kind that `device` has, or the one that `forced` names if it has it. */
+MemoryKind ChooseMemoryKind(const ClDevice& device, const std::string& forced);
+
+/*!
+ * \brief All memory of one device, found by address.
+ *
+ * Not thread-safe: the owner (ClSession) holds its lock around every call.
+ */
+class UnifiedMemory {
+ public:
+  UnifiedMemory(const ClDevice& device, MemoryKind kind, cl_context context,
+                cl_command_queue queue);
+  UnifiedMemory(const UnifiedMemory&) = delete;
+  UnifiedMemory& operator=(const UnifiedMemory&) = delete;
+  ~UnifiedMemory();
+
+  MemoryKind kind() const { return kind_; }
+
+  /*! \brief `bytes` of memory at a multiple of `alignment`. Throws DeviceFailure when there is none. */
+  void* Alloc(size_t bytes, size_t alignment);
+
+  /*!
+   * \brief Give memory back once the queue has finished all work up to `after`.
+   *
+   * Kernels that are still queued may use it. Ignores null.
+   */
+  void Free(void* data, uint64_t after);
+
+  /*! \brief Really free what was waiting for the work up to `completed`. */
+  void ReleaseFreed(uint64_t completed);
+
+  /*! \brief Bytes given to Free() that are not released yet. */
+  size_t FreedBytes() const { return freed_bytes_; }
+
+  /*!
+   * \brief Make `data` (anywhere inside an allocation) argument `index` of `kernel`, the device's.
+   * \param kernel_name Named in errors.
+   */
+  void Bind(cl_kernel kernel, cl_uint index, void* data, const std::string& kernel_name);
+
+  /*! \brief Give every allocation back to the host. Requires: the queue is drained. */
+  void MapForHost();
+
+ private:
+  struct Allocation {
+    char* base = nullptr;  // what the driver gave; the user's address may lie above it
+    size_t bytes = 0;      // from the user's address on
+    bool on_device = false;
+    ClHandle<cl_mem> buffer;                      // kBuffer only
+    std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset; views of `buffer`
+    void* host_block = nullptr;                   // kBuffer on host memory of ours
+  };
+  struct Freed {
+    uint64_t after;
+    Allocation allocation;
+  };
+  using Table = std::map<uintptr_t, Allocation>;
+
+  Allocation AllocSvm(size_t bytes);
+  Allocation AllocBuffer(size_t bytes);
+  char* Map(cl_mem buffer, size_t bytes);
+  void GiveToHost(uintptr_t address, Allocation& allocation);
+  void GiveToDevice(uintptr_t address, Allocation& allocation);
+  cl_mem BufferAt(Allocation& allocation, size_t offset, cl_uint index, const std::string& kernel);
+  void Release(Allocation& allocation);
+
+  const ClDevice& device_;
+  const ClApi& api_;
+  const MemoryKind kind_;
+  const cl_context context_;
+  const cl_command_queue queue_;
+  Table table_;  // by the user's address
+  std::deque<Freed> freed_;
+  size_t freed_bytes_ = 0;
+};
+
+}  // namespace hetero_tvm::runtime::opencl
+
+#endif  // HETERO_TVM_RUNTIME_OPENCL_UNIFIED_MEMORY_H_

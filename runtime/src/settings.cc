@@ -1,0 +1,58 @@
+/*!
+ * \file settings.cc
+ * \brief The table of settings with their environment variables.
+ */
+#include "settings.h"
+
+#include <tvm/ffi/error.h>
+
+#include <array>
+#include <cstdlib>
+
+namespace hetero_tvm::runtime {
+namespace {
+
+struct Setting {
+  const char* key;
+  const char* variable;  // null: Python side only
+};
+
+constexpr std::array kSettings = {
+    Setting{"opencl.library", "HETERO_OPENCL_LIB"},    // the only library to try, when given
+    Setting{"opencl.fallback_library", nullptr},       // tried after the installed ones
+    Setting{"opencl.device", "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
+    Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "coarse_svm" or "buffer"
+    Setting{"cache.directory", "HETERO_CACHE_DIR"},
+    Setting{"ort.library", "HETERO_ORT_LIB"},
+    Setting{"qnn.library", nullptr},  // the execution provider's plug-in
+    Setting{"qnn.backend", nullptr},  // libQnnHtp.so
+};
+
+const Setting& Find(const std::string& key) {
+  for (const Setting& setting : kSettings) {
+    if (key == setting.key) return setting;
+  }
+  std::string known;
+  for (const Setting& setting : kSettings) known += std::string(" ") + setting.key;
+  TVM_FFI_THROW(ValueError) << "unknown setting '" << key << "'; known settings:" << known;
+  TVM_FFI_UNREACHABLE();
+}
+
+}  // namespace
+
+void Settings::Set(const std::string& key, const std::string& value) {
+  Find(key);
+  const std::lock_guard lock(mutex_);
+  values_[key] = value;
+}
+
+std::string Settings::Get(const std::string& key) const {
+  const Setting& setting = Find(key);
+  const std::lock_guard lock(mutex_);
+  const auto found = values_.find(key);
+  if (found != values_.end()) return found->second;
+  const char* value = setting.variable == nullptr ? nullptr : std::getenv(setting.variable);
+  return value == nullptr ? "" : value;
+}
+
+}  // namespace hetero_tvm::runtime

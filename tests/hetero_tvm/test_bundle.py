@@ -1,0 +1,102 @@
+"""The artefact's description: there and back, and every way of being damaged."""
+
+import dataclasses
+
+import pytest
+
+from hetero_tvm.bundle import (
+    FORMAT_VERSION,
+    Manifest,
+    TensorSpec,
+    append_manifest,
+    read_manifest,
+    whole_file,
+)
+from hetero_tvm.errors import BadInput
+
+MANIFEST = Manifest(
+    target="host",
+    soc="any",
+    htp_arch=None,
+    soc_ids=(557,),
+    npu_provider="cpu",
+    host="x86_64",
+    dtype="float32",
+    model_name="tiny.onnx",
+    model_sha256="0" * 64,
+    inputs=(TensorSpec(name="x", dtype="float32", shape=(1, 3)),),
+    outputs=(TensorSpec(name="y", dtype="int64", shape=()),),
+    versions={"tvm": "0.27"},
+    plan={"ops": []},
+    npu_regions=0,
+)
+CODE = bytes(range(256)) * 37
+
+
+@pytest.fixture
+def artefact(tmp_path):
+    path = tmp_path / "model.so"
+    path.write_bytes(CODE)
+    append_manifest(path, MANIFEST)
+    return path
+
+
+def test_round_trip(artefact):
+    read = read_manifest(artefact)
+    assert read.library_bytes == len(CODE)
+    assert dataclasses.replace(read, library_bytes=0, library_sha256="") == MANIFEST
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_changed_byte_is_refused(artefact, seed):
+    data = bytearray(artefact.read_bytes())
+    position = (seed * 2654435761) % len(data)
+    data[position] ^= 0x40
+    artefact.write_bytes(data)
+    with pytest.raises(BadInput, match=r"model\.so: (damaged|not an artefact|made by another)"):
+        read_manifest(artefact)
+
+
+@pytest.mark.parametrize("keep", [0, 1, 47, 48, 500, len(CODE), len(CODE) + 100])
+def test_any_cut_is_refused(artefact, keep):
+    artefact.write_bytes(artefact.read_bytes()[:keep])
+    with pytest.raises(BadInput, match="cut short"):
+        read_manifest(artefact)
+
+
+def test_bytes_added_in_front_are_refused(artefact):
+    artefact.write_bytes(b"\0" * 16 + artefact.read_bytes())
+    with pytest.raises(BadInput, match="damaged"):
+        read_manifest(artefact)
+
+
+def test_other_format_version_says_rebuild(tmp_path):
+    path = tmp_path / "model.so"
+    path.write_bytes(CODE)
+    append_manifest(path, dataclasses.replace(MANIFEST, format_version=FORMAT_VERSION + 1))
+    with pytest.raises(BadInput, match=r"made by another version.*rebuild"):
+        read_manifest(path)
+
+
+def test_missing_file_says_how_to_make_it(tmp_path):
+    with pytest.raises(BadInput, match=r"no such file; build it with"):
+        read_manifest(tmp_path / "none.so")
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path):
+    path = tmp_path / "model.so"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise RuntimeError("stopped in the middle")
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.so"]
+
+
+def test_a_finished_write_is_whole(tmp_path):
+    path = tmp_path / "model.so"
+    with whole_file(path) as temporary:
+        temporary.write_bytes(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert [p.name for p in tmp_path.iterdir()] == ["model.so"]
