@@ -25,7 +25,7 @@ examples:
   hetero-tvm build encoder.onnx --target snapdragon -o encoder.so \\
       --input input_ids=1x128 --input attention_mask=1x128
   hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
-  hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only --json
+  hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
   hetero-tvm build --target help
 
 exit codes: 0 built, 2 bad input, 3 something is missing on this machine, 5 our bug

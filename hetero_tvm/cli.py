@@ -1,8 +1,8 @@
 """The command line: verbs, common flags, and how every failure leaves the program.
 
-A verb is a module with `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`; a new one is that
-module and one row in `VERBS`. Its imports happen only when it runs. Data goes to stdout, talk to
-stderr. Exit codes: see `hetero_tvm.errors`.
+A verb is a module with `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`; a new one is
+that module and one row in `VERBS`. Its imports happen only when it runs. Data goes to stdout, talk
+to stderr. Exit codes: see `hetero_tvm.errors`.
 """
 
 from __future__ import annotations

