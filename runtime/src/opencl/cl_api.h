@@ -33,6 +33,7 @@ using cl_kernel = struct ClKernelTag*;
 using cl_event = struct ClEventTag*;
 
 using ClContextNotify = void (*)(const char* text, const void* info, size_t size, void* user);
+using ClMemNotify = void (*)(cl_mem memory, void* user);
 using ClBuildNotify = void (*)(cl_program program, void* user);
 
 constexpr cl_int kSuccess = 0;
@@ -67,6 +68,7 @@ constexpr cl_bitfield kMemReadWrite = 1U << 0U;
 constexpr cl_bitfield kMemUseHostPtr = 1U << 3U;
 constexpr cl_bitfield kMemAllocHostPtr = 1U << 4U;
 constexpr cl_bitfield kMemSvmFineGrain = 1U << 10U;
+constexpr cl_bool kBlocking = 1;
 constexpr cl_bitfield kMapReadWrite = 3;
 constexpr cl_uint kBufferCreateTypeRegion = 0x1220;
 
@@ -94,6 +96,7 @@ struct ClBufferRegion {
   X(cl_mem, CreateBuffer, (cl_context, cl_bitfield, size_t, void*, cl_int*))                       \
   X(cl_mem, CreateSubBuffer, (cl_mem, cl_bitfield, cl_uint, const void*, cl_int*))                 \
   X(cl_int, ReleaseMemObject, (cl_mem))                                                            \
+  X(cl_int, SetMemObjectDestructorCallback, (cl_mem, ClMemNotify, void*))                          \
   X(void*, EnqueueMapBuffer,                                                                       \
     (cl_command_queue, cl_mem, cl_bool, cl_bitfield, size_t, size_t, cl_uint, const cl_event*,     \
      cl_event*, cl_int*))                                                                          \

@@ -64,7 +64,6 @@ UnifiedMemory::~UnifiedMemory() {
 
 void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
   bytes = std::max<size_t>(bytes, 1);
-  alignment = std::max<size_t>(alignment, 1);
   const size_t natural = kind_ == MemoryKind::kBuffer ? kPage : kSvmAlignment;
   const size_t slack = alignment > natural ? alignment : 0;
   const auto limit = static_cast<size_t>(std::max<int64_t>(device_.max_allocation_bytes, 0));
@@ -78,17 +77,17 @@ void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
     TVM_FFI_THROW(DeviceFailure) << "out of memory: " << device_.name << " has no " << bytes
                                  << " bytes left";
   }
-  const uintptr_t address = RoundUp(AddressOf(allocation.base), alignment);
+  const uintptr_t address = RoundUp(AddressOf(allocation.base), std::max<size_t>(alignment, 1));
   allocation.bytes = bytes;
-  allocation.on_device = kind_ == MemoryKind::kCoarseSvm;  // fresh coarse SVM is not mapped yet
-  Allocation& kept = table_[address] = std::move(allocation);
-  if (kept.on_device) GiveToHost(address, kept);
-  return reinterpret_cast<void*>(address);
+  if (kind_ != MemoryKind::kFineSvm) GiveToHost(allocation);  // fresh memory is nobody's yet
+  table_[address] = std::move(allocation);
+  return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
 }
 
 UnifiedMemory::Allocation UnifiedMemory::AllocSvm(size_t bytes) {
   const cl_bitfield grain = kind_ == MemoryKind::kFineSvm ? kMemSvmFineGrain : 0;
   Allocation allocation;
+  allocation.block_bytes = bytes;
   allocation.base =
       static_cast<char*>(api_.SVMAlloc(context_, kMemReadWrite | grain, bytes, kSvmAlignment));
   return allocation;
@@ -96,21 +95,144 @@ UnifiedMemory::Allocation UnifiedMemory::AllocSvm(size_t bytes) {
 
 UnifiedMemory::Allocation UnifiedMemory::AllocBuffer(size_t bytes) {
   Allocation allocation;
-  // Memory of our own, because only USE_HOST_PTR promises the same address at every mapping.
-  // Whole pages, because that is what drivers ask for in order not to copy.
+  // Memory of our own, because only USE_HOST_PTR promises the same address at every mapping;
+  // whole pages, because that is what drivers ask for in order not to copy.
   const size_t block = RoundUp(bytes, kPage);
-  allocation.host_block = std::aligned_alloc(kPage, block);
-  if (allocation.host_block == nullptr) return allocation;
+  void* host = std::aligned_alloc(kPage, block);
+  if (host == nullptr) return allocation;
   cl_int status = kSuccess;
-  cl_mem buffer = api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr, block,
-                                    allocation.host_block, &status);
-  if (status != kSuccess) {
-    std::free(allocation.host_block);
-    allocation.host_block = nullptr;
-    return allocation;
+  cl_mem buffer = api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr, block, host, &status);
+  if (status == kSuccess) {
+    allocation.buffer = ClHandle<cl_mem>(buffer, api_.ReleaseMemObject);
+    // The driver may use the bytes until the object is really gone, so the driver says when.
+    const auto free_host = [](cl_mem, void* block_of_host) { std::free(block_of_host); };
+    status = api_.SetMemObjectDestructorCallback(buffer, free_host, host);
   }
-  allocation.buffer = ClHandle<cl_mem>(buffer, api_.ReleaseMemObject);
-  allocation.base = static_cast<char*>(allocation.host_block);
-  Map(buffer, block);
+  if (status != kSuccess) {
+    std::free(host);
+    return {};
+  }
+  allocation.base = static_cast<char*>(host);
+  allocation.block_bytes = block;
   return allocation;
 }
+
+void UnifiedMemory::GiveToHost(Allocation& allocation) {
+  allocation.on_device = false;
+  if (kind_ == MemoryKind::kCoarseSvm) {
+    CheckCl(api_.EnqueueSVMMap(queue_, kBlocking, kMapReadWrite, allocation.base,
+                               allocation.block_bytes, 0, nullptr, nullptr),
+            "clEnqueueSVMMap");
+    return;
+  }
+  cl_int status = kSuccess;
+  const void* mapped =
+      api_.EnqueueMapBuffer(queue_, allocation.buffer.Get(), kBlocking, kMapReadWrite, 0,
+                            allocation.block_bytes, 0, nullptr, nullptr, &status);
+  CheckCl(status, "clEnqueueMapBuffer");
+  TVM_FFI_CHECK(mapped == allocation.base, DeviceFailure)
+      << device_.name << " maps host memory to another address, against the OpenCL standard";
+}
+
+void UnifiedMemory::GiveToDevice(Table::iterator entry) {
+  Allocation& allocation = entry->second;
+  if (kind_ == MemoryKind::kFineSvm || allocation.on_device) return;
+  const cl_int status =
+      kind_ == MemoryKind::kCoarseSvm
+          ? api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr)
+          : api_.EnqueueUnmapMemObject(queue_, allocation.buffer.Get(), allocation.base, 0, nullptr,
+                                       nullptr);
+  CheckCl(status, "unmapping device memory");
+  allocation.on_device = true;
+  on_device_.push_back(entry->first);
+}
+
+void UnifiedMemory::MapForHost() {
+  for (const uintptr_t address : on_device_) {
+    const auto entry = table_.find(address);
+    // Freed meanwhile, or freed and the address given out again.
+    if (entry == table_.end() || !entry->second.on_device) continue;
+    GiveToHost(entry->second);
+  }
+  on_device_.clear();
+}
+
+void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
+                         const std::string& kernel_name) {
+  const uintptr_t address = AddressOf(data);
+  auto entry = table_.upper_bound(address);
+  const bool known = entry != table_.begin() && address - (--entry)->first < entry->second.bytes;
+  if (!known) {
+    TVM_FFI_THROW(ValueError) << "argument " << index << " of kernel " << kernel_name
+                              << " is not memory of " << device_.name
+                              << "; allocate it on the opencl device";
+  }
+  cl_int status = kSuccess;
+  if (kind_ == MemoryKind::kBuffer) {
+    const size_t offset = address - AddressOf(entry->second.base);
+    cl_mem buffer = BufferAt(entry->second, offset, index, kernel_name);
+    status = api_.SetKernelArg(kernel, index, sizeof(buffer), &buffer);
+  } else {
+    status = api_.SetKernelArgSVMPointer(kernel, index, data);
+  }
+  if (status != kSuccess) {
+    TVM_FFI_THROW(DeviceFailure) << "OpenCL: argument " << index << " of kernel " << kernel_name
+                                 << " was refused: " << ClErrorName(status);
+  }
+  GiveToDevice(entry);
+}
+
+cl_mem UnifiedMemory::BufferAt(Allocation& allocation, size_t offset, cl_uint index,
+                               const std::string& kernel) {
+  if (offset == 0) return allocation.buffer.Get();
+  const auto known = allocation.sub_buffers.find(offset);
+  if (known != allocation.sub_buffers.end()) return known->second.Get();
+  const auto alignment = static_cast<size_t>(device_.sub_buffer_alignment_bytes);
+  // A copy to an aligned place could not be written back safely when another argument is a view
+  // of the same memory, so an unaligned view is refused.
+  if (offset % alignment != 0) {
+    TVM_FFI_THROW(ValueError) << "argument " << index << " of kernel " << kernel << " begins "
+                              << offset << " bytes into its memory; without shared virtual memory "
+                              << device_.name << " takes views at multiples of " << alignment
+                              << " bytes only";
+  }
+  const ClBufferRegion region{offset, allocation.block_bytes - offset};
+  cl_int status = kSuccess;
+  cl_mem part = api_.CreateSubBuffer(allocation.buffer.Get(), kMemReadWrite,
+                                     kBufferCreateTypeRegion, &region, &status);
+  CheckCl(status, "clCreateSubBuffer");
+  allocation.sub_buffers[offset] = ClHandle<cl_mem>(part, api_.ReleaseMemObject);
+  return part;
+}
+
+void UnifiedMemory::Free(void* data, uint64_t after) {
+  if (data == nullptr) return;
+  const auto entry = table_.find(AddressOf(data));
+  TVM_FFI_CHECK(entry != table_.end(), ValueError)
+      << "memory given back to " << device_.name << " did not come from it";
+  freed_bytes_ += entry->second.block_bytes;
+  freed_.push_back({after, std::move(entry->second)});
+  table_.erase(entry);
+}
+
+void UnifiedMemory::ReleaseFreed(uint64_t completed) {
+  while (!freed_.empty() && freed_.front().after <= completed) {
+    Release(freed_.front().allocation);
+    freed_bytes_ -= freed_.front().allocation.block_bytes;
+    freed_.pop_front();
+  }
+}
+
+void UnifiedMemory::Release(Allocation& allocation) {
+  const bool is_buffer = kind_ == MemoryKind::kBuffer;
+  if (!allocation.on_device && kind_ == MemoryKind::kCoarseSvm) {
+    api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr);
+    api_.Finish(queue_);  // clSVMFree does not wait for the unmapping
+  } else if (!allocation.on_device && is_buffer) {
+    api_.EnqueueUnmapMemObject(queue_, allocation.buffer.Get(), allocation.base, 0, nullptr,
+                               nullptr);
+  }
+  if (!is_buffer) api_.SVMFree(context_, allocation.base);
+}
+
+}  // namespace hetero_tvm::runtime::opencl

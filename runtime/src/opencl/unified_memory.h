@@ -11,6 +11,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "cl_api.h"
 #include "platforms.h"
@@ -77,12 +78,12 @@ class UnifiedMemory {
 
  private:
   struct Allocation {
-    char* base = nullptr;  // what the driver gave; the user's address may lie above it
-    size_t bytes = 0;      // from the user's address on
-    bool on_device = false;
-    ClHandle<cl_mem> buffer;                      // kBuffer only
-    std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset; views of `buffer`
-    void* host_block = nullptr;                   // kBuffer on host memory of ours
+    char* base = nullptr;     // what the driver gave; the user's address may lie above it
+    size_t block_bytes = 0;   // from `base` on
+    size_t bytes = 0;         // from the user's address on
+    bool on_device = false;   // whose turn it is; see MemoryKind
+    ClHandle<cl_mem> buffer;  // kBuffer only
+    std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset from `base`; parts of `buffer`
   };
   struct Freed {
     uint64_t after;
@@ -92,9 +93,8 @@ class UnifiedMemory {
 
   Allocation AllocSvm(size_t bytes);
   Allocation AllocBuffer(size_t bytes);
-  char* Map(cl_mem buffer, size_t bytes);
-  void GiveToHost(uintptr_t address, Allocation& allocation);
-  void GiveToDevice(uintptr_t address, Allocation& allocation);
+  void GiveToHost(Allocation& allocation);
+  void GiveToDevice(Table::iterator entry);
   cl_mem BufferAt(Allocation& allocation, size_t offset, cl_uint index, const std::string& kernel);
   void Release(Allocation& allocation);
 
@@ -103,7 +103,8 @@ class UnifiedMemory {
   const MemoryKind kind_;
   const cl_context context_;
   const cl_command_queue queue_;
-  Table table_;  // by the user's address
+  Table table_;                       // by the user's address
+  std::vector<uintptr_t> on_device_;  // addresses handed over since the last MapForHost()
   std::deque<Freed> freed_;
   size_t freed_bytes_ = 0;
 };

@@ -1,0 +1,112 @@
+/*!
+ * \file module.cc
+ * \brief Every name by which TVM and Python reach the runtime, and nothing else.
+ */
+#include <tvm/ffi/cast.h>
+#include <tvm/ffi/reflection/registry.h>
+
+#include "context.h"
+#include "opencl/kernel_table.h"
+#include "opencl/opencl_module.h"
+
+namespace hetero_tvm::runtime {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+ffi::Module LoadOpenCl(const ffi::Bytes& bytes) {
+  auto table = opencl::KernelTable::Parse({bytes.data(), bytes.size()});
+  return ffi::Module(
+      ffi::make_object<opencl::OpenClModule>(Context::Get().opencl, std::move(table)));
+}
+
+/*! \brief Called by TVM's code generator; makes a fresh build runnable without saving it first. */
+ffi::Module CreateOpenCl(const ffi::Bytes& code, const ffi::String& format,
+                         const ffi::Map<ffi::String, ffi::ObjectRef>& functions,
+                         const ffi::Any& /*source*/) {
+  auto table = opencl::KernelTable::FromCompiler({code.data(), code.size()},
+                                                 {format.data(), format.size()}, functions);
+  return ffi::Module(
+      ffi::make_object<opencl::OpenClModule>(Context::Get().opencl, std::move(table)));
+}
+
+ffi::Module LoadNpu(const ffi::Bytes& bytes) {
+  return npu::NpuModule::Load(Context::Get().npu, bytes);
+}
+
+ffi::Module CreateNpu(const ffi::String& header, const ffi::Array<ffi::Bytes>& models) {
+  return npu::NpuModule::Create(Context::Get().npu, header, models);
+}
+
+/*! \brief Build what `module` and its imports would otherwise build at their first call. */
+void Prepare(const ffi::Module& module) {
+  const std::string kind = module->kind();
+  if (kind == npu::NpuModule::kKind) {
+    static_cast<npu::NpuModule*>(module.operator->())->Prepare();
+  } else if (kind == opencl::OpenClModule::kKind) {
+    static_cast<opencl::OpenClModule*>(module.operator->())->Prepare();
+  }
+  for (const ffi::Any& imported : module->imports()) Prepare(imported.cast<ffi::Module>());
+}
+
+ffi::Map<ffi::String, int64_t> ReadCounters() {
+  const Counters& counters = Context::Get().counters;
+  ffi::Map<ffi::String, int64_t> values;
+#define HETERO_READ_COUNTER(name) values.Set(#name, counters.name.Value());
+  HETERO_COUNTERS(HETERO_READ_COUNTER)
+#undef HETERO_READ_COUNTER
+  return values;
+}
+
+void ResetCounters() {
+  Counters& counters = Context::Get().counters;
+#define HETERO_RESET_COUNTER(name) counters.name.Reset();
+  HETERO_COUNTERS(HETERO_RESET_COUNTER)
+#undef HETERO_RESET_COUNTER
+}
+
+}  // namespace
+
+TVM_FFI_STATIC_INIT_BLOCK() {
+  namespace refl = tvm::ffi::reflection;
+  refl::GlobalDef()
+      // What TVM looks up.
+      .def_packed("device_api.opencl",
+                  [](ffi::PackedArgs, ffi::Any* rv) {
+                    *rv = static_cast<void*>(&Context::Get().opencl);
+                  })
+      .def_packed("device_api.ext_dev",
+                  [](ffi::PackedArgs, ffi::Any* rv) {
+                    *rv = static_cast<void*>(&Context::Get().null_device);
+                  })
+      .def("ffi.Module.load_from_bytes.opencl", LoadOpenCl)
+      .def("ffi.Module.create.opencl", CreateOpenCl)
+      .def("ffi.Module.load_from_bytes.hetero_npu", LoadNpu)
+      // What hetero_tvm/runtime.py and compiled modules call.
+      .def("hetero_tvm.setting_set",
+           [](const ffi::String& key, const ffi::String& value) {
+             Context::Get().settings.Set(key, value);
+           })
+      .def("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
+      .def("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
+      .def("hetero_tvm.gpu_wait", [] { Context::Get().opencl.WaitIfOpen(); })
+      .def("hetero_tvm.npu_module_create", CreateNpu)
+      .def("hetero_tvm.npu_module_prepare", Prepare)
+      .def("hetero_tvm.module_prepare", Prepare)
+      .def("hetero_tvm.counters_read", ReadCounters)
+      .def("hetero_tvm.counters_reset", ResetCounters)
+      .def("hetero_tvm.tensor_address",
+           [](DLTensor* tensor) {
+             return reinterpret_cast<int64_t>(tensor->data) +
+                    static_cast<int64_t>(tensor->byte_offset);
+           })
+      .def("hetero_tvm.null_device_configure",
+           [](int64_t latency_us, int64_t fail_launches, int64_t memory_bytes) {
+             Context::Get().null_device.Configure({latency_us, fail_launches, memory_bytes});
+           })
+      .def("hetero_tvm.null_device_add_one", [](DLTensor* in, DLTensor* out) {
+        Context::Get().null_device.LaunchAddOne(*in, *out);
+      });
+}
+
+}  // namespace hetero_tvm::runtime

@@ -1,0 +1,99 @@
+/*!
+ * \file npu/ort_api.h
+ * \brief The part of ONNX Runtime's C interface that the runtime uses, loaded with dlopen.
+ *
+ * No wheel carries ONNX Runtime's headers. Its function table only grows at the end, so a function
+ * is known by its slot for good; the slots are those of interface version 23.
+ */
+#ifndef HETERO_TVM_RUNTIME_NPU_ORT_API_H_
+#define HETERO_TVM_RUNTIME_NPU_ORT_API_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+
+namespace hetero_tvm::runtime::npu {
+
+struct OrtStatus;
+struct OrtEnv;
+struct OrtSession;
+struct OrtSessionOptions;
+struct OrtRunOptions;
+struct OrtMemoryInfo;
+struct OrtValue;
+struct OrtEpDevice;
+
+/*! \brief X(slot, result, name, parameters). A returned OrtStatus is null for success. */
+#define HETERO_ORT_FUNCTIONS(X)                                                                  \
+  X(2, const char*, GetErrorMessage, (const OrtStatus*))                                         \
+  X(3, OrtStatus*, CreateEnv, (int, const char*, OrtEnv**))                                      \
+  X(8, OrtStatus*, CreateSessionFromArray,                                                       \
+    (const OrtEnv*, const void*, size_t, const OrtSessionOptions*, OrtSession**))                \
+  X(9, OrtStatus*, Run,                                                                          \
+    (OrtSession*, const OrtRunOptions*, const char* const*, const OrtValue* const*, size_t,      \
+     const char* const*, size_t, OrtValue**))                                                    \
+  X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                                 \
+  X(22, OrtStatus*, SetSessionLogSeverityLevel, (OrtSessionOptions*, int))                       \
+  X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                             \
+  X(49, OrtStatus*, CreateTensorWithDataAsOrtValue,                                              \
+    (const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))              \
+  X(69, OrtStatus*, CreateCpuMemoryInfo, (int, int, OrtMemoryInfo**))                            \
+  X(92, void, ReleaseEnv, (OrtEnv*))                                                             \
+  X(93, void, ReleaseStatus, (OrtStatus*))                                                       \
+  X(94, void, ReleaseMemoryInfo, (OrtMemoryInfo*))                                               \
+  X(95, void, ReleaseSession, (OrtSession*))                                                     \
+  X(96, void, ReleaseValue, (OrtValue*))                                                         \
+  X(100, void, ReleaseSessionOptions, (OrtSessionOptions*))                                      \
+  X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char*, const char*))      \
+  X(301, OrtStatus*, RegisterExecutionProviderLibrary, (OrtEnv*, const char*, const char*))      \
+  X(303, OrtStatus*, GetEpDevices, (const OrtEnv*, const OrtEpDevice* const**, size_t*))         \
+  X(304, OrtStatus*, SessionOptionsAppendExecutionProvider_V2,                                   \
+    (OrtSessionOptions*, OrtEnv*, const OrtEpDevice* const*, size_t, const char* const*,         \
+     const char* const*, size_t))                                                                \
+  X(312, const char*, EpDevice_EpName, (const OrtEpDevice*))
+
+/*! \brief ONNX Runtime's functions by name. Never unloaded. */
+struct OrtApi {
+  std::string version;
+#define HETERO_ORT_DECLARE(slot, result, name, parameters) result(*name) parameters = nullptr;
+  HETERO_ORT_FUNCTIONS(HETERO_ORT_DECLARE)
+#undef HETERO_ORT_DECLARE
+
+  /*! \brief Throws EnvironmentProblem when `library` cannot be loaded or is too old. */
+  static std::unique_ptr<const OrtApi> Load(const std::string& library);
+
+  /*! \brief Throw DeviceFailure "<what>: <ONNX Runtime's message>" when `status` is a failure. */
+  void Check(OrtStatus* status, const std::string& what) const;
+};
+
+/*! \brief Sole owner of one ONNX Runtime object: moves, never copies. */
+template <typename T>
+class OrtHandle {
+ public:
+  using Release = void (*)(T*);
+  OrtHandle() = default;
+  OrtHandle(T* object, Release release) : object_(object), release_(release) {}
+  OrtHandle(OrtHandle&& other) noexcept
+      : object_(std::exchange(other.object_, nullptr)), release_(other.release_) {}
+  OrtHandle& operator=(OrtHandle&& other) noexcept {
+    std::swap(object_, other.object_);
+    std::swap(release_, other.release_);
+    return *this;
+  }
+  OrtHandle(const OrtHandle&) = delete;
+  OrtHandle& operator=(const OrtHandle&) = delete;
+  ~OrtHandle() {
+    if (object_ != nullptr) release_(object_);
+  }
+  T* Get() const { return object_; }
+
+ private:
+  T* object_ = nullptr;
+  Release release_ = nullptr;
+};
+
+}  // namespace hetero_tvm::runtime::npu
+
+#endif  // HETERO_TVM_RUNTIME_NPU_ORT_API_H_

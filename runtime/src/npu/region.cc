@@ -1,0 +1,100 @@
+/*!
+ * \file npu/region.cc
+ * \brief Reading of the JSON header that describes NPU regions.
+ */
+#include "region.h"
+
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/dtype.h>
+#include <tvm/ffi/extra/json.h>
+
+#include <limits>
+#include <utility>
+
+namespace hetero_tvm::runtime::npu {
+namespace {
+
+namespace ffi = tvm::ffi;
+namespace json = tvm::ffi::json;
+
+[[noreturn]] void Refuse(const std::string& where, const std::string& what) {
+  TVM_FFI_THROW(ValueError) << "NPU module: " << where << ": " << what;
+  TVM_FFI_UNREACHABLE();
+}
+
+/*! \brief Member `key` of `object` as a T, or ValueError naming both. */
+template <typename T>
+T Member(const json::Object& object, const char* key, const std::string& where) {
+  const auto found = object.find(ffi::String(key));
+  if (found == object.end()) Refuse(where, std::string("no '") + key + "'");
+  std::optional<T> value = (*found).second.template try_cast<T>();
+  if (!value.has_value()) Refuse(where, std::string("'") + key + "' has the wrong type");
+  return *std::move(value);
+}
+
+std::string Text(const json::Object& object, const char* key, const std::string& where) {
+  return std::string(Member<ffi::String>(object, key, where));
+}
+
+TensorSpec ParseTensor(const json::Value& value, const std::string& where) {
+  const auto object = value.try_cast<json::Object>();
+  if (!object.has_value()) Refuse(where, "a tensor is not an object");
+  TensorSpec spec;
+  spec.name = Text(*object, "name", where);
+  const std::string here = where + ", tensor '" + spec.name + "'";
+  spec.dtype_name = Text(*object, "dtype", here);
+  spec.dtype = ffi::StringToDLDataType(spec.dtype_name);
+  size_t elements = 1;
+  for (const json::Value& extent : Member<json::Array>(*object, "shape", here)) {
+    const auto size = extent.try_cast<int64_t>();
+    if (!size.has_value() || *size < 0) Refuse(here, "a dimension is not a number");
+    const auto count = static_cast<size_t>(*size);
+    if (count != 0 && elements > std::numeric_limits<uint32_t>::max() * size_t{256} / count) {
+      Refuse(here, "the shape is too large");
+    }
+    elements *= count;
+    spec.shape.push_back(*size);
+  }
+  spec.bytes = ffi::GetDataSize(elements, spec.dtype);
+  return spec;
+}
+
+Region ParseRegion(const json::Value& value, size_t index) {
+  std::string where = "region " + std::to_string(index);
+  const auto object = value.try_cast<json::Object>();
+  if (!object.has_value()) Refuse(where, "not an object");
+  Region region;
+  region.symbol = Text(*object, "symbol", where);
+  where = "region " + region.symbol;
+  region.provider = Text(*object, "provider", where);
+  for (const auto& [key, option] : Member<json::Object>(*object, "options", where)) {
+    const auto name = key.try_cast<ffi::String>();
+    const auto text = option.try_cast<ffi::String>();
+    if (!name.has_value() || !text.has_value()) Refuse(where, "an option is not a string");
+    region.options[std::string(*name)] = std::string(*text);
+  }
+  for (const json::Value& input : Member<json::Array>(*object, "inputs", where)) {
+    region.inputs.push_back(ParseTensor(input, where));
+  }
+  for (const json::Value& output : Member<json::Array>(*object, "outputs", where)) {
+    region.outputs.push_back(ParseTensor(output, where));
+  }
+  return region;
+}
+
+}  // namespace
+
+std::vector<Region> ParseRegions(const ffi::String& text) {
+  ffi::String error;
+  const json::Value parsed = json::Parse(text, &error);
+  if (!error.empty()) Refuse("header", std::string(error));
+  const auto header = parsed.try_cast<json::Object>();
+  if (!header.has_value()) Refuse("header", "not an object");
+  std::vector<Region> regions;
+  for (const json::Value& region : Member<json::Array>(*header, "regions", "header")) {
+    regions.push_back(ParseRegion(region, regions.size()));
+  }
+  return regions;
+}
+
+}  // namespace hetero_tvm::runtime::npu

@@ -1,0 +1,155 @@
+/*!
+ * \file opencl/device_api.cc
+ * \brief TVM's device interface over one OpenCL session.
+ */
+#include "device_api.h"
+
+#include <tvm/ffi/string.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+
+namespace hetero_tvm::runtime::opencl {
+namespace {
+
+namespace ffi = tvm::ffi;
+
+/*! \brief Where compiled programs are kept; empty when there is no place. */
+std::string CacheDirectory(const Settings& settings) {
+  namespace fs = std::filesystem;
+  const std::string ours = settings.Get("cache.directory");
+  if (!ours.empty()) return (fs::path(ours) / "opencl").string();
+  const char* caches = std::getenv("XDG_CACHE_HOME");
+  if (caches != nullptr && *caches != '\0') {
+    return (fs::path(caches) / "hetero_tvm" / "opencl").string();
+  }
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') return "";
+  return (fs::path(home) / ".cache" / "hetero_tvm" / "opencl").string();
+}
+
+}  // namespace
+
+ClSession& DeviceApi::Session() {
+  if (ClSession* open = session_.load()) return *open;
+  const std::lock_guard lock(mutex_);
+  if (owner_ == nullptr) {
+    owner_ = std::make_unique<ClSession>(platforms_.Select(), settings_.Get("opencl.memory"),
+                                         CacheDirectory(settings_), counters_);
+    session_.store(owner_.get());
+  }
+  return *owner_;
+}
+
+void DeviceApi::WaitIfOpen() {
+  if (ClSession* open = session_.load()) open->Wait();
+}
+
+ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
+  const std::lock_guard lock(mutex_);
+  ffi::Array<ffi::Map<ffi::String, ffi::Any>> all;
+  for (const ClDevice& device : platforms_.All()) {
+    const bool selected = owner_ != nullptr && owner_->device().id == device.id;
+    const MemoryKind memory = selected ? owner_->memory_kind() : ChooseMemoryKind(device, "");
+    ffi::Map<ffi::String, ffi::Any> entry;
+    entry.Set("index", static_cast<int64_t>(all.size()));
+    entry.Set("name", ffi::String(device.name));
+    entry.Set("platform", ffi::String(device.platform_name));
+    entry.Set("version", ffi::String(device.version));
+    entry.Set("driver_version", ffi::String(device.driver_version));
+    entry.Set("library", ffi::String(device.api->library));
+    entry.Set("type", ffi::String(device.type));
+    entry.Set("half", device.has_half);
+    entry.Set("memory", ffi::String(MemoryKindName(memory)));
+    entry.Set("selected", selected);
+    entry.Set("compute_units", device.compute_units);
+    entry.Set("max_work_group_size", device.max_work_group_size);
+    entry.Set("local_memory_bytes", device.local_memory_bytes);
+    entry.Set("global_memory_bytes", device.global_memory_bytes);
+    entry.Set("max_allocation_bytes", device.max_allocation_bytes);
+    entry.Set("sub_buffer_alignment_bytes", device.sub_buffer_alignment_bytes);
+    all.push_back(entry);
+  }
+  return all;
+}
+
+void DeviceApi::SetDevice(tvm::Device device) {
+  TVM_FFI_CHECK(device.device_id == 0, ValueError)
+      << "opencl:" << device.device_id
+      << ": only opencl:0 is open; choose what it is with HETERO_OPENCL_DEVICE";
+}
+
+void DeviceApi::GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* rv) {
+  using Kind = tvm::runtime::DeviceAttrKind;
+  const ClSession* session = nullptr;
+  try {
+    if (device.device_id == 0) session = &Session();
+  } catch (const ffi::Error&) {
+    // No driver: the device does not exist, and has no attributes.
+  }
+  if (kind == Kind::kExist) *rv = session != nullptr;
+  if (session == nullptr || kind == Kind::kExist) return;
+  const ClDevice& about = session->device();
+  switch (kind) {
+    case Kind::kMaxThreadsPerBlock:
+      *rv = about.max_work_group_size;
+      break;
+    case Kind::kWarpSize:
+      *rv = 1;  // OpenCL promises no lockstep; the target's spec knows the wave size
+      break;
+    case Kind::kMaxSharedMemoryPerBlock:
+      *rv = about.local_memory_bytes;
+      break;
+    case Kind::kComputeVersion:
+      *rv = ffi::String(about.version);
+      break;
+    case Kind::kDeviceName:
+      *rv = ffi::String(about.name);
+      break;
+    case Kind::kMaxClockRate:
+      *rv = about.clock_mhz * 1000;  // kHz, as TVM's other devices say it
+      break;
+    case Kind::kMultiProcessorCount:
+      *rv = about.compute_units;
+      break;
+    case Kind::kMaxThreadDimensions: {
+      const std::vector<size_t>& sizes = about.max_work_item_sizes;
+      *rv = ffi::String("[" + std::to_string(sizes[0]) + ", " + std::to_string(sizes[1]) + ", " +
+                        std::to_string(sizes[2]) + "]");
+      break;
+    }
+    case Kind::kDriverVersion:
+      *rv = ffi::String(about.driver_version);
+      break;
+    case Kind::kL2CacheSizeBytes:
+      *rv = about.cache_bytes;
+      break;
+    case Kind::kTotalGlobalMemory:
+      *rv = about.global_memory_bytes;
+      break;
+    default:
+      break;  // not known to OpenCL: stays None
+  }
+}
+
+void* DeviceApi::AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment, DLDataType) {
+  SetDevice(device);
+  return Session().Alloc(bytes, alignment);
+}
+
+void DeviceApi::FreeDataSpace(tvm::Device, void* data) { Session().Free(data); }
+
+void DeviceApi::StreamSync(tvm::Device, TVMStreamHandle) { WaitIfOpen(); }
+
+void DeviceApi::CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset,
+                               size_t bytes, tvm::Device, tvm::Device, DLDataType,
+                               TVMStreamHandle) {
+  WaitIfOpen();
+  std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
+               bytes);
+  counters_.copies.Add();
+  counters_.bytes_copied.Add(static_cast<int64_t>(bytes));
+}
+
+}  // namespace hetero_tvm::runtime::opencl

@@ -1,0 +1,62 @@
+/*!
+ * \file opencl/device_api.h
+ * \brief What TVM asks of a device, answered by OpenCL.
+ */
+#ifndef HETERO_TVM_RUNTIME_OPENCL_DEVICE_API_H_
+#define HETERO_TVM_RUNTIME_OPENCL_DEVICE_API_H_
+
+#include <tvm/ffi/container/array.h>
+#include <tvm/ffi/container/map.h>
+#include <tvm/runtime/device_api.h>
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "../counters.h"
+#include "../settings.h"
+#include "session.h"
+
+namespace hetero_tvm::runtime::opencl {
+
+/*! \brief TVM's `opencl` device type; the selected device is number 0. Opens nothing until asked. */
+class DeviceApi : public tvm::runtime::DeviceAPI {
+ public:
+  DeviceApi(const Settings& settings, Counters& counters)
+      : settings_(settings), counters_(counters), platforms_(settings) {}
+
+  /*! \brief The device, opened by the first caller. Throws EnvironmentProblem when there is none. */
+  ClSession& Session();
+
+  /*! \brief Wait for queued kernels, if a device was ever opened. */
+  void WaitIfOpen();
+
+  /*! \brief Every device there is, as Python shows it: name, platform, type, half, memory, ... */
+  tvm::ffi::Array<tvm::ffi::Map<tvm::ffi::String, tvm::ffi::Any>> Describe();
+
+  void SetDevice(tvm::Device device) final;
+  void GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, tvm::ffi::Any* rv) final;
+  using DeviceAPI::AllocDataSpace;
+  void* AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment,
+                       DLDataType type_hint) final;
+  void FreeDataSpace(tvm::Device device, void* data) final;
+  void StreamSync(tvm::Device device, TVMStreamHandle stream) final;
+  bool SupportsDevicePointerArithmeticsOnHost() final { return true; }
+
+ protected:
+  void CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset,
+                      size_t bytes, tvm::Device from_device, tvm::Device to_device,
+                      DLDataType type_hint, TVMStreamHandle stream) final;
+
+ private:
+  const Settings& settings_;
+  Counters& counters_;
+  std::mutex mutex_;  // guards platforms_ and the opening of session_
+  Platforms platforms_;
+  std::unique_ptr<ClSession> owner_;
+  std::atomic<ClSession*> session_{nullptr};  // owner_'s, once it is open
+};
+
+}  // namespace hetero_tvm::runtime::opencl
+
+#endif  // HETERO_TVM_RUNTIME_OPENCL_DEVICE_API_H_
