@@ -1,0 +1,27 @@
+"""ONNX in, checked Relax out."""
+
+from __future__ import annotations
+
+from hetero_tvm.frontend.input_specs import InputSpec, parse_input_flag
+from hetero_tvm.frontend.model_import import ImportedModel, import_model
+from hetero_tvm.frontend.random_inputs import (
+    InputRange,
+    draw_inputs,
+    input_ranges,
+    random_inputs,
+)
+from hetero_tvm.frontend.self_check import OutputError
+from hetero_tvm.frontend.tensor_spec import TensorSpec
+
+__all__ = [
+    "ImportedModel",
+    "InputRange",
+    "InputSpec",
+    "OutputError",
+    "TensorSpec",
+    "draw_inputs",
+    "import_model",
+    "input_ranges",
+    "parse_input_flag",
+    "random_inputs",
+]

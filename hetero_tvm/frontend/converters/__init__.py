@@ -1,0 +1,48 @@
+"""ONNX operator -> Relax: our own rules, then TVM's."""
+
+from __future__ import annotations
+
+import onnx
+from tvm import relax
+from tvm.ir import GenericConst
+
+from hetero_tvm.frontend.converters import (
+    convolution,
+    elementwise,
+    linear,
+    reduction,
+    shaping,
+    tvm_fallback,
+)
+from hetero_tvm.frontend.converters.context import Conversion, Converter
+from hetero_tvm.frontend.node_view import STANDARD_DOMAINS
+
+CONVERTERS: dict[str, Converter] = {
+    "Identity": lambda c: c.x(),
+    **elementwise.CONVERTERS,
+    **shaping.CONVERTERS,
+    **linear.CONVERTERS,
+    **convolution.CONVERTERS,
+    **reduction.CONVERTERS,
+}
+
+
+def is_importable(node: onnx.NodeProto) -> bool:
+    """Is there a rule for this operator?"""
+    if node.domain not in STANDARD_DOMAINS:
+        return False
+    return node.op_type in CONVERTERS or tvm_fallback.covers(node.op_type)
+
+
+def convert(c: Conversion) -> list[relax.Expr]:
+    """The node's results, in order of its outputs."""
+    rule = CONVERTERS.get(c.node.op)
+    if rule is None:
+        return tvm_fallback.convert(c)
+    results = rule(c)
+    return results if isinstance(results, list) else [results]
+
+
+def is_constant(expr: relax.Expr) -> bool:
+    """Is `expr` a weight?"""
+    return isinstance(expr, GenericConst)

@@ -1,0 +1,82 @@
+"""An ONNX file becomes a checked Relax module: the order of the frontend's steps."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from tvm import IRModule
+
+from hetero_tvm.frontend import converters
+from hetero_tvm.frontend.canonicalise import canonicalise
+from hetero_tvm.frontend.decompose import DECOMPOSITIONS
+from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
+from hetero_tvm.frontend.onnx_import import to_relax
+from hetero_tvm.frontend.random_inputs import InputRange, input_ranges
+from hetero_tvm.frontend.read_model import read_model
+from hetero_tvm.frontend.self_check import OutputError, check_import
+from hetero_tvm.frontend.shape_folding import fold_model
+from hetero_tvm.frontend.tensor_spec import TensorSpec
+
+logger = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+_NO_SHAPES: Mapping[str, InputShape] = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportedModel:
+    """A model in Relax, with what is known about its border and its origin.
+
+    `mod["main"]` takes `inputs` in order and returns a tuple with `outputs` in order; it holds one
+    dataflow block whose bindings are the keys of `node_of`.
+    """
+
+    mod: IRModule
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    onnx_model: onnx.ModelProto  # static and folded; computes the same as the original
+    ranges: tuple[InputRange, ...]  # what random inputs are drawn from
+    sha256: str  # of the model file and its external data
+    node_of: Mapping[str, str]  # binding -> name of the ONNX node that made it
+    errors: tuple[OutputError, ...]  # of the self-check; empty when it was skipped
+
+
+def import_model(
+    path: Path | str,
+    *,
+    input_shapes: Mapping[str, InputShape] = _NO_SHAPES,
+    check: bool = True,
+    keep_going: bool = False,
+    progress: Progress = lambda _step: None,
+) -> ImportedModel:
+    """Read, fix, fold, import, canonicalise and check the model at `path`.
+
+    Raises `BadInput` for everything that is wrong with the file or the flags. With `keep_going` a
+    failed check lists every differing node instead of the first.
+    """
+    path = Path(path)
+    progress("reading the model")
+    raw = read_model(path)
+    inputs = fix_input_shapes(raw.proto, input_shapes)
+    progress("folding shapes and constants")
+    folded = fold_model(raw.proto, inputs, DECOMPOSITIONS, converters.is_importable)
+    progress("importing")
+    imported = canonicalise(to_relax(folded))
+    errors: tuple[OutputError, ...] = ()
+    if check:
+        progress("checking against ONNX Runtime")
+        errors = check_import(path, folded, imported, every_node=keep_going)
+    return ImportedModel(
+        mod=imported.mod,
+        inputs=folded.inputs,
+        outputs=folded.outputs,
+        onnx_model=folded.proto,
+        ranges=input_ranges(folded.proto),
+        sha256=raw.sha256,
+        node_of=imported.node_of,
+        errors=errors,
+    )

@@ -1,0 +1,157 @@
+"""Random inputs that a model can make sense of, from how its graph uses them.
+
+| the input is ...                                            | values                          |
+|-------------------------------------------------------------|---------------------------------|
+| floating point                                              | standard normal                 |
+| an index into a table (`Gather`, `OneHot`, ...)             | 0 .. size of the smallest table |
+| compared for equality with constants                        | one of these constants          |
+| uint8 or int8 (pictures, quantised data)                    | the whole range                 |
+| any other integer, or bool: a mask                          | 0 or 1, at least one 1 per row  |
+
+An input is followed through operators that keep its values (casts, reshapes, slices, joins). The
+first row of the table that fits any of its uses decides, in the order index, equality, rest.
+Ranges are plain data, so that an artefact can carry them and draw inputs without the model.
+
+Requires: a static graph as `fold_model` leaves it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from hetero_tvm.frontend.tensor_spec import TensorSpec
+
+Kind = Literal["normal", "index", "choice", "full", "mask"]
+
+# Operators whose (first) input's values reach the output unchanged.
+_CARRIERS = frozenset(
+    """
+    Cast Identity Reshape Squeeze Unsqueeze Flatten Transpose Expand Tile Slice Split Concat
+    """.split()
+)
+# Operator -> (position of the table, position of the indices).
+_LOOKUPS = {"Gather": (0, 1), "GatherElements": (0, 1)}
+_LONGEST_CHOICE = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputRange:
+    """From which values one input is drawn."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    kind: Kind
+    size: int = 0  # kind "index": values lie in 0 .. size - 1
+    values: tuple[int, ...] = ()  # kind "choice"
+
+
+def random_inputs(model: onnx.ModelProto, seed: int) -> dict[str, np.ndarray]:
+    """Inputs for a folded model; the same seed gives the same arrays."""
+    return draw_inputs(input_ranges(model), seed)
+
+
+def draw_inputs(ranges: tuple[InputRange, ...], seed: int) -> dict[str, np.ndarray]:
+    """One array per range; an input's values depend on the seed and its position only."""
+    return {
+        entry.name: _draw(entry, np.random.default_rng([seed, position]))
+        for position, entry in enumerate(ranges)
+    }
+
+
+def _draw(entry: InputRange, rng: np.random.Generator) -> np.ndarray:
+    dtype = np.dtype(entry.dtype)
+    if entry.kind == "normal":
+        return np.asarray(rng.standard_normal(entry.shape), dtype=dtype)
+    if entry.kind == "index":
+        return np.asarray(rng.integers(0, entry.size, entry.shape), dtype=dtype)
+    if entry.kind == "choice":
+        return np.asarray(rng.choice(np.array(entry.values), entry.shape), dtype=dtype)
+    if entry.kind == "full":
+        limits = np.iinfo(dtype)
+        return np.asarray(rng.integers(limits.min, limits.max + 1, entry.shape), dtype=dtype)
+    return _mask(entry.shape, dtype, rng)
+
+
+def _mask(shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> np.ndarray:
+    bits = np.asarray(rng.integers(0, 2, shape))
+    if bits.ndim == 0:
+        return np.asarray(1, dtype=dtype)
+    # A row without a single 1 would make a softmax over it, or a mean, meaningless.
+    bits[..., 0] |= bits.sum(axis=-1) == 0
+    return bits.astype(dtype)
+
+
+def input_ranges(model: onnx.ModelProto) -> tuple[InputRange, ...]:
+    """What each input of a folded model may hold; the module's docstring gives the rules."""
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+    for node in model.graph.node:
+        for position, name in enumerate(node.input):
+            readers[name].append((node, position))
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    shapes = {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    }
+    shapes |= {name: tuple(tensor.dims) for name, tensor in constants.items()}
+    finder = _UseFinder(readers, constants, shapes)
+    result = []
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        spec = TensorSpec(name=value.name, dtype=dtype, shape=shapes[value.name])
+        result.append(finder.range_of(spec))
+    return tuple(result)
+
+
+@dataclass(frozen=True)
+class _UseFinder:
+    readers: dict[str, list[tuple[onnx.NodeProto, int]]]
+    constants: dict[str, onnx.TensorProto]
+    shapes: dict[str, tuple[int, ...]]
+
+    def range_of(self, spec: TensorSpec) -> InputRange:
+        common = {"name": spec.name, "dtype": spec.dtype, "shape": spec.shape}
+        if np.dtype(spec.dtype).kind not in "iub":
+            return InputRange(**common, kind="normal")
+        tables: list[int] = []
+        choices: set[int] = set()
+        self._follow(spec.name, tables, choices, set())
+        if tables:
+            return InputRange(**common, kind="index", size=min(tables))
+        if choices:
+            return InputRange(**common, kind="choice", values=tuple(sorted(choices)))
+        if spec.dtype in ("uint8", "int8"):
+            return InputRange(**common, kind="full")
+        return InputRange(**common, kind="mask")
+
+    def _follow(self, name: str, tables: list[int], choices: set[int], seen: set[str]) -> None:
+        """Collect sizes of tables that `name` indexes, and constants that it is compared with."""
+        if name in seen:
+            return
+        seen.add(name)
+        for node, position in self.readers[name]:
+            table = _LOOKUPS.get(node.op_type)
+            if table is not None and position == table[1]:
+                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+                tables.append(self.shapes[node.input[table[0]]][axis])
+            elif node.op_type == "GatherND" and position == 1:
+                depth = self.shapes[name][-1]
+                tables.append(min(self.shapes[node.input[0]][:depth]))
+            elif node.op_type == "OneHot" and position == 0:
+                depth = self.constants.get(node.input[1])
+                if depth is not None:
+                    tables.append(int(onnx.numpy_helper.to_array(depth).reshape(-1)[0]))
+            elif node.op_type == "Equal":
+                other = self.constants.get(node.input[1 - position])
+                if other is not None:
+                    found = np.unique(onnx.numpy_helper.to_array(other))[:_LONGEST_CHOICE]
+                    choices.update(int(item) for item in found)
+            elif node.op_type in _CARRIERS or (node.op_type == "Gather" and position == 0):
+                for output in node.output:
+                    self._follow(output, tables, choices, seen)

@@ -1,0 +1,268 @@
+"""Does the imported module compute what ONNX Runtime computes for the original file?
+
+The module is compiled for the CPU, both run on the same random inputs, and every output must
+agree within `TOLERANCE` (relative, in the 2-norm). If one does not, the first node that is to
+blame is looked for in three steps, each on ONNX Runtime's own intermediate values:
+
+  1. shape folding and decompositions: original against folded model, both in ONNX Runtime;
+  2. converters: every node on its own, fed with ONNX Runtime's values, so that an error cannot
+     travel and rounding cannot pile up;
+  3. rewrites after the import: every binding of the final module that equals an ONNX value.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from tvm import IRModule, relax
+
+from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend.cpu_run import run_on_cpu
+from hetero_tvm.frontend.evaluate import quiet_options
+from hetero_tvm.frontend.onnx_import import Imported, to_isolated_nodes
+from hetero_tvm.frontend.random_inputs import random_inputs
+from hetero_tvm.frontend.shape_folding import FoldedModel
+from relay_passes.rewrite_bindings import dataflow_bindings
+
+logger = logging.getLogger(__name__)
+
+# Both sides compute in float32 (unit roundoff 6e-8) and differ in the order of sums and in their
+# polynomials for exp, tanh and erf. Over some 100 layers that has stayed below 2e-5 on real models;
+# a wrong operator is off by 1e-2 and more. Half precision rounds at 5e-4 each step.
+TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+# One node alone adds a single operator's rounding.
+NODE_TOLERANCE = {"float64": 2e-5, "float32": 2e-5, "float16": 5e-3, "bfloat16": 2e-2}
+_INT_MISMATCH = 0.0
+_SEED = 0
+_MAX_PROTO_BYTES = 2**31 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputError:
+    """How far one output is from ONNX Runtime's."""
+
+    name: str
+    relative: float  # 2-norm of the difference over 2-norm of the reference
+    largest: float  # of the absolute differences
+
+
+def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
+    """2-norm of the difference over that of the reference; infinite for NaN in one side only."""
+    if found.shape != wanted.shape:
+        return float("inf")
+    if wanted.size == 0:
+        return 0.0
+    a, b = found.astype(np.float64), wanted.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if not np.all(np.isfinite(a[~same])) or not np.all(np.isfinite(b[~same])):
+        return float("inf")
+    finite = np.isfinite(b)
+    scale = float(np.linalg.norm(b[finite]))
+    difference = float(np.linalg.norm(np.where(same, 0.0, a - np.where(same, a, b))))
+    return difference / scale if scale > 0 else difference
+
+
+def is_close(found: np.ndarray, wanted: np.ndarray, tolerance: Mapping[str, float]) -> bool:
+    """Within the tolerance of its dtype; integers and booleans must be equal."""
+    limit = tolerance.get(wanted.dtype.name, _INT_MISMATCH)
+    return relative_error(found, wanted) <= limit
+
+
+def check_import(
+    original: Path, folded: FoldedModel, imported: Imported, *, every_node: bool = False
+) -> tuple[OutputError, ...]:
+    """Errors of all outputs; raises `BadInput` naming the first differing node.
+
+    With `every_node` the message lists all differing nodes of the step that failed.
+    """
+    inputs = random_inputs(folded.proto, _SEED)
+    wanted = _run_original(original, folded, inputs)
+    params = [spec.name for spec in folded.inputs]
+    found = run_on_cpu(imported.mod, params, inputs)
+    errors = []
+    good = True
+    for spec, mine, reference in zip(folded.outputs, found, wanted, strict=True):
+        good = good and is_close(mine, reference, TOLERANCE)
+        gap = np.abs(mine.astype(np.float64) - reference.astype(np.float64))
+        errors.append(
+            OutputError(
+                name=spec.name,
+                relative=relative_error(mine, reference),
+                largest=float(gap.max(initial=0.0)),
+            )
+        )
+    if not good:
+        raise _blame(original, folded, imported, inputs, errors, every_node)
+    return tuple(errors)
+
+
+def _session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    source = str(model) if isinstance(model, Path) else model
+    return onnxruntime.InferenceSession(
+        source, quiet_options(threads=0), providers=["CPUExecutionProvider"]
+    )
+
+
+def _run_original(
+    path: Path, folded: FoldedModel, inputs: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    try:
+        session = _session(path)
+        return session.run([spec.name for spec in folded.outputs], dict(inputs))
+    except Exception as error:  # ONNX Runtime has no common base class
+        raise BadInput(
+            f"{path}: ONNX Runtime cannot run the model, so the import cannot be checked "
+            f"(--no-check skips the check): {_first_line(error)}"
+        ) from error
+
+
+# -- who is to blame ---------------------------------------------------------------------------
+
+
+def _blame(
+    original: Path,
+    folded: FoldedModel,
+    imported: Imported,
+    inputs: Mapping[str, np.ndarray],
+    errors: Sequence[OutputError],
+    every_node: bool,
+) -> BadInput:
+    worst = max(errors, key=lambda error: error.relative)
+    summary = (
+        f"{original}: the import differs from ONNX Runtime: output {worst.name!r} by "
+        f"{worst.relative:.1e} relative"
+    )
+    truth = _intermediates(folded.proto, inputs)
+    searches: dict[str, Callable[[], list[str]]] = {
+        "folding or decomposing it changed its value": lambda: _differing_folds(
+            original, folded, inputs, truth
+        ),
+        "its converter is wrong": lambda: _differing_nodes(folded, truth),
+        "a rewrite after the import changed its value": lambda: _differing_bindings(
+            folded, imported, inputs, truth
+        ),
+    }
+    for cause, search in searches.items():
+        nodes = search()
+        if nodes:
+            listed = ", ".join(nodes if every_node else nodes[:1])
+            plural = "nodes" if every_node and len(nodes) > 1 else "first differing node"
+            return BadInput(
+                f"{summary}; {plural}: {listed} ({cause}). Please report this model; "
+                "--no-check builds it as it is"
+            )
+    return BadInput(
+        f"{summary}, though every node agrees on its own: rounding errors pile up in this model. "
+        "--no-check builds it as it is"
+    )
+
+
+def _intermediates(
+    model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Every value of the folded graph, computed by ONNX Runtime."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(model)
+    present = {output.name for output in exposed.graph.output}
+    exposed.graph.output.extend(
+        value for value in model.graph.value_info if value.name not in present
+    )
+    names = [output.name for output in exposed.graph.output]
+    values = dict(inputs)
+    values.update(zip(names, _run_model(exposed, names, inputs), strict=True))
+    return values
+
+
+def _run_model(
+    model: onnx.ModelProto, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+) -> list[np.ndarray]:
+    if model.ByteSize() < _MAX_PROTO_BYTES:
+        return _session(model.SerializeToString()).run(list(names), dict(inputs))
+    with tempfile.TemporaryDirectory(prefix="hetero_tvm_check_") as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save_model(model, str(path), save_as_external_data=True, location="weights")
+        return _session(path).run(list(names), dict(inputs))
+
+
+def _differing_folds(
+    original: Path,
+    folded: FoldedModel,
+    inputs: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+) -> list[str]:
+    """Nodes whose value differs between the original and the folded model."""
+    model = onnx.load(str(original))
+    produced = {name: node.name or name for node in model.graph.node for name in node.output}
+    shared = [name for name in truth if name in produced]
+    present = {output.name for output in model.graph.output}
+    model.graph.output.extend(
+        onnx.helper.make_empty_tensor_value_info(name) for name in shared if name not in present
+    )
+    order = {name: position for position, name in enumerate(produced)}
+    shared.sort(key=order.__getitem__)
+    reference = _run_model(model, shared, inputs)
+    return [
+        repr(produced[name])
+        for name, wanted in zip(shared, reference, strict=True)
+        if not is_close(truth[name], wanted, TOLERANCE)
+    ]
+
+
+def _differing_nodes(folded: FoldedModel, truth: Mapping[str, np.ndarray]) -> list[str]:
+    """Nodes whose conversion differs when it is fed with ONNX Runtime's own values."""
+    isolated, params, results = to_isolated_nodes(folded)
+    found = run_on_cpu(isolated, params, truth)
+    by_output = {name: node for node in folded.proto.graph.node for name in node.output}
+    return [
+        f"{folded.origin[by_output[name].name]!r} ({by_output[name].op_type})"
+        for name, mine in zip(results, found, strict=True)
+        if not is_close(mine, truth[name], NODE_TOLERANCE)
+    ]
+
+
+def _differing_bindings(
+    folded: FoldedModel,
+    imported: Imported,
+    inputs: Mapping[str, np.ndarray],
+    truth: Mapping[str, np.ndarray],
+) -> list[str]:
+    """Bindings of the final module whose value is not that of the ONNX value they stand for."""
+    mod, names = _with_all_bindings(imported.mod)
+    found = run_on_cpu(mod, [spec.name for spec in folded.inputs], inputs)
+    return [
+        repr(imported.node_of[name])
+        for name, mine in zip(names, found, strict=True)
+        if name in imported.tensor_of
+        and not is_close(
+            mine.reshape(truth[imported.tensor_of[name]].shape)
+            if mine.size == truth[imported.tensor_of[name]].size
+            else mine,
+            truth[imported.tensor_of[name]],
+            TOLERANCE,
+        )
+    ]
+
+
+def _with_all_bindings(mod: IRModule) -> tuple[IRModule, list[str]]:
+    """`main` returning the value of every tensor binding, and their names."""
+    func = mod["main"]
+    bindings = dataflow_bindings(func)
+    visible = [b.var for b in bindings if isinstance(b.var.ty, relax.TensorType)]
+    body = relax.SeqExpr(func.body.blocks, relax.Tuple(visible))
+    # Variables of a dataflow block cannot leave it; plain code has no such border.
+    exposed = relax.Function(func.params, body, None, func.is_pure, func.attrs)
+    exposed = relax.transform.ToNonDataflow()(IRModule({"main": exposed}))["main"]
+    others = {var: other for var, other in mod.functions.items() if var.name_hint != "main"}
+    return IRModule({**others, "main": exposed}), [var.name for var in visible]
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
