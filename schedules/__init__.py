@@ -1,0 +1,1 @@
+"""Schedules: TIR in, scheduled TIR out, and what a kernel costs."""

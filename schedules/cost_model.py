@@ -94,8 +94,8 @@ class CostModel:
             return _us(work.bytes - work.output_bytes - main, gpu.vector_gbps)
         compute = 0.0
         if work.macs and not work.reduces:
-            rate = getattr(gpu, _rate_key(work))
-            compute = _us(2 * work.macs, rate * (gpu.float32_rate if work.element_bytes == 4 else 1))
+            share = gpu.float32_rate if work.element_bytes == 4 else 1.0
+            compute = _us(2 * work.macs, share * getattr(gpu, _rate_key(work)))
         gbps = gpu.reduction_gbps if work.reduces else gpu.vector_gbps
         return max(compute, _us(work.bytes, gbps)) + gpu.launch_us
 

@@ -1,0 +1,84 @@
+"""Which bindings of the source each kernel computes.
+
+Fusion renames what it groups and merges equal groups, so names are carried across it by value
+numbering: a call in the fused module is the source call with the same callee and operands.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Hashable, Iterator
+
+from tvm import IRModule, relax
+from tvm.ir import GlobalVar
+from tvm.ir.expr import GenericConst
+
+
+def source_names(before: IRModule, fused: IRModule) -> dict[str, list[str]]:
+    """Global name in `fused` -> names of the bindings of `before` that its callers compute.
+
+    `before`: `main` calls TIR functions (`call_tir`); `fused`: the same after FuseOps.
+    """
+    table: dict[Hashable, deque[relax.Var]] = defaultdict(deque)
+    for var, value in _bindings(before["main"]):
+        table[_key(value, {})].append(var)
+    names: dict[str, list[str]] = defaultdict(list)
+    known: dict[relax.Var, relax.Expr] = {}  # variable of the fused module -> of the source
+
+    def take(value: relax.Expr, local: dict[relax.Var, relax.Expr]) -> relax.Var | None:
+        found = table.get(_key(value, local))
+        # Equal calls are equal values: the last one may be taken again.
+        return (found.popleft() if len(found) > 1 else found[0]) if found else None
+
+    for var, value in _bindings(fused["main"]):
+        callee = value.op if isinstance(value, relax.Call) else None
+        if isinstance(callee, GlobalVar):
+            func = fused[callee]
+            local = {p: known.get(a, a) for p, a in zip(func.params, value.args, strict=True)}
+            last = None
+            for inner, inner_value in _bindings(func):
+                last = take(inner_value, local)
+                if last is not None:
+                    local[inner] = last
+                    names[callee.name_hint].append(last.name)
+            if last is not None:
+                known[var] = last
+            continue
+        source = take(value, known)
+        if source is not None:
+            known[var] = source
+            if _is_call_tir(value):
+                names[value.args[0].name_hint].append(source.name)
+    return dict(names)
+
+
+def _bindings(func: relax.Function) -> Iterator[tuple[relax.Var, relax.Expr]]:
+    for block in func.body.blocks:
+        for binding in block.bindings:
+            yield binding.var, binding.value
+
+
+def _is_call_tir(value: relax.Expr) -> bool:
+    return (
+        isinstance(value, relax.Call)
+        and len(value.args) > 0
+        and isinstance(value.args[0], GlobalVar)
+    )
+
+
+def _key(value: relax.Expr, local: dict[relax.Var, relax.Expr]) -> Hashable:
+    """Equal for two expressions that compute the same from the same source variables."""
+    if isinstance(value, relax.Var):
+        source = local.get(value, value)
+        return source if isinstance(source, relax.Var) else _key(source, {})
+    if isinstance(value, GenericConst):
+        return ("const", value)
+    if isinstance(value, GlobalVar):
+        return ("global", value.name_hint)
+    if isinstance(value, relax.Call):
+        return ("call", _key(value.op, local), tuple(_key(arg, local) for arg in value.args))
+    if isinstance(value, relax.Tuple):
+        return ("tuple", tuple(_key(field, local) for field in value.fields))
+    if isinstance(value, relax.TupleGetItem):
+        return ("item", value.index, _key(value.tuple_value, local))
+    return ("other", value)

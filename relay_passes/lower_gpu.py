@@ -1,0 +1,96 @@
+"""Lower what is left in `main` to scheduled OpenCL kernels.
+
+    high-level operators ▸ tensor programs ▸ fused kernels ▸ schedules
+
+Legalisations and schedule rules are handed in: this folder does not know how kernels are written.
+Calls to NPU regions (`call_dps_packed`) and CPU kernels (opaque, scheduled) pass through untouched.
+
+Requires: one function `main`, static shapes; NPU regions lowered, CPU operators lowered.
+Ensures:  no high-level operator that has a legalisation is left; every PrimFunc is scheduled and
+          carries `hetero.ops`, the names of the source bindings computed by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import tvm
+from tvm import IRModule, relax, tirx
+from tvm.ir.transform import PassContext
+from tvm.relax import transform
+from tvm.s_tir import dlight
+from tvm.s_tir.dlight.base import ScheduleRule
+from tvm.target import Target
+
+from relay_passes.channels_last import ChannelsLast
+from relay_passes.fold_constant_views import FoldConstantViews
+from relay_passes.kernel_names import source_names
+
+# PrimFunc attribute: names of the bindings of the imported model that this kernel computes.
+OPS_ATTR = "hetero.ops"
+Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
+
+
+def lower_gpu(
+    mod: IRModule,
+    *,
+    target: Target,
+    legalizations: Mapping[str, Legalize],
+    rules: Sequence[ScheduleRule],
+) -> IRModule:
+    """Run the whole lowering; the result is ready for the virtual machine's own passes."""
+    with target:
+        return tvm.transform.Sequential(lower_gpu_passes(legalizations, rules), name="LowerGpu")(
+            mod
+        )
+
+
+def lower_gpu_passes(
+    legalizations: Mapping[str, Legalize], rules: Sequence[ScheduleRule]
+) -> list[tvm.transform.Pass]:
+    """The passes of `lower_gpu`, in order. To be run under the GPU target."""
+    return [
+        transform.CanonicalizeBindings(),
+        transform.DecomposeOpsForInference(),
+        # Weights must be constants when layouts and panels are chosen.
+        FoldConstantViews(),
+        # Before legalisation: layouts are attributes of operators, not of loops.
+        ChannelsLast(),
+        FoldConstantViews(),
+        FuseKernels(legalizations),
+        dlight.ApplyDefaultSchedule(*rules),
+    ]
+
+
+@tvm.transform.module_pass(opt_level=0, name="FuseKernels")
+class FuseKernels:
+    """Legalise and fuse; give every kernel the names of the bindings that it computes."""
+
+    def __init__(self, legalizations: Mapping[str, Legalize]) -> None:
+        self.legalizations = dict(legalizations)
+
+    def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
+        """`call_tir` on fused PrimFuncs, each with the attribute `hetero.ops`."""
+        originals = {binding.var.name for binding in _bindings(mod["main"])}
+        legal = tvm.transform.Sequential(
+            [
+                transform.LegalizeOps(self.legalizations),
+                transform.AnnotateTIROpPattern(),
+                transform.FoldConstant(),
+                transform.DeadCodeElimination(),
+            ]
+        )(mod)
+        fused = transform.FuseOps()(legal)
+        names = source_names(legal, fused)
+        merged = tvm.transform.Sequential([transform.FuseTIR(), transform.DeadCodeElimination()])(
+            fused
+        )
+        for var, func in merged.functions_items():
+            if isinstance(func, tirx.PrimFunc):
+                ops = [name for name in names.get(var.name_hint, []) if name in originals]
+                merged[var] = func.with_attr(OPS_ATTR, list(dict.fromkeys(ops)))
+        return merged
+
+
+def _bindings(func: relax.Function) -> list[relax.Binding]:
+    return [binding for block in func.body.blocks for binding in block.bindings]

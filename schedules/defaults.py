@@ -1,0 +1,34 @@
+"""What a build uses without tuning: legalisations and rules, in order; the first answer wins."""
+
+from __future__ import annotations
+
+from tvm.s_tir import dlight
+from tvm.s_tir.dlight.base import ScheduleRule
+
+from schedules.column_reduction import ColumnReduction
+from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
+from schedules.elementwise import Elementwise
+from schedules.layout import Legalize
+from schedules.matmul import legalize_matmul
+from schedules.register_tile import RegisterTiled
+from target_specs.spec import GpuSpec
+
+
+def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
+    """Operators whose tensor expression is ours; all others use TVM's."""
+    return {
+        "relax.matmul": legalize_matmul(gpu),
+        "relax.nn.conv2d": legalize_conv2d(gpu),
+        "relax.nn.conv2d_transpose": legalize_conv2d_transpose(gpu),
+    }
+
+
+def default_rules(gpu: GpuSpec) -> list[ScheduleRule]:
+    """The rules for the GPU, in order. The last two are TVM's generic ones and always answer."""
+    return [
+        RegisterTiled(),
+        Elementwise(gpu),
+        ColumnReduction(gpu),
+        dlight.gpu.GeneralReduction(),
+        dlight.gpu.Fallback(),
+    ]

@@ -1,0 +1,150 @@
+"""Matrix products: 2-D, batched, with a constant or a computed right-hand side.
+
+    [.., M, K] x [K, N]      every leading axis of the left side becomes rows
+    [.., M, K] x [.., K, N]  leading axes broadcast and become the batch
+
+Sums are float32 for float16 tensors. A constant right side is cut into panels at compile time;
+a computed one is repacked by a kernel of its own where its rows cannot be read as whole vectors.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from tvm import relax, te, tirx
+from tvm.ir.expr import GenericConst
+
+from schedules.layout import (
+    OUT_ELEMENTWISE_FUSABLE,
+    Legalize,
+    accumulator_dtype,
+    broadcast_index,
+    default_legalize,
+    pack_panels,
+    panel_tensor,
+    ravel,
+    static_shape,
+    unravel,
+)
+from schedules.register_tile import RegisterTile, choose_tile, contraction
+from target_specs.spec import GpuSpec
+
+# A right side this small stays in the first-level cache however its rows lie.
+_REPACK_MIN_BYTES = 64 * 1024
+# Rows that must share the cost of repacking.
+_REPACK_MIN_ROWS = 32
+
+
+def legalize_matmul(gpu: GpuSpec) -> Legalize:
+    """`relax.matmul` to a `contraction`; vectors and unknown shapes to TVM's own function."""
+
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        lhs, rhs = call.args  # [.., M, K], [.., K, N]
+        shapes = [static_shape(arg) for arg in call.args]
+        if None in shapes or any(len(shape) < 2 for shape in shapes):
+            return default_legalize("relax.matmul")(builder, call)
+        lhs_shape, rhs_shape = shapes
+        if math.prod(rhs_shape[:-2]) == 1:
+            batch, rows = (), math.prod(lhs_shape[:-1])
+        else:
+            batch = tuple(np.broadcast_shapes(lhs_shape[:-2], rhs_shape[:-2]))
+            rows = lhs_shape[-2]
+        out_dtype = str(call.ty.dtype)
+        tile, packed, panels = _right_side(builder, gpu, rhs, rows)
+        product = _Product(
+            batch=batch,
+            out_shape=tuple(static_shape(call)),
+            columns=rhs_shape[-1],
+            tile=tile,
+            panels=panels,
+            out_dtype=out_dtype,
+        )
+        return builder.call_te(
+            product.compute,
+            lhs,
+            packed,
+            primfunc_name_hint="matmul",
+            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        )
+
+    return legalize
+
+
+class _Product:
+    """The tensor expression of one product."""
+
+    def __init__(
+        self,
+        *,
+        batch: tuple[int, ...],
+        out_shape: tuple[int, ...],
+        columns: int,
+        tile: RegisterTile,
+        panels: bool,
+        out_dtype: str,
+    ) -> None:
+        self.batch = batch
+        self.out_shape = out_shape
+        self.columns = columns
+        self.tile = tile
+        self.panels = panels
+        self.out_dtype = out_dtype
+
+    def compute(self, lhs: te.Tensor, rhs: te.Tensor) -> te.Tensor:
+        """`lhs`: [.., M, K]; `rhs`: [.., K, N], or panels [.., N / panel, K, panel]."""
+        depth = int(lhs.shape[-1])
+        sum_dtype = accumulator_dtype(self.out_dtype)
+        k = te.reduce_axis((0, depth), name="k")
+        leading = self.batch or tuple(
+            int(n) for n in lhs.shape[:-1]
+        )  # what `z` or `row` unravels to
+        panel = self.tile.panel
+
+        def term(z: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
+            if self.batch:
+                place = unravel(z, leading)
+                left = lhs(*broadcast_index(place, lhs.shape[:-2]), row, k)
+            else:
+                place = []
+                left = lhs(*unravel(row, leading), k)
+            trailing = (column // panel, k, column % panel) if self.panels else (k, column)
+            right = rhs(*broadcast_index(place, rhs.shape[: -len(trailing)]), *trailing)
+            return left.astype(sum_dtype) * right.astype(sum_dtype)
+
+        rows = int(lhs.shape[-2]) if self.batch else math.prod(leading)
+        shape = (math.prod(self.batch), rows, self.columns)
+        sums = contraction(shape, [k], term, self.tile)
+
+        def result(*index: tirx.Var) -> tirx.Expr:
+            if self.batch:
+                at = (ravel(index[:-2], leading), index[-2], index[-1])
+            else:
+                at = (0, ravel(index[-1 - len(leading) : -1], leading), index[-1])
+            return sums(*at).astype(self.out_dtype)
+
+        return te.compute(self.out_shape, result, name="product")
+
+
+def _right_side(
+    builder: relax.BlockBuilder, gpu: GpuSpec, rhs: relax.Expr, rows: int
+) -> tuple[RegisterTile, relax.Expr, bool]:
+    """The tile, the right side as the kernel reads it, and whether that is panels."""
+    shape = static_shape(rhs)
+    depth, columns = shape[-2:]
+    tile = choose_tile(gpu, rows, columns)
+    if isinstance(rhs, GenericConst):
+        return tile, relax.const(pack_panels(rhs.value.numpy(), tile.panel)), True
+    size_bytes = depth * columns * 4
+    pays = size_bytes >= _REPACK_MIN_BYTES and rows >= _REPACK_MIN_ROWS
+    if columns % tile.panel == 0 and not pays:
+        return tile, rhs, False
+    lanes = math.gcd(columns, tile.lanes)
+    if lanes >= 4 and gpu.wave_size == 1 and not pays:
+        narrow = choose_tile(gpu, rows, columns, lanes=lanes)
+        if columns % narrow.panel == 0:
+            return narrow, rhs, False
+    packed = builder.emit_te(
+        lambda tensor: panel_tensor(tensor, tile.panel), rhs, primfunc_name_hint="pack"
+    )
+    return tile, packed, True

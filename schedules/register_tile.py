@@ -1,0 +1,182 @@
+"""Contractions as register tiles: the one schedule behind matmul and convolution.
+
+A contraction is written as one reduction block over `(batch, row, column)` that reads its weight
+from *panels*: columns cut into strips of `tile.panel`, each strip contiguous over the depth.
+Then one work-item keeps `rows x vectors` vector accumulators in registers, and a step of the depth
+loop is `vectors` contiguous loads and `rows` scalars broadcast. The epilogue (bias, activation,
+residual) runs on the accumulators before anything is stored.
+
+On the Intel CPU driver this reaches 190-220 GFLOP/s on one Zen 5 core; the same without panels
+reaches 130, and with the loops of a plain schedule 13.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from tvm import s_tir, te, tirx
+
+from schedules.blocks import follow_accumulator, inline_all_but
+from schedules.rule import Rule
+from target_specs.spec import GpuSpec
+
+# Block annotation of the reduction block; the value is `RegisterTile.to_attr()`.
+TILE_ATTR = "hetero.register_tile"
+
+# A CPU core has 32 vector registers: two thirds accumulate, the rest hold weights and broadcasts.
+_MAX_ACCUMULATORS = 24
+_MAX_ROWS = 9
+# Two multiply-adds of four cycles each in flight: fewer accumulators wait for each other.
+_ACCUMULATORS_IN_FLIGHT = 8
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegisterTile:
+    """What one work-item and one work-group compute of a `[row, column]` result."""
+
+    rows: int  # of one work-item
+    vectors: int  # of one work-item, side by side in the columns
+    lanes: int  # of one vector
+    items_x: int  # work-items of a group along the columns
+    items_y: int  # work-items of a group along the rows
+
+    @property
+    def panel(self) -> int:
+        """Columns of one weight strip, which one work-group reads."""
+        return self.vectors * self.lanes * self.items_x
+
+    @property
+    def group_rows(self) -> int:
+        """Rows of one work-group."""
+        return self.rows * self.items_y
+
+    def to_attr(self) -> list[int]:
+        """As a block annotation."""
+        return list(dataclasses.astuple(self))
+
+    @staticmethod
+    def from_attr(values: Any) -> RegisterTile:
+        """The tile in a block annotation."""
+        names = [field.name for field in dataclasses.fields(RegisterTile)]
+        return RegisterTile(**dict(zip(names, map(int, values), strict=True)))
+
+
+def round_up(value: int, multiple: int) -> int:
+    """The smallest multiple of `multiple` that is at least `value`."""
+    return -(-value // multiple) * multiple
+
+
+def choose_tile(gpu: GpuSpec, rows: int, columns: int, lanes: int | None = None) -> RegisterTile:
+    """The tile for a `[rows, columns]` result, with the least waste at the edges.
+
+    `lanes` fixes the vector length (a weight that cannot be repacked must be read as it lies).
+    """
+    if gpu.wave_size > 1:
+        return _wave_tile(gpu, rows, lanes or gpu.vector_width)
+    lanes = lanes or min(gpu.vector_width, 16)
+    while lanes > 4 and lanes // 2 >= columns:
+        lanes //= 2
+
+    def speed(shape: tuple[int, int]) -> float:
+        tile_rows, vectors = shape
+        used = rows / round_up(rows, tile_rows) * columns / round_up(columns, vectors * lanes)
+        in_flight = min(1.0, tile_rows * vectors / _ACCUMULATORS_IN_FLIGHT)
+        # Loads: one per vector and one per row, for `rows * vectors` multiply-adds.
+        balance = min(1.0, 1.5 * tile_rows * vectors / (tile_rows + vectors) / 2)
+        return used * in_flight * balance
+
+    shapes = [
+        (tile_rows, vectors)
+        for vectors in (2, 3, 1, 4)
+        for tile_rows in range(min(_MAX_ROWS, rows), 0, -1)
+        if tile_rows * vectors <= _MAX_ACCUMULATORS
+    ]
+    tile_rows, vectors = max(shapes, key=speed)
+    return RegisterTile(rows=tile_rows, vectors=vectors, lanes=lanes, items_x=1, items_y=1)
+
+
+def _wave_tile(gpu: GpuSpec, rows: int, lanes: int) -> RegisterTile:
+    """Work-items side by side over columns, so that a wave's loads are contiguous."""
+    items = min(2 * gpu.wave_size, gpu.max_work_group_size)
+    tile_rows = min(8, rows)
+    items_y = max(1, min(8, rows // tile_rows))
+    items_x = 1 << max(0, int(math.log2(max(1, min(16, items // items_y)))))
+    return RegisterTile(
+        rows=tile_rows, vectors=1, lanes=min(lanes, 8), items_x=items_x, items_y=items_y
+    )
+
+
+def contraction(
+    shape: tuple[int, int, int],
+    reduce_axes: list[tirx.IterVar],
+    term: Callable[[tirx.Var, tirx.Expr, tirx.Var], tirx.Expr],
+    tile: RegisterTile,
+) -> te.Tensor:
+    """The padded result `[batch, rows', columns']` of summing `term(batch, row, column)`.
+
+    `term` must be defined for every column below `columns'` (panels are padded with zeros); rows
+    past the end are clamped here, so that they compute a copy of the last one.
+    """
+    batch, rows, columns = shape
+    padded_rows = round_up(rows, tile.group_rows)
+
+    def body(z: tirx.Var, m: tirx.Var, n: tirx.Var) -> tirx.Expr:
+        row = m if padded_rows == rows else te.min(m, rows - 1)
+        return te.sum(term(z, row, n), axis=reduce_axes)
+
+    return te.compute(
+        (batch, padded_rows, round_up(columns, tile.panel)),
+        body,
+        name="accumulate",
+        attrs={TILE_ATTR: tile.to_attr()},
+    )
+
+
+class RegisterTiled(Rule):
+    """Schedule a `contraction` and the element-wise blocks after it as one kernel."""
+
+    kind: ClassVar[str] = "opencl"
+
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
+        """None where no block carries a tile or the epilogue is not element-wise."""
+        sch = s_tir.Schedule(func)
+        root = sch.get_sblock("root")
+        blocks = sch.get_child_blocks(root)
+        marked = [block for block in blocks if TILE_ATTR in sch.get(block).annotations]
+        if len(marked) != 1:
+            return None
+        accumulate = marked[0]
+        tile = RegisterTile.from_attr(sch.get(accumulate).annotations[TILE_ATTR])
+        # 1. One block besides the accumulation: everything after it, in the final one.
+        final = inline_all_but(sch, accumulate, blocks)
+        if final is None:
+            return None
+        follow_accumulator(sch, accumulate, final)
+        # 2. Accumulators live in registers; columns and rows become group, item and vector.
+        sch.set_scope(accumulate, 0, "local")
+        batch, row, column, *depth = sch.get_loops(accumulate)
+        group_y, item_y, r = sch.split(row, [None, tile.items_y, tile.rows])
+        group_x, v, item_x, lane = sch.split(column, [None, tile.vectors, tile.items_x, tile.lanes])
+        sch.reorder(batch, group_y, group_x, item_y, item_x, *depth, r, v, lane)
+        for loop, axis in ((batch, "z"), (group_y, "y"), (group_x, "x")):
+            sch.bind(loop, f"blockIdx.{axis}")
+        for loop, axis in ((item_y, "y"), (item_x, "x")):
+            sch.bind(loop, f"threadIdx.{axis}")
+        # 3. The epilogue works on the registers and stores whole vectors where the columns allow.
+        sch.reverse_compute_at(final, item_x)
+        *_, final_row, final_column = sch.get_loops(final)
+        columns = int(sch.get(final).iter_vars[-1].dom.extent)
+        stored = math.gcd(columns, tile.lanes)
+        strip, store_lane = sch.split(final_column, [None, stored])
+        if stored > 1:
+            sch.vectorize(store_lane)
+        # 4. Straight-line code, so that accumulators get register names.
+        for loop in (r, v, final_row, strip):
+            sch.unroll(loop)
+        sch.vectorize(lane)
+        sch.decompose_reduction(accumulate, depth[0])
+        sch.unannotate(accumulate, TILE_ATTR)
+        return sch

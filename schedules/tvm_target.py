@@ -1,0 +1,32 @@
+"""The one place where a target spec becomes a TVM target."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import tvm
+
+from target_specs.spec import GpuSpec
+
+
+def gpu_target(gpu: GpuSpec, host: Mapping[str, Any] | None = None) -> tvm.target.Target:
+    """OpenCL C for `gpu`, launched by LLVM code for `host`.
+
+    `host` is a TVM target config such as `{"kind": "llvm", "mtriple": "aarch64-linux-android"}`;
+    None means this machine's triple with its baseline instruction set.
+    """
+    return tvm.target.Target(
+        {
+            "kind": "opencl",
+            "max_num_threads": gpu.max_work_group_size,
+            "max_shared_memory_per_block": gpu.local_memory_bytes,
+            "thread_warp_size": gpu.wave_size,
+        },
+        host=tvm.target.Target(dict(host) if host else {"kind": "llvm"}),
+    )
+
+
+def cpu_target(host: Mapping[str, Any] | None = None) -> tvm.target.Target:
+    """LLVM alone, for evaluating a whole module on the CPU."""
+    return tvm.target.Target(dict(host) if host else {"kind": "llvm"})
