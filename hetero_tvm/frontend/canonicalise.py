@@ -8,6 +8,9 @@ from dataclasses import replace
 from tvm import IRModule
 
 from hetero_tvm.frontend.onnx_import import Imported
+from relay_passes.fold_reshapes import FoldReshapes
+from relay_passes.fuse_gelu import FuseGelu
+from relay_passes.fuse_layer_norm import FuseLayerNorm
 from relay_passes.rewrite_bindings import dataflow_bindings
 
 Pass = Callable[[IRModule], IRModule]
@@ -15,7 +18,12 @@ Pass = Callable[[IRModule], IRModule]
 
 def passes() -> Sequence[Pass]:
     """The rewrites, in order."""
-    return ()
+    return (
+        # Reshapes first: one between two operators hides the patterns below.
+        FoldReshapes(),
+        FuseGelu(),
+        FuseLayerNorm(),
+    )
 
 
 def canonicalise(imported: Imported) -> Imported:

@@ -12,6 +12,7 @@ from hetero_tvm.frontend.node_view import NodeView
 
 AXES_AS_INPUT = {"Squeeze": 13, "Unsqueeze": 13, "ReduceSum": 13}
 _REDUCTIONS_AXES_AS_INPUT = 18
+_CLIP_BOUNDS_AS_INPUTS = 11
 
 
 class Emitter:
@@ -63,6 +64,12 @@ class Emitter:
         """`value[begin:end]` along `axis`."""
         bounds = [self.const([number], "int64") for number in (begin, end, axis)]
         return self.op("Slice", value, *bounds)
+
+    def clip(self, value: str, low: float, high: float, dtype: str) -> str:
+        """`Clip` to known bounds."""
+        if self._node.opset >= _CLIP_BOUNDS_AS_INPUTS:
+            return self.op("Clip", value, self.const(low, dtype), self.const(high, dtype))
+        return self.op("Clip", value, min=low, max=high)
 
     def reduce(self, op_type: str, value: str, axes: Sequence[int], keepdims: bool = True) -> str:
         """A reduction such as `ReduceMean`."""

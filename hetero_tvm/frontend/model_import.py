@@ -13,6 +13,7 @@ from tvm import IRModule
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.canonicalise import canonicalise
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
+from hetero_tvm.frontend.fold_affine import fold_affine
 from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
 from hetero_tvm.frontend.onnx_import import to_relax
 from hetero_tvm.frontend.random_inputs import InputRange, input_ranges
@@ -64,6 +65,7 @@ def import_model(
     inputs = fix_input_shapes(raw.proto, input_shapes)
     progress("folding shapes and constants")
     folded = fold_model(raw.proto, inputs, DECOMPOSITIONS, converters.is_importable)
+    folded = fold_affine(folded)
     progress("importing")
     imported = canonicalise(to_relax(folded))
     errors: tuple[OutputError, ...] = ()

@@ -110,18 +110,9 @@ def _meaningful(bound: float | None, dtype: str) -> float | int | None:
     return None if abs(float(bound)) >= limit else float(bound)
 
 
-def _hard_sigmoid(c: Conversion) -> relax.Expr:
-    alpha, beta = c.node.attr("alpha", 0.2), c.node.attr("beta", 0.5)
-    return _hard_gate(c, c.x(), alpha, beta)
-
-
-def _hard_gate(c: Conversion, x: relax.Expr, alpha: float, beta: float) -> relax.Expr:
-    line = op.add(c.emit(op.multiply(x, c.scalar(alpha))), c.scalar(beta))
-    return op.clip(c.emit(line), 0.0, 1.0)
-
-
 def _hard_swish(c: Conversion) -> relax.Expr:
-    return op.multiply(c.x(), c.emit(_hard_gate(c, c.x(), 1 / 6, 0.5)))
+    line = op.add(c.emit(op.multiply(c.x(), c.scalar(1 / 6))), c.scalar(0.5))
+    return op.multiply(c.x(), c.emit(op.clip(c.emit(line), 0.0, 1.0)))
 
 
 def _gelu(c: Conversion) -> relax.Expr:
@@ -236,7 +227,6 @@ CONVERTERS: dict[str, Converter] = {
     "Mean": _mean,
     "Cast": _cast,
     "Clip": _clip,
-    "HardSigmoid": _hard_sigmoid,
     "HardSwish": _hard_swish,
     "Gelu": _gelu,
     "LeakyRelu": _leaky_relu,
