@@ -13,7 +13,8 @@ Requires: one function `main` of straight-line calls; a plan for exactly its ope
 Ensures:  every operator that the plan has on the NPU is in a private function with the attributes
           `Codegen = "hetero_npu"` and `global_symbol = "npu_region_<i>"`, numbered in order of
           execution, constants inside, in one dataflow block under its old name; results are
-          tensors. `main` stays in topological order, other operators as early as they were.
+          tensors. `main` stays in topological order, other operators as early as they were;
+          what no output needs is gone.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class GroupRegions:
         """Outline; a plan without NPU operators leaves the module as it is."""
         nodes = read_program(mod)
         _check_same(nodes, self.device)
+        nodes = _live(nodes)
         regions = stages(nodes, self.device)
         if not regions:
             return mod
@@ -61,6 +63,15 @@ def stages(nodes: list[Node], device: dict[str, str]) -> list[list[str]]:
         if on_npu:
             groups.setdefault(stage[node.name], []).append(node.name)
     return [groups[key] for key in sorted(groups)]
+
+
+def _live(nodes: list[Node]) -> list[Node]:
+    """Operators that an output needs; a region of others would have no result."""
+    wanted = {node.name for node in nodes if node.is_output}
+    for node in reversed(nodes):
+        if node.name in wanted:
+            wanted.update(node.inputs)
+    return [node for node in nodes if node.name in wanted]
 
 
 def _check_same(nodes: list[Node], device: dict[str, str]) -> None:

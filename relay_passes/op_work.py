@@ -159,7 +159,7 @@ def _matmul(call: relax.Call) -> Count:
 
 
 def _conv(call: relax.Call) -> Count:
-    data, weight = call.args[:2]
+    weight = call.args[1]
     kernel = str(call.attrs.kernel_layout)
     outputs, inputs = kernel.index("O"), kernel.index("I")
     per_output = math.prod(_shape(weight)) // _shape(weight)[outputs]

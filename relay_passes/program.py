@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 
+import tvm_ffi
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
 from relay_passes.op_work import op_name
 
 
+@tvm_ffi.register_error  # so that it leaves a TVM pass as what it is
 class PlacementError(ValueError):
     """The module is not of the shape that import promises: where, and what was expected."""
 

@@ -145,7 +145,7 @@ class _Network:
         self._edge(maker, helper, us) if source == _GPU else self._edge(helper, maker, us)
 
     def gpu_side(self) -> set[int]:
-        """The operators on the GPU's side of the least cut; ties go to the NPU."""
+        """The operators on the GPU's side of the least cut; ties go to the GPU."""
         _, (gpu_side, _) = nx.minimum_cut(self.graph, _GPU, _NPU)
         return {vertex for vertex in gpu_side if isinstance(vertex, int)}
 
@@ -155,6 +155,7 @@ class _Network:
 
     def _edge(self, tail: int | str, head: int | str, us: float | None) -> None:
         if us is None:  # networkx: no capacity means without limit
+            assert not self.graph.has_edge(tail, head), "limited and unlimited at once"
             self.graph.add_edge(tail, head)
         elif not self.graph.has_edge(tail, head):
             self.graph.add_edge(tail, head, capacity=round(us * 1e3))
