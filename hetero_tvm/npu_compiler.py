@@ -1,0 +1,268 @@
+"""NPU regions, ahead of time: from ONNX models to what the NPU's runtime loads.
+
+Provider "cpu" (the stand-in) takes a region's model as it is. Provider "qnn" gets a context binary
+for its SoC, made by Qualcomm's compiler inside onnxruntime-qnn. That compiler runs in processes of
+its own (`python -m hetero_tvm.npu_session JOB.json`): a crash or a hang of it is a message here,
+and its memory goes back to the system.
+
+Requires: static, self-contained models (`relay_passes.lower_npu`).
+Ensures:  a result stands for the whole region: nothing in it falls back to the CPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hetero_tvm.errors import EnvironmentProblem, HeteroError
+from relay_passes.lower_npu import NpuRegion, TensorSpec
+from target_specs.spec import NpuSpec
+
+logger = logging.getLogger(__name__)
+
+_DIGEST_BYTES = 32
+_MISSING = "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
+
+
+class NpuRegionRejected(HeteroError):
+    """The vendor's compiler did not take a region although our rules did."""
+
+    def __init__(self, symbol: str, reasons: Sequence[str], ops: Sequence[str] = ()) -> None:
+        self.symbol = symbol
+        self.reasons = tuple(reasons)
+        self.ops = tuple(ops)
+        super().__init__(
+            f"{symbol}: the NPU's compiler rejects it: {'; '.join(reasons)}. Build with "
+            "--devices gpu, and report this with the model"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledRegion:
+    """A region as the runtime loads it; `onnx` is an EPContext model where it was compiled."""
+
+    symbol: str
+    onnx: bytes
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    compile_seconds: float = 0.0  # 0 for the stand-in and for what the cache had
+    peak_bytes: int = 0  # of the process that compiled it, so far
+    cached: bool = False
+
+
+def session_options(npu: NpuSpec) -> dict[str, str]:
+    """The provider's options with which a compiled region must be loaded and run."""
+    if npu.provider != "qnn":
+        return {}
+    return {"soc_model": str(npu.soc_model)}
+
+
+def compile_regions(
+    regions: Sequence[NpuRegion],
+    npu: NpuSpec,
+    *,
+    cache_dir: Path | None,
+    jobs: int = 2,
+    progress: Callable[[str], None] = lambda line: None,
+    timeout_s: float = 900.0,
+) -> tuple[CompiledRegion, ...]:
+    """Compile every region for `npu`; results are in the order of `regions`.
+
+    Args:
+        regions: what `lower_npu` gave.
+        npu: the NPU; its provider decides what is made.
+        cache_dir: where compiled regions are kept between builds; None keeps none.
+        jobs: compiler processes at a time. Each takes up to 2.5 GB.
+        progress: called with a line whenever a region is done.
+        timeout_s: for one region, after which its compiler is ended.
+
+    Raises:
+        EnvironmentProblem: onnxruntime-qnn is not installed.
+        NpuRegionRejected: the vendor's compiler refuses, crashes on, or hangs in a region.
+    """
+    if npu.provider != "qnn":
+        return tuple(_finished(region, region.onnx) for region in regions)
+    if importlib.util.find_spec("onnxruntime_qnn") is None:
+        raise EnvironmentProblem(_MISSING)
+    keys = {region.symbol: _key(region.onnx, npu) for region in regions}
+    done: dict[str, CompiledRegion] = {}  # by key: equal regions are compiled once
+    waiting: dict[str, NpuRegion] = {}
+    for region in regions:
+        key = keys[region.symbol]
+        binary = _read_cache(cache_dir, key)
+        if binary is not None:
+            done[key] = _finished(region, binary, cached=True)
+        elif key not in done:
+            waiting.setdefault(key, region)
+    if waiting:
+        done |= _compile(waiting, npu, jobs, timeout_s, progress)
+        for key in waiting:
+            _write_cache(cache_dir, key, done[key].onnx)
+    return tuple(
+        dataclasses.replace(done[keys[region.symbol]], symbol=region.symbol) for region in regions
+    )
+
+
+def _finished(region: NpuRegion, binary: bytes, **facts: Any) -> CompiledRegion:
+    return CompiledRegion(region.symbol, binary, region.inputs, region.outputs, **facts)
+
+
+def _compile_options(npu: NpuSpec) -> dict[str, str]:
+    # soc_model: without it QNN takes a v68 with half the on-chip memory.
+    return {**session_options(npu), "htp_graph_finalization_optimization_mode": "3"}
+
+
+# --- cache -------------------------------------------------------------------------------------
+
+
+def _key(onnx: bytes, npu: NpuSpec) -> str:
+    versions = [importlib.metadata.version(p) for p in ("onnxruntime", "onnxruntime-qnn")]
+    what = json.dumps([versions, _compile_options(npu)], sort_keys=True)
+    return hashlib.sha256(what.encode() + b"\0" + onnx).hexdigest()
+
+
+def _read_cache(cache_dir: Path | None, key: str) -> bytes | None:
+    """The binary kept under `key`; None when there is none, or a damaged one."""
+    path = _cache_path(cache_dir, key)
+    if path is None or not path.is_file():
+        return None
+    content = path.read_bytes()
+    digest, binary = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+    if hashlib.sha256(binary).digest() != digest:
+        logger.warning("%s is damaged; compiling again", path)
+        return None
+    return binary
+
+
+def _write_cache(cache_dir: Path | None, key: str, binary: bytes) -> None:
+    path = _cache_path(cache_dir, key)
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        file.write(hashlib.sha256(binary).digest() + binary)
+    Path(file.name).replace(path)
+
+
+def _cache_path(cache_dir: Path | None, key: str) -> Path | None:
+    return None if cache_dir is None else Path(cache_dir) / "npu" / f"{key}.bin"
+
+
+# --- the parent's side -------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class _Job:
+    """One compiler process and the regions it was given, in order."""
+
+    keys: list[str]
+    folder: Path
+    process: subprocess.Popen[bytes]
+    since: float  # when the region at work began
+    finished: int = 0
+
+
+def _compile(
+    waiting: dict[str, NpuRegion],
+    npu: NpuSpec,
+    jobs: int,
+    timeout_s: float,
+    progress: Callable[[str], None],
+) -> dict[str, CompiledRegion]:
+    """Compile `waiting` (by key) in up to `jobs` processes."""
+    done: dict[str, CompiledRegion] = {}
+    with tempfile.TemporaryDirectory(prefix="hetero_npu_") as scratch:
+        running = [
+            _start(keys, waiting, npu, Path(scratch) / str(index))
+            for index, keys in enumerate(_shares(waiting, jobs))
+        ]
+        try:
+            while any(job.finished < len(job.keys) for job in running):
+                for job in running:
+                    for key, compiled in _collect(job, waiting, timeout_s):
+                        done[key] = compiled
+                        progress(f"{compiled.symbol} compiled ({len(done)} of {len(waiting)})")
+                time.sleep(0.02)
+        finally:
+            for job in running:
+                if job.process.poll() is None and job.finished < len(job.keys):
+                    job.process.kill()
+                job.process.wait()
+    return done
+
+
+def _shares(waiting: dict[str, NpuRegion], jobs: int) -> list[list[str]]:
+    """Deal the regions out, the largest first, each to the process with the least so far."""
+    shares: list[list[str]] = [[] for _ in range(max(1, min(jobs, len(waiting))))]
+    sizes = [0] * len(shares)
+    for key in sorted(waiting, key=lambda key: -len(waiting[key].onnx)):
+        least = sizes.index(min(sizes))
+        shares[least].append(key)
+        sizes[least] += len(waiting[key].onnx)
+    return shares
+
+
+def _start(keys: list[str], waiting: dict[str, NpuRegion], npu: NpuSpec, folder: Path) -> _Job:
+    folder.mkdir()
+    for key in keys:
+        (folder / f"{key}.onnx").write_bytes(waiting[key].onnx)
+    job = folder / "job.json"
+    job.write_text(json.dumps({"keys": keys, "options": _compile_options(npu)}))
+    # The child imports us as this process did, wherever we lie.
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with (folder / "output").open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hetero_tvm.npu_session", str(job)],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=folder,  # QNN leaves files behind where it works
+            env={**os.environ, "PYTHONPATH": paths},
+        )
+    return _Job(keys, folder, process, time.monotonic())
+
+
+def _collect(
+    job: _Job, waiting: dict[str, NpuRegion], timeout_s: float
+) -> Iterator[tuple[str, CompiledRegion]]:
+    """Yield (key, result) of what `job` has finished since; raise when it failed."""
+    ended = job.process.poll()
+    while job.finished < len(job.keys):
+        key = job.keys[job.finished]
+        region = waiting[key]
+        report_path = job.folder / f"{key}.json"
+        if not report_path.is_file():
+            if ended is not None:
+                raise NpuRegionRejected(region.symbol, [_died(ended, job.folder)], region.ops)
+            if time.monotonic() - job.since > timeout_s:
+                reason = f"no result after {timeout_s:g} s"
+                raise NpuRegionRejected(region.symbol, [reason], region.ops)
+            return
+        report = json.loads(report_path.read_text())
+        if report["reasons"]:
+            raise NpuRegionRejected(region.symbol, report["reasons"], region.ops)
+        binary = (job.folder / f"{key}_ctx.onnx").read_bytes()
+        facts = {"compile_seconds": report["seconds"], "peak_bytes": report["peak_bytes"]}
+        yield key, _finished(region, binary, **facts)
+        job.finished += 1
+        job.since = time.monotonic()
+
+
+def _died(code: int, folder: Path) -> str:
+    """How a compiler process ended that left no report."""
+    if code < 0:
+        return f"the compiler crashed ({signal.Signals(-code).name})"
+    lines = (folder / "output").read_text(errors="replace").strip().splitlines()
+    return f"the compiler ended with {code}: {lines[-1] if lines else 'no message'}"

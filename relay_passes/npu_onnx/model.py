@@ -1,0 +1,101 @@
+"""Walk a region's bindings and put what the emitters write into one model."""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper
+from tvm import relax
+from tvm.ir import GenericConst
+
+from relay_passes.npu_onnx.graph import (
+    EMITTERS,
+    OnnxGraph,
+    Operand,
+    element_type,
+    shape_of_type,
+)
+
+# RMSNormalization needs 23; ONNX Runtime 1.31 and its QNN provider take both.
+OPSET = 23
+IR_VERSION = 11
+
+
+class NotExpressible(ValueError):
+    """A region holds something that no emitter writes."""
+
+
+def region_to_onnx(region: relax.Function, *, half_inside: bool) -> onnx.ModelProto:
+    """The model of one region; inputs are `in0..` in parameter order, outputs `out0..`.
+
+    Args:
+        region: straight-line Relax code that returns a tensor or a tuple of tensors.
+        half_inside: see `OnnxGraph`.
+
+    Raises:
+        NotExpressible: an operator has no emitter, or the region is not straight-line code.
+    """
+    graph = OnnxGraph(half_inside=half_inside)
+    names: dict[relax.Var, Operand] = {}
+    inputs = []
+    for index, param in enumerate(region.params):
+        names[param] = f"in{index}"
+        inputs.append(_value_info(f"in{index}", param.ty))
+    for block in region.body.blocks:
+        for binding in block.bindings:
+            names[binding.var] = _emit(graph, binding.value, names)
+    outputs = _emit_outputs(graph, region.body.body, names)
+    read = {name for node in graph.nodes for name in node.input}
+    weights = [weight for weight in graph.initializers if weight.name in read]
+    proto = helper.make_graph(graph.nodes, "region", inputs, outputs, weights)
+    opset = [helper.make_opsetid("", OPSET)]
+    return helper.make_model(
+        proto, opset_imports=opset, ir_version=IR_VERSION, producer_name="hetero_tvm"
+    )
+
+
+def _emit(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]) -> Operand:
+    if isinstance(expr, relax.Call):
+        op = getattr(expr.op, "name", str(expr.op))
+        if op not in EMITTERS:
+            raise NotExpressible(f"no ONNX form for {op} in an NPU region")
+        return EMITTERS[op](graph, expr, [_operand(graph, arg, names) for arg in expr.args])
+    return _operand(graph, expr, names)
+
+
+def _operand(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]) -> Operand:
+    """Names of an argument; shapes and attribute-like arguments have none (the empty name)."""
+    if isinstance(expr, relax.Var):
+        return names[expr]
+    if isinstance(expr, GenericConst):
+        return graph.constant(expr.value.numpy())
+    if isinstance(expr, relax.Tuple):
+        return tuple(str(_operand(graph, field, names)) for field in expr.fields)
+    if isinstance(expr, relax.TupleGetItem):
+        return _operand(graph, expr.tuple_value, names)[int(expr.index)]
+    if isinstance(expr, relax.Call):
+        raise NotExpressible("nested calls in an NPU region; normalise it first")
+    return ""
+
+
+def _emit_outputs(
+    graph: OnnxGraph, result: relax.Expr, names: dict[relax.Var, Operand]
+) -> list[onnx.ValueInfoProto]:
+    """Give every result its own `outN`: a tensor may be returned twice, or be an input."""
+    is_tuple = isinstance(result.ty, relax.TupleType)
+    sources = _operand(graph, result, names)
+    types = list(result.ty.fields) if is_tuple else [result.ty]
+    outputs = []
+    renamed: dict[str, str] = {}
+    for index, (source, ty) in enumerate(
+        zip(sources if is_tuple else [sources], types, strict=True)
+    ):
+        if not isinstance(source, str):
+            raise NotExpressible("an NPU region returns tensors, not nested tuples")
+        graph.name_output(renamed.get(source, source), f"out{index}")
+        renamed.setdefault(source, f"out{index}")
+        outputs.append(_value_info(f"out{index}", ty))
+    return outputs
+
+
+def _value_info(name: str, ty: relax.TensorType) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, element_type(str(ty.dtype)), shape_of_type(ty))
