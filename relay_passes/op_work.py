@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from tvm import relax
-from tvm.ir import GenericConst
+from tvm.ir import GenericConst, GlobalVar, Op
+from tvm.tirx import IntImm
 
 Kind = Literal["matmul", "batched_matmul", "conv", "vector", "view"]
 
@@ -97,8 +98,10 @@ def op_work(call: relax.Call) -> Work:
 
 
 def op_name(call: relax.Call) -> str:
-    """`relax.matmul`, or for a kernel of its own `relax.call_tir`."""
-    return getattr(call.op, "name", None) or getattr(call.op, "name_hint", str(call.op))
+    """`relax.matmul`; `relax.call_tir` for a kernel of its own; a called function's own name."""
+    if isinstance(call.op, Op):
+        return str(call.op.name)
+    return str(call.op.name_hint if isinstance(call.op, GlobalVar) else call.op)
 
 
 def tensor_args(call: relax.Call) -> Iterator[relax.Expr]:
@@ -117,8 +120,9 @@ def static_shape(ty: relax.Type) -> tuple[int, ...] | None:
     shape = getattr(ty, "shape", None)
     if not isinstance(shape, relax.ShapeExpr):
         return None
-    values = [getattr(dim, "value", None) for dim in shape]
-    return None if any(value is None for value in values) else tuple(int(v) for v in values)
+    if not all(isinstance(dim, IntImm) for dim in shape):
+        return None
+    return tuple(int(dim.value) for dim in shape)
 
 
 def dtype_bytes(dtype: str) -> int:

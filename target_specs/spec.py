@@ -145,7 +145,7 @@ class SocSpec:
     def provenance_counts(self) -> dict[str, int]:
         """How many of the figures are of which provenance, the most solid first."""
         tables: tuple[Table, ...] = (self.memory, self.gpu, self.npu)
-        counts = Counter(
+        counts: Counter[str] = Counter(
             table.origin(key).provenance for table in tables for key in table.figures()
         )
         return {kind: counts[kind] for kind in PROVENANCES if counts[kind]}

@@ -147,7 +147,7 @@ def test_what_nobody_reads_makes_no_region():
         def main(x: R.Tensor((2,), "float32")) -> R.Tensor((2,), "float32"):
             with R.dataflow():
                 used = R.exp(x)
-                unused = R.sin(x)
+                unused = R.sin(x)  # noqa: F841
                 last = R.exp(used)
                 R.output(last)
             return last
