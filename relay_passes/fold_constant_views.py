@@ -1,6 +1,6 @@
 """Apply shape changes of constants at compile time.
 
-    reshape(const), permute_dims(const), expand_dims(const), squeeze(const), astype(const)  ->  const
+    f(const)  ->  const     f: reshape, permute_dims, expand_dims, squeeze, astype
 
 TVM's FoldConstant does the same after legalisation, but compiles and runs a function per shape;
 here it is a view in NumPy, done before the passes that look for constant weights.

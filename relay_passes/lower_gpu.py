@@ -58,6 +58,8 @@ def lower_gpu_passes(
         ChannelsLast(),
         FoldConstantViews(),
         FuseKernels(legalizations),
+        # Before scheduling, which hides that a kernel only renames; a reshape is a view from here.
+        transform.RewriteDataflowReshape(),
         dlight.ApplyDefaultSchedule(*rules),
     ]
 
@@ -82,9 +84,7 @@ class FuseKernels:
         )(mod)
         fused = transform.FuseOps()(legal)
         names = source_names(legal, fused)
-        merged = tvm.transform.Sequential([transform.FuseTIR(), transform.DeadCodeElimination()])(
-            fused
-        )
+        merged = transform.DeadCodeElimination()(transform.FuseTIR()(fused))
         for var, func in merged.functions_items():
             if isinstance(func, tirx.PrimFunc):
                 ops = [name for name in names.get(var.name_hint, []) if name in originals]

@@ -82,7 +82,7 @@ def legalize_conv2d_transpose(gpu: GpuSpec) -> Legalize:
         if layouts != ("NHWC", "IOHW") or not (plain and known):
             return default_legalize("relax.nn.conv2d_transpose")(builder, call)
         kernel = weight.value.numpy()  # [I, O, kh, kw]
-        depth, channels, *size = kernel.shape
+        depth, _, *size = kernel.shape
         # Every input pixel times every kernel position: [H * W, I] x [I, kh * kw * O].
         matrix = kernel.transpose(0, 2, 3, 1).reshape(depth, -1)
         tile = choose_tile(gpu, shape[1] * shape[2], matrix.shape[1])

@@ -96,9 +96,8 @@ class _Product:
         depth = int(lhs.shape[-1])
         sum_dtype = accumulator_dtype(self.out_dtype)
         k = te.reduce_axis((0, depth), name="k")
-        leading = self.batch or tuple(
-            int(n) for n in lhs.shape[:-1]
-        )  # what `z` or `row` unravels to
+        # What the batch, or else the row, counts through.
+        leading = self.batch or tuple(int(n) for n in lhs.shape[:-1])
         panel = self.tile.panel
 
         def term(z: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:

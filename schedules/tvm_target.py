@@ -10,7 +10,7 @@ import tvm
 from target_specs.spec import GpuSpec
 
 
-def gpu_target(gpu: GpuSpec, host: Mapping[str, Any] | None = None) -> tvm.target.Target:
+def tvm_target(gpu: GpuSpec, host: Mapping[str, Any] | None = None) -> tvm.target.Target:
     """OpenCL C for `gpu`, launched by LLVM code for `host`.
 
     `host` is a TVM target config such as `{"kind": "llvm", "mtriple": "aarch64-linux-android"}`;
