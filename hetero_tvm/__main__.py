@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from hetero_tvm.cli import main
+from hetero_tvm.cli import entry
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entry())

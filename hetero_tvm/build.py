@@ -61,19 +61,15 @@ def build(
     Raises:
         BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
     """
-    from hetero_tvm import compiler, frontend
+    from hetero_tvm import compiler
 
     model = Path(model)
-    shapes = {
-        name: frontend.InputSpec(shape=tuple(int(d) for d in shape), dtype=None)
-        for name, shape in (inputs or {}).items()
-    }
     try:
         config = BuildConfig(
             model=model,
             target=target,
             output=Path(output) if output else Path(model.with_suffix(".so").name),
-            inputs=shapes,
+            inputs=dict(inputs or {}),
             dtype=dtype,
             devices=devices,
             check=check,
@@ -139,7 +135,7 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         target=args.target,
         output=None if args.plan_only else args.output or Path(f"{args.model.stem}.so"),
-        inputs=dict(frontend.parse_input_flag(text) for text in args.input),
+        inputs={spec.name: spec for spec in map(frontend.parse_input_flag, args.input)},
         dtype=args.dtype,
         devices=args.devices,
         check=args.check,

@@ -23,24 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend.random_inputs import InputRange
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 
 FORMAT_VERSION = 1
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 _MAX_MANIFEST_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TensorSpec:
-    """One input or output of the artefact."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name}={'x'.join(map(str, self.shape)) or 'scalar'}:{self.dtype}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +48,7 @@ class Manifest:
     model_sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    ranges: tuple[InputRange, ...]  # what random inputs are drawn from
     versions: dict[str, str]
     plan: dict[str, Any]
     npu_regions: int
@@ -79,10 +70,11 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
         for side in ("inputs", "outputs"):
-            raw[side] = tuple(
-                TensorSpec(name=t["name"], dtype=t["dtype"], shape=tuple(t["shape"]))
-                for t in raw[side]
-            )
+            raw[side] = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw[side])
+        raw["ranges"] = tuple(
+            InputRange(**{**r, "shape": tuple(r["shape"]), "values": tuple(r["values"])})
+            for r in raw["ranges"]
+        )
         raw["soc_ids"] = tuple(raw["soc_ids"])
         return cls(**raw)
 

@@ -47,9 +47,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     return _guarded(parser.parse_args(argv))
 
 
+def entry() -> int:
+    """Entry of the console script and of `python -m hetero_tvm`.
+
+    Vendor libraries print to file descriptor 1. It becomes stderr for the whole process, and only
+    `emit` writes to the real stdout, so that `--json | jq` always works.
+    """
+    sys.stdout.flush()
+    sys.stdout = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return main()
+
+
 def verb_main(name: str) -> int:
     """Entry of `python -m hetero_tvm.<name>`."""
-    return main([name, *sys.argv[1:]])
+    sys.argv.insert(1, name)
+    return entry()
 
 
 def say(message: str, *, quiet: bool = False) -> None:

@@ -5,7 +5,9 @@ Nothing appears at the output path before it is whole (see `bundle.whole_file`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import importlib.metadata
 import platform
 import resource
 import time
@@ -70,8 +72,6 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         progress.note(f"target {config.target} stands for {spec.name}")
     if config.output is not None and not config.output.parent.is_dir():
         raise BadInput(f"{config.output}: the folder {config.output.parent} does not exist")
-    if config.output is not None:
-        runtime.require(ort=True, qnn=spec.npu.provider == "qnn" and "npu" in config.devices)
     runtime.load()
 
     plan_only = config.output is None
@@ -135,11 +135,10 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
         dtype=state.config.dtype,
         model_name=state.config.model.name,
         model_sha256=state.model.sha256,
-        inputs=_tensor_specs(state.model.inputs),
-        outputs=_tensor_specs(state.model.outputs),
-        versions={
-            name: version for name in _VERSIONED if (version := runtime.package_version(name))
-        },
+        inputs=state.model.inputs,
+        outputs=state.model.outputs,
+        ranges=state.model.ranges,
+        versions=_versions(),
         plan=state.plan.to_dict(),
         npu_regions=len(state.regions),
     )
@@ -148,8 +147,13 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
         return bundle.append_manifest(temporary, manifest)
 
 
-def _tensor_specs(tensors: Any) -> tuple[bundle.TensorSpec, ...]:
-    return tuple(bundle.TensorSpec(name=t.name, dtype=t.dtype, shape=t.shape) for t in tensors)
+def _versions() -> dict[str, str]:
+    """Installed versions of what a build depends on."""
+    versions = {}
+    for name in _VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 def _dump(directory: Path, phase: str, state: pipeline.State) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
@@ -104,11 +105,10 @@ def load(path: str | Path) -> Model:
     import tvm
     from tvm import relax
 
-    needs_qnn = manifest.npu_provider == "qnn" and manifest.npu_regions > 0
-    runtime.require(opencl=True, ort=manifest.npu_regions > 0, qnn=needs_qnn)
-    device = tvm.device("opencl", 0)
+    device = runtime.open_opencl()
     try:
         module = tvm.runtime.load_module(str(path.resolve()))
+        runtime.prepare(module)
         machine = relax.VirtualMachine(module, device)
     except (tvm.error.InternalError, RuntimeError) as error:
         raise DeviceFailure(f"{path}: {_last_line(error)}") from error
@@ -125,9 +125,10 @@ def _check_fits(path: Path, manifest: Manifest) -> None:
             f"{path}: built for {manifest.host} host code, this machine is {here}; "
             f"rebuild it on or for {here}"
         )
-    for package, built in manifest.versions.items():
-        installed = runtime.package_version(package)
-        if package in ("apache-tvm", "apache-tvm-ffi") and installed != built:
+    for package in ("apache-tvm", "apache-tvm-ffi"):
+        built = manifest.versions.get(package)
+        installed = importlib.metadata.version(package)
+        if installed != built:
             raise BadInput(
                 f"{path}: built with {package} {built}, {installed} is installed; "
                 f"rebuild it, or pip install {package}=={built}"

@@ -7,7 +7,7 @@ after each that the module is well formed, and reports to one hook (dumps, timin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from relay_passes.group_regions import GroupRegions
@@ -18,13 +18,14 @@ from relay_passes.place import place
 from relay_passes.plan import Plan
 from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
+from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
 from target_specs.spec import SocSpec
 from tvm import IRModule, relax
 
 from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
-from relay_passes import gpu_support, npu_support
+from relay_passes import gpu_support, npu_precision, npu_support
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,7 @@ class State:
     note: Callable[[str], None]
     model: frontend.ImportedModel | None = None
     mod: IRModule = dataclasses.field(default_factory=IRModule)
+    unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
     plan: Plan | None = None
     regions: tuple[NpuRegion, ...] = ()
     npu_module: Any | None = None
@@ -55,7 +57,10 @@ class Phase:
 def _import(state: State) -> State:
     config = state.config
     model = frontend.import_model(
-        config.model, input_shapes=config.inputs, check=config.check and config.output is not None
+        config.model,
+        input_shapes=config.inputs,
+        check=config.check and config.output is not None,
+        keep_going=config.keep_going,
     )
     return dataclasses.replace(state, model=model, mod=model.mod)
 
@@ -64,6 +69,13 @@ def _to_half(state: State) -> State:
     if state.config.dtype == "float32":
         return state
     return dataclasses.replace(state, mod=ToHalf()(state.mod))
+
+
+def _precision(state: State) -> State:
+    """Which operators float16 is too coarse for, where the NPU computes in float16."""
+    if state.spec.npu.provider != "qnn" or "npu" not in state.config.devices:
+        return state
+    return dataclasses.replace(state, unfit=npu_precision.precision_declines(state.mod))
 
 
 def _place(state: State) -> State:
@@ -81,7 +93,7 @@ def _place(state: State) -> State:
         declined=declined,
         cost_us=costs.cost_us,
         handover_us=costs.handover_us,
-        devices=frozenset(state.config.devices.split("+")),
+        devices=state.config.devices.split("+"),
     )
     return dataclasses.replace(state, plan=plan)
 
@@ -91,17 +103,21 @@ def _group(state: State) -> State:
 
 
 def _lower_npu(state: State) -> State:
-    mod, regions = lower_npu(state.mod)
+    mod, regions = lower_npu(state.mod, state.spec.npu)
     return dataclasses.replace(state, mod=mod, regions=regions)
 
 
 def _compile_npu(state: State) -> State:
     if not state.regions:
         return state
+    npu = state.spec.npu
     compiled = npu_compiler.compile_regions(
-        state.regions, state.spec.npu, cache_dir=state.config.cache_dir, progress=state.note
+        state.regions, npu, cache_dir=state.config.cache_dir, progress=state.note
     )
-    return dataclasses.replace(state, npu_module=runtime.npu_module(compiled))
+    options = npu_compiler.session_options(npu)
+    return dataclasses.replace(
+        state, npu_module=runtime.npu_module(compiled, npu.provider, options)
+    )
 
 
 def _lower_cpu(state: State) -> State:
@@ -109,7 +125,14 @@ def _lower_cpu(state: State) -> State:
 
 
 def _lower_gpu(state: State) -> State:
-    return dataclasses.replace(state, mod=lower_gpu(state.mod, state.spec.gpu))
+    gpu = state.spec.gpu
+    mod = lower_gpu(
+        state.mod,
+        target=tvm_target(gpu),
+        legalizations=default_legalizations(gpu),
+        rules=default_rules(gpu),
+    )
+    return dataclasses.replace(state, mod=mod)
 
 
 def _codegen(state: State) -> State:
@@ -123,6 +146,7 @@ PHASES = (
     Phase(name="import", run=_import, weight=10, plan=True),
     # Before placing: costs and support depend on the storage type.
     Phase(name="to_half", run=_to_half, weight=0.1, plan=True),
+    Phase(name="precision", run=_precision, weight=3, plan=True),
     Phase(name="place", run=_place, weight=0.5, plan=True),
     Phase(name="group", run=_group, weight=0.2),
     # NPU regions leave the module first, so that nothing below can change what is in them.
@@ -142,12 +166,30 @@ def run(
     on_phase: Callable[[Phase], None] = lambda phase: None,
     after_phase: Callable[[Phase, State], None] = lambda phase, state: None,
 ) -> State:
-    """Run every phase in order; `on_phase` before each, `after_phase` after it."""
-    for phase in PHASES:
-        if plan_only and not phase.plan:
-            continue
+    """Run every phase in order; `on_phase` before each, `after_phase` after it.
+
+    With `keep_going`, a region that the vendor's compiler rejects sends the build back to placing,
+    with that region's operators kept off the NPU; each round keeps off more, so it ends.
+    """
+    unplaced = state
+    phases = [phase for phase in PHASES if phase.plan or not plan_only]
+    position = 0
+    while position < len(phases):
+        phase = phases[position]
+        if phase.name == "place":
+            unplaced = state
         on_phase(phase)
-        state = phase.run(state)
+        try:
+            state = phase.run(state)
+        except npu_compiler.NpuRegionRejected as error:
+            if not state.config.keep_going:
+                raise
+            state.note(f"{error}; keeping its operators off the NPU")
+            unfit = dict.fromkeys(error.ops, f"rejected: {'; '.join(error.reasons)}")
+            state = dataclasses.replace(unplaced, unfit={**unplaced.unfit, **unfit})
+            position = [phase.name for phase in phases].index("place")
+            continue
         relax.analysis.well_formed(state.mod)  # raises and names the node
         after_phase(phase, state)
+        position += 1
     return state

@@ -9,6 +9,7 @@ from target_specs.loader import aliases, list_specs, load_spec
 
 if TYPE_CHECKING:
     from hetero_tvm.compiler import BuildResult
+    from relay_passes.plan import OpPlan
 
 _NODES_SHOWN = 3  # examples per row, unless -v
 
@@ -53,15 +54,15 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
         macs = plan.macs.get(device, 0)
         lines.append(f"{device:<8}{count[device]:>10}{macs:>16,}{macs / total:>8.1%}")
     lines.append("")
-    groups: dict[tuple[str, str, str], list[str]] = collections.defaultdict(list)
+    groups: dict[tuple[str, str, str], list[OpPlan]] = collections.defaultdict(list)
     for op in plan.ops:
-        reason = op.reason if verbose else _kind_of_reason(op.reason)
-        groups[op.device, op.op, reason].append(node_of.get(op.name, op.name))
+        groups[op.device, op.op, _kind_of_reason(op)].append(op)
     lines.append(f"{'device':<8}{'operator':<24}{'count':>5}  why")
-    for (device, op, reason), nodes in groups.items():
-        lines.append(f"{device:<8}{op.removeprefix('relax.'):<24}{len(nodes):>5}  {reason}")
+    for (device, name, kind), ops in groups.items():
+        why = kind.format(**_sums(ops))
+        lines.append(f"{device:<8}{name.removeprefix('relax.'):<24}{len(ops):>5}  {why}")
         if verbose:
-            lines += [f"{'':<15}{node}" for node in nodes]
+            lines += [f"{'':<15}{node_of.get(op.name, op.name)}: {op.reason}" for op in ops]
     refused: dict[tuple[str, str, str], list[str]] = collections.defaultdict(list)
     for refusal in plan.refused:
         node = node_of.get(refusal["name"], refusal["name"])
@@ -72,8 +73,13 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
             shown = ", ".join(nodes if verbose else nodes[:_NODES_SHOWN])
             more = len(nodes) - _NODES_SHOWN
             lines.append(f"  {device}: {op.removeprefix('relax.')}: {reason}")
-            lines.append(f"       {shown}" + (f" and {more} more" if more > 0 and not verbose else ""))
-    lines += ["", f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)"]
+            lines.append(
+                f"       {shown}" + (f" and {more} more" if more > 0 and not verbose else "")
+            )
+    lines += [
+        "",
+        f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)",
+    ]
     if result.path is not None and result.manifest is not None:
         size = result.path.stat().st_size / 1e6
         seconds = sum(result.seconds.values())
@@ -84,6 +90,19 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
     return "\n".join(lines)
 
 
-def _kind_of_reason(reason: str) -> str:
-    """Reasons that differ only in their numbers are one row; `-v` shows every number."""
-    return reason.split(":", 1)[0] if ":" in reason else reason
+def _kind_of_reason(op: OpPlan) -> str:
+    """Reasons that differ only in their numbers are one row, a template; `-v` shows each one's."""
+    other = {"gpu": "npu", "npu": "gpu"}.get(op.device)
+    if other is None or other in op.declined:
+        return "; ".join(f"the {d.upper()} declines: {why}" for d, why in op.declined.items())
+    if op.cost_us[op.device] == op.cost_us[other] == 0:
+        return "a view: stays with its neighbours"
+    mine, theirs = f"{{{op.device}}}", f"{{{other}}}"
+    against = f"{mine} µs against {theirs} µs on the {other.upper()}"
+    if op.cost_us[op.device] < op.cost_us[other]:
+        return against
+    return f"{against}, but that would cost hand-overs"
+
+
+def _sums(ops: list[OpPlan]) -> dict[str, str]:
+    return {d: f"{sum(op.cost_us.get(d, 0.0) for op in ops):.0f}" for d in ("gpu", "npu", "cpu")}

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hetero_tvm import cli
+from hetero_tvm.bundle import Manifest, whole_file
 from hetero_tvm.compare import FLOAT16, FLOAT32, OutputError, Tolerance, compare
 from hetero_tvm.errors import BadInput
 
@@ -39,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="inputs; what is not given is random",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
-    parser.add_argument("--repeat", type=int, default=10, help="timed runs (default 10)")
+    parser.add_argument(
+        "--repeat",
+        type=int,
+        help="timed runs after the first (default 10; none where the NPU is simulated)",
+    )
     parser.add_argument("--save", type=Path, metavar="FILE.npz", help="write the outputs")
     parser.add_argument(
         "--tolerance",
@@ -53,26 +58,25 @@ def run(args: argparse.Namespace) -> int:
     """Run, print, compare."""
     from hetero_tvm import loader, runtime
 
-    if args.repeat < 1:
-        raise BadInput(f"--repeat {args.repeat}: at least 1")
+    if args.repeat is not None and args.repeat < 0:
+        raise BadInput(f"--repeat {args.repeat}: at least 0")
     if args.device is not None:
-        runtime.select_device(args.device)
+        runtime.configure(opencl_device=args.device)
     given = read_inputs(args.inputs)
     model = loader.load(args.artefact)
     manifest = model.manifest
-    inputs = complete_inputs(given, manifest, args.compare, args.seed)
+    inputs = complete_inputs(given, manifest, args.seed)
 
+    repeat = args.repeat if args.repeat is not None else 0 if model.simulated else 10
     tensors = model.feed(inputs)
-    first_started = time.perf_counter()
-    outputs = model.fetch(model.call(tensors))
-    first_s = time.perf_counter() - first_started
     runtime.reset_counters()
     times_ms = []
-    for _ in range(args.repeat):
+    for _ in range(1 + repeat):
         started = time.perf_counter()
-        model.call(tensors)
+        result = model.call(tensors)
         times_ms.append((time.perf_counter() - started) * 1e3)
-    counters = {name: value / args.repeat for name, value in runtime.counters().items()}
+    counters = {name: value / (1 + repeat) for name, value in runtime.counters().items()}
+    outputs = model.fetch(result)
     errors = []
     if args.compare is not None:
         tolerance = default_tolerance(manifest)
@@ -82,15 +86,17 @@ def run(args: argparse.Namespace) -> int:
     if args.save is not None:
         save_outputs(args.save, outputs)
     held = all(error.held for error in errors) if errors else None
-    result = {
+    summary = {
         "artefact": str(args.artefact),
         "target": manifest.target,
         "simulated": model.simulated,
-        "gpu": runtime.device_name(),
+        "gpu": _gpu_words(runtime.opencl_devices()),
         "npu": _npu_words(manifest, model.simulated),
         "load_s": model.load_seconds,
-        "first_run_s": first_s,
-        "run_ms": {"median": statistics.median(times_ms), "min": min(times_ms)},
+        "first_run_ms": times_ms[0],
+        "run_ms": {"median": statistics.median(times_ms[1:]), "min": min(times_ms[1:])}
+        if repeat
+        else None,
         "per_run": counters,
         "outputs": [dataclasses.asdict(error) for error in errors]
         or [
@@ -100,9 +106,9 @@ def run(args: argparse.Namespace) -> int:
         "held": held,
     }
     if args.json:
-        cli.emit_json("run", result)
+        cli.emit_json("run", summary)
     elif not args.quiet:
-        cli.emit(_text(result, errors))
+        cli.emit(_text(summary, errors))
     return 1 if held is False else 0
 
 
@@ -126,19 +132,17 @@ def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
 
 
 def complete_inputs(
-    given: Mapping[str, np.ndarray], manifest: Any, model: Path | None, seed: int
+    given: Mapping[str, np.ndarray], manifest: Manifest, seed: int
 ) -> dict[str, np.ndarray]:
-    """`given`, and seeded random arrays for the rest, drawn as the model's graph suggests."""
-    from hetero_tvm import frontend
-
-    missing = [spec for spec in manifest.inputs if spec.name not in given]
-    if not missing:
+    """`given`, and for the rest seeded random arrays, drawn as the model's graph suggests."""
+    if {spec.name for spec in manifest.inputs} <= set(given):
         return dict(given)
-    drawn = frontend.draw_inputs(manifest.input_rules, manifest.inputs, seed)
-    return {**drawn, **given}
+    from hetero_tvm.frontend.random_inputs import draw_inputs
+
+    return {**draw_inputs(manifest.ranges, seed), **given}
 
 
-def default_tolerance(manifest: Any) -> Tolerance:
+def default_tolerance(manifest: Manifest) -> Tolerance:
     """float32 arithmetic throughout, or float16 somewhere (the HTP, or half storage)."""
     coarse = manifest.dtype == "float16" or (
         manifest.npu_provider == "qnn" and manifest.npu_regions > 0
@@ -166,15 +170,19 @@ def reference(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
     """Write the outputs as .npz, whole or not at all."""
-    from hetero_tvm.bundle import whole_file
-
     if not path.parent.is_dir():
         raise BadInput(f"--save {path}: the folder {path.parent} does not exist")
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **outputs)
 
 
-def _npu_words(manifest: Any, simulated: bool) -> str:
+def _gpu_words(devices: list[dict[str, Any]]) -> str:
+    chosen = next(device for device in devices if device["selected"])
+    half = "" if chosen["half"] else ", float16 storage with float32 arithmetic"
+    return f"{chosen['name']} ({chosen['platform']}, {chosen['memory']} memory{half})"
+
+
+def _npu_words(manifest: Manifest, simulated: bool) -> str:
     if manifest.npu_regions == 0:
         return "not used"
     if manifest.npu_provider == "cpu":
@@ -188,10 +196,11 @@ def _text(result: dict[str, Any], errors: list[OutputError]) -> str:
         f"target   {result['target']}" + ("  (simulated)" if result["simulated"] else ""),
         f"GPU      {result['gpu']}",
         f"NPU      {result['npu']}",
-        f"load     {result['load_s']:.2f} s, first run {result['first_run_s'] * 1e3:.1f} ms",
-        f"run      {result['run_ms']['median']:.2f} ms median"
+        f"load     {result['load_s']:.2f} s, first run {result['first_run_ms']:.1f} ms"
         + (" (simulated: not the chip's time)" if result["simulated"] else ""),
     ]
+    if result["run_ms"]:
+        lines.append(f"run      {result['run_ms']['median']:.2f} ms, median")
     if not errors:
         lines += [f"output   {o['name']} {o['shape']} {o['dtype']}" for o in result["outputs"]]
         return "\n".join(lines)

@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.metadata
 import importlib.util
 import json
 import logging
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -84,50 +84,85 @@ def _call(name: str, *args: Any) -> Any:
 def _library_paths() -> dict[str, Path | None]:
     """Return what the Python environment offers, by the runtime's setting."""
     return {
-        "opencl.fallback_library": _first(_prefix_libraries("libintelocl.so")),
-        "ort.library": _first(_package_files("onnxruntime", "capi/libonnxruntime.so*")),
-        "qnn.library": _first(
-            _package_files("onnxruntime_qnn", "libonnxruntime_providers_qnn.so")
-        ),
-        "qnn.backend": _first(_package_files("onnxruntime_qnn", "libQnnHtp.so")),
+        "opencl.fallback_library": _distribution_file("intel-opencl-rt", "libintelocl.so"),
+        "ort.library": _package_file("onnxruntime", "capi/libonnxruntime.so*"),
+        "qnn.library": _package_file("onnxruntime_qnn", "libonnxruntime_providers_qnn.so"),
+        "qnn.backend": _package_file("onnxruntime_qnn", "libQnnHtp.so"),
     }
 
 
-def _prefix_libraries(name: str) -> Iterable[Path]:
-    """Yield `name` where pip puts data files: the environment's `lib`, or the user's."""
-    import site
+def _distribution_file(distribution: str, name: str) -> Path | None:
+    """Return an installed file of a distribution that is no Python package."""
+    try:
+        files = importlib.metadata.files(distribution) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    paths = (Path(str(file.locate())).resolve() for file in files if file.name == name)
+    return next((path for path in paths if path.is_file()), None)
 
-    for prefix in (sys.prefix, sys.base_prefix, site.getuserbase() or ""):
-        path = Path(prefix) / "lib" / name
-        if path.is_file():
-            yield path
 
-
-def _package_files(package: str, pattern: str) -> Iterable[Path]:
-    """Yield files of an installed package, without importing it."""
+def _package_file(package: str, pattern: str) -> Path | None:
+    """Return a file inside an installed package, without importing it."""
     spec = importlib.util.find_spec(package)
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        yield from sorted(Path(folder).glob(pattern))
+        for path in sorted(Path(folder).glob(pattern)):
+            return path
+    return None
 
 
-def _first(paths: Iterable[Path]) -> Path | None:
-    return next(iter(paths), None)
+def package_version(distribution: str) -> str | None:
+    """Return the installed version of a distribution; None when it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def require(*, opencl: bool = False, ort: bool = False, qnn: bool = False) -> None:
+    """Raise EnvironmentProblem, saying what to install, when one of these is missing.
+
+    `opencl` opens the chosen device; the others look for installed packages only.
+    """
+    paths = _library_paths()
+    if ort and paths["ort.library"] is None:
+        raise errors.EnvironmentProblem("ONNX Runtime is not installed; pip install onnxruntime")
+    if qnn and (paths["qnn.library"] is None or paths["qnn.backend"] is None):
+        raise errors.EnvironmentProblem(
+            "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
+        )
+    if opencl:
+        open_opencl()
 
 
 def configure(
-    *, opencl_device: str | int | None = None, opencl_memory: str | None = None
+    *,
+    opencl_device: str | int | None = None,
+    opencl_memory: str | None = None,
+    cache_directory: Path | None = None,
 ) -> None:
-    """Choose the OpenCL device before it is first used; wins over the environment variables.
+    """Set what must be known before the OpenCL device is first used.
 
     `opencl_device`: an index into `opencl_devices()` or part of a device's or platform's name
-    (else HETERO_OPENCL_DEVICE). `opencl_memory`: "svm", "coarse_svm" or "buffer" (else
-    HETERO_OPENCL_MEMORY, else the best that the device has).
+    (else HETERO_OPENCL_DEVICE, else the best there is). `opencl_memory`: "svm", "coarse_svm" or
+    "buffer" (else HETERO_OPENCL_MEMORY, else the best that the device has). `cache_directory`:
+    for compiled kernels (else HETERO_CACHE_DIR, else ~/.cache/hetero_tvm).
+
+    Raises ValueError when the device is open already.
     """
     load()
-    if opencl_device is not None:
-        _call("setting_set", "opencl.device", str(opencl_device))
-    if opencl_memory is not None:
-        _call("setting_set", "opencl.memory", opencl_memory)
+    settings = {
+        "opencl.device": opencl_device,
+        "opencl.memory": opencl_memory,
+        "cache.directory": cache_directory,
+    }
+    for key, value in settings.items():
+        if value is not None:
+            _call("setting_set", key, str(value))
+
+
+def select_device(device: str | int) -> None:
+    """Choose the OpenCL device, as `configure` does."""
+    configure(opencl_device=device)
 
 
 def opencl_devices() -> list[dict[str, Any]]:
@@ -146,6 +181,11 @@ def open_opencl() -> tvm.runtime.Device:
 
     _call("opencl_open")
     return tvm.device("opencl", 0)
+
+
+def device_name() -> str:
+    """Return the name of the OpenCL device in use; opens it when needed."""
+    return str(open_opencl().device_name)
 
 
 def gpu_wait() -> None:

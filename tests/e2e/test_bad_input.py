@@ -162,7 +162,7 @@ def test_run_refuses_a_damaged_artefact(hetero, built, tmp_path):
     ("words", "text"),
     [
         (["--inputs", "nothing.npz"], "nothing.npz"),
-        (["--repeat", "0"], "--repeat"),
+        (["--repeat", "-1"], "--repeat"),
         (["--device", "no such device"], "no such device"),
     ],
 )

@@ -7,12 +7,13 @@ import pytest
 from hetero_tvm.bundle import (
     FORMAT_VERSION,
     Manifest,
-    TensorSpec,
     append_manifest,
     read_manifest,
     whole_file,
 )
 from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend.random_inputs import InputRange
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 
 MANIFEST = Manifest(
     target="host",
@@ -26,6 +27,7 @@ MANIFEST = Manifest(
     model_sha256="0" * 64,
     inputs=(TensorSpec(name="x", dtype="float32", shape=(1, 3)),),
     outputs=(TensorSpec(name="y", dtype="int64", shape=()),),
+    ranges=(InputRange(name="x", dtype="float32", shape=(1, 3), kind="choice", values=(1, 2)),),
     versions={"tvm": "0.27"},
     plan={"ops": []},
     npu_regions=0,

@@ -90,7 +90,9 @@ def test_debug_shows_the_traceback(monkeypatch):
 
 
 def test_importing_the_package_is_cheap():
-    code = "import sys, hetero_tvm, hetero_tvm.cli; print('tvm' in sys.modules, 'onnx' in sys.modules)"
+    code = (
+        "import sys, hetero_tvm, hetero_tvm.cli; print('tvm' in sys.modules, 'onnx' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]
 
