@@ -7,7 +7,8 @@ never makes a region of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from types import MappingProxyType
 
 from tvm import IRModule, relax
 
@@ -27,18 +28,20 @@ def place(
     cost_us: Cost,
     handover_us: Handover,
     devices: Collection[str] = _BOTH,
+    unfit: Mapping[str, str] = MappingProxyType({}),
 ) -> Plan:
     """The plan with the least predicted time.
 
     `devices` restricts it: with one device, whatever that device takes goes to it, what it
-    declines to the other one if that takes it, and the rest to the CPU.
+    declines to the other one if that takes it, and the rest to the CPU. `unfit` names operators
+    that the NPU must not get for a reason that only their surroundings show, such as precision.
 
     Requires: `mod` as import leaves it; see `read_program`.
     Ensures:  `predicted_us` is at most every entry of `alternatives_us` when `devices` is both.
     """
     assert devices and set(devices) <= set(_BOTH), devices
     nodes = read_program(mod)
-    refused = [_refusals(node, declined) for node in nodes]
+    refused = [_refusals(node, declined, unfit) for node in nodes]
     works = [op_work(node.call) for node in nodes]
     costs = [
         {device: cost_us(work, device) for device in _able(refusals)}
@@ -72,8 +75,9 @@ def place(
     )
 
 
-def _refusals(node: Node, declined: Declined) -> dict[str, str]:
+def _refusals(node: Node, declined: Declined, unfit: Mapping[str, str]) -> dict[str, str]:
     reasons = {device: declined(node.call, device) for device in _BOTH}
+    reasons["npu"] = reasons["npu"] or unfit.get(node.name)
     return {device: reason for device, reason in reasons.items() if reason is not None}
 
 

@@ -114,3 +114,9 @@ def test_one_devices_views_follow_too():
     plan = plan_for(("npu",))
     assert plan.device["masked"] == "npu"
     assert plan.handover_us == 60.0
+
+
+def test_an_unfit_operator_stays_off_the_npu():
+    plan = place(Mlp, declined, cost_us, handover, unfit={"up": "float16 is too coarse here"})
+    assert plan.device["up"] == "gpu"
+    assert plan.ops[3].reason == "gpu: NPU declines: float16 is too coarse here"
