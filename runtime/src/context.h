@@ -15,7 +15,8 @@
 namespace hetero_tvm::runtime {
 
 /*!
- * \brief The devices and what is known about them. Members are made in order, each from earlier ones.
+ * \brief The devices and what is known about them. Members are made in order, each from earlier
+ * ones.
  *
  * TVM's registries call plain functions, so there has to be one instance that they find: Get().
  */
@@ -24,7 +25,7 @@ struct Context {
   Counters counters;
   opencl::DeviceApi opencl{settings, counters};
   NullDevice null_device{counters};
-  npu::OrtEnvironment ort{settings};
+  npu::OrtEnvironment ort{settings, counters};
   npu::NpuServices npu{ort, counters, [this] { opencl.WaitIfOpen(); }};
 
   /*! \brief Made at the first call and never destroyed: drivers' threads may outlive main(). */

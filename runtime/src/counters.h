@@ -22,17 +22,17 @@ class Counter {
 };
 
 /*! \brief Every counter with its public name, in the order in which they are shown. */
-#define HETERO_COUNTERS(X)                                                  \
-  X(kernel_launches) /* GPU kernels put into the queue */                   \
-  X(gpu_waits)       /* times a thread waited for the GPU to catch up */    \
-  X(copies)          /* copies from one tensor's memory to another's */     \
-  X(bytes_copied)    /* bytes of those copies */                            \
-  X(allocations)     /* device allocations */                               \
-  X(bytes_allocated) /* bytes of those allocations */                       \
-  X(npu_runs)        /* NPU regions run */                                  \
-  X(npu_sessions)    /* NPU sessions built */                               \
-  X(cache_hits)      /* OpenCL programs taken from the disk cache */        \
-  X(cache_misses)    /* OpenCL programs compiled from source */             \
+#define HETERO_COUNTERS(X)                                               \
+  X(kernel_launches) /* GPU kernels put into the queue */                \
+  X(gpu_waits)       /* times a thread waited for the GPU to catch up */ \
+  X(copies)          /* copies from one tensor's memory to another's */  \
+  X(bytes_copied)    /* bytes of those copies */                         \
+  X(allocations)     /* device allocations */                            \
+  X(bytes_allocated) /* bytes of those allocations */                    \
+  X(npu_runs)        /* NPU regions run */                               \
+  X(npu_sessions)    /* NPU sessions built */                            \
+  X(cache_hits)      /* OpenCL programs taken from the disk cache */     \
+  X(cache_misses)    /* OpenCL programs compiled from source */          \
   X(cache_corrupt)   /* cache entries that were damaged and thrown away */
 
 /*! \brief All counters of the process; part of Context. */

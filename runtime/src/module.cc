@@ -8,6 +8,7 @@
 #include "context.h"
 #include "opencl/kernel_table.h"
 #include "opencl/opencl_module.h"
+#include "opencl/timer.h"
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -49,6 +50,15 @@ void Prepare(const ffi::Module& module) {
   for (const ffi::Any& imported : module->imports()) Prepare(imported.cast<ffi::Module>());
 }
 
+void SetSetting(const ffi::String& key, const ffi::String& value) {
+  Context& context = Context::Get();
+  const std::string name(key);
+  const bool is_of_opencl = name.rfind("opencl.", 0) == 0 || name.rfind("cache.", 0) == 0;
+  TVM_FFI_CHECK(!is_of_opencl || !context.opencl.IsOpen(), ValueError)
+      << name << " cannot change any more: the OpenCL device is in use";
+  context.settings.Set(name, std::string(value));
+}
+
 ffi::Map<ffi::String, int64_t> ReadCounters() {
   const Counters& counters = Context::Get().counters;
   ffi::Map<ffi::String, int64_t> values;
@@ -71,10 +81,9 @@ TVM_FFI_STATIC_INIT_BLOCK() {
   namespace refl = tvm::ffi::reflection;
   refl::GlobalDef()
       // What TVM looks up.
-      .def_packed("device_api.opencl",
-                  [](ffi::PackedArgs, ffi::Any* rv) {
-                    *rv = static_cast<void*>(&Context::Get().opencl);
-                  })
+      .def_packed(
+          "device_api.opencl",
+          [](ffi::PackedArgs, ffi::Any* rv) { *rv = static_cast<void*>(&Context::Get().opencl); })
       .def_packed("device_api.ext_dev",
                   [](ffi::PackedArgs, ffi::Any* rv) {
                     *rv = static_cast<void*>(&Context::Get().null_device);
@@ -82,14 +91,21 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("ffi.Module.load_from_bytes.opencl", LoadOpenCl)
       .def("ffi.Module.create.opencl", CreateOpenCl)
       .def("ffi.Module.load_from_bytes.hetero_npu", LoadNpu)
-      // What hetero_tvm/runtime.py and compiled modules call.
-      .def("hetero_tvm.setting_set",
-           [](const ffi::String& key, const ffi::String& value) {
-             Context::Get().settings.Set(key, value);
+      .def("runtime.timer.opencl",
+           [](DLDevice) {
+             return ffi::ObjectRef(ffi::make_object<opencl::OpenClTimer>(Context::Get().opencl));
            })
+      // What hetero_tvm/runtime.py and compiled modules call.
+      .def("hetero_tvm.setting_set", SetSetting)
       .def("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
       .def("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
-      .def("hetero_tvm.gpu_wait", [] { Context::Get().opencl.WaitIfOpen(); })
+      // Takes anything and returns its first argument, so that a pass can hang it into the data
+      // flow.
+      .def_packed("hetero_tvm.gpu_wait",
+                  [](ffi::PackedArgs args, ffi::Any* rv) {
+                    Context::Get().opencl.WaitIfOpen();
+                    if (args.size() > 0) *rv = args[0];
+                  })
       .def("hetero_tvm.npu_module_create", CreateNpu)
       .def("hetero_tvm.npu_module_prepare", Prepare)
       .def("hetero_tvm.module_prepare", Prepare)
@@ -104,9 +120,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            [](int64_t latency_us, int64_t fail_launches, int64_t memory_bytes) {
              Context::Get().null_device.Configure({latency_us, fail_launches, memory_bytes});
            })
-      .def("hetero_tvm.null_device_add_one", [](DLTensor* in, DLTensor* out) {
-        Context::Get().null_device.LaunchAddOne(*in, *out);
-      });
+      .def("hetero_tvm.null_device_add_one",
+           [](DLTensor* in, DLTensor* out) { Context::Get().null_device.LaunchAddOne(*in, *out); });
 }
 
 }  // namespace hetero_tvm::runtime

@@ -20,7 +20,7 @@ namespace ffi = tvm::ffi;
 
 NullDevice::~NullDevice() {
   {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     stopping_ = true;
   }
   changed_.notify_all();
@@ -28,7 +28,7 @@ NullDevice::~NullDevice() {
 }
 
 void NullDevice::Configure(Behaviour behaviour) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   behaviour_ = behaviour;
 }
 
@@ -44,7 +44,7 @@ void NullDevice::LaunchAddOne(const DLTensor& in, const DLTensor& out) {
     return reinterpret_cast<float*>(static_cast<char*>(tensor.data) + tensor.byte_offset);
   };
   {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     const bool fails = behaviour_.fail_launches > 0;
     if (fails) --behaviour_.fail_launches;
     queue_.push_back({start(in), start(out), count, behaviour_.latency_us, fails});
@@ -72,7 +72,8 @@ void NullDevice::Work() {
     lock.lock();
     busy_ = false;
     if (launch.fails && failure_.empty()) {
-      failure_ = "null device: launch " + std::to_string(number) + " of add_one failed as configured";
+      failure_ =
+          "null device: launch " + std::to_string(number) + " of add_one failed as configured";
     }
     changed_.notify_all();
   }
@@ -91,17 +92,17 @@ void NullDevice::GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, 
 }
 
 void* NullDevice::AllocDataSpace(tvm::Device, size_t bytes, size_t alignment, DLDataType) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   const int64_t left = behaviour_.memory_bytes - bytes_in_use_;
   void* data = nullptr;
   if (left >= 0 && bytes <= static_cast<size_t>(left)) {
     alignment = std::max(alignment, alignof(std::max_align_t));
-    data = std::aligned_alloc(alignment, (std::max<size_t>(bytes, 1) + alignment - 1) / alignment *
-                                             alignment);
+    data = std::aligned_alloc(alignment,
+                              (std::max<size_t>(bytes, 1) + alignment - 1) / alignment * alignment);
   }
   if (data == nullptr) {
-    TVM_FFI_THROW(DeviceFailure) << "out of memory: " << bytes << " bytes asked of the null device, "
-                                 << left << " left";
+    TVM_FFI_THROW(DeviceFailure) << "out of memory: " << bytes
+                                 << " bytes asked of the null device, " << left << " left";
   }
   memory_[data] = bytes;
   bytes_in_use_ += static_cast<int64_t>(bytes);

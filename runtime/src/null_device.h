@@ -29,8 +29,8 @@ namespace hetero_tvm::runtime {
 class NullDevice : public tvm::runtime::DeviceAPI {
  public:
   struct Behaviour {
-    int64_t latency_us = 0;       // of every launch
-    int64_t fail_launches = 0;    // so many of the next launches fail
+    int64_t latency_us = 0;     // of every launch
+    int64_t fail_launches = 0;  // so many of the next launches fail
     int64_t memory_bytes = 1 << 30;
   };
 

@@ -18,12 +18,13 @@ struct Setting {
 };
 
 constexpr std::array kSettings = {
-    Setting{"opencl.library", "HETERO_OPENCL_LIB"},    // the only library to try, when given
-    Setting{"opencl.fallback_library", nullptr},       // tried after the installed ones
-    Setting{"opencl.device", "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
+    Setting{"opencl.library", "HETERO_OPENCL_LIB"},  // the only library to try, when given
+    Setting{"opencl.fallback_library", nullptr},     // tried after the installed ones
+    Setting{"opencl.device",
+            "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
     Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "coarse_svm" or "buffer"
     Setting{"cache.directory", "HETERO_CACHE_DIR"},
-    Setting{"ort.library", "HETERO_ORT_LIB"},
+    Setting{"ort.library", nullptr},
     Setting{"qnn.library", nullptr},  // the execution provider's plug-in
     Setting{"qnn.backend", nullptr},  // libQnnHtp.so
 };
@@ -42,13 +43,13 @@ const Setting& Find(const std::string& key) {
 
 void Settings::Set(const std::string& key, const std::string& value) {
   Find(key);
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   values_[key] = value;
 }
 
 std::string Settings::Get(const std::string& key) const {
   const Setting& setting = Find(key);
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   const auto found = values_.find(key);
   if (found != values_.end()) return found->second;
   const char* value = setting.variable == nullptr ? nullptr : std::getenv(setting.variable);

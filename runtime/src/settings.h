@@ -11,7 +11,8 @@
 
 namespace hetero_tvm::runtime {
 
-/*! \brief Named strings. An explicit setting wins over the environment variable of the same meaning. */
+/*! \brief Named strings. An explicit setting wins over the environment variable of the same
+ * meaning. */
 class Settings {
  public:
   /*! \brief Set `key`; throws ValueError, listing the keys, when there is no such setting. */

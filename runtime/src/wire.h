@@ -28,11 +28,12 @@ class WireReader {
     static_assert(std::is_arithmetic_v<T>);
     const std::string_view bytes = Take(sizeof(T));
     T value;
-    std::memcpy(&value, bytes.data(), sizeof(T));
+    std::memcpy(&value, bytes.data(), bytes.size());
     return value;
   }
 
-  /*! \brief A count of items that take at least `item_bytes` each, so it cannot exceed what is left. */
+  /*! \brief A count of items that take at least `item_bytes` each, so it cannot exceed what is
+   * left. */
   uint64_t Count(size_t item_bytes) {
     const auto count = Number<uint64_t>();
     if (count > left_.size() / item_bytes) Damaged();

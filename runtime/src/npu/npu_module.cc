@@ -30,12 +30,12 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models";
   for (size_t i = 0; i < regions_.size(); ++i) {
     regions_[i].model = models_[i];
-    const bool is_new =
-        sessions_
-            .emplace(regions_[i].symbol,
-                     std::make_unique<RegionSession>(services.environment, regions_[i]))
-            .second;
-    TVM_FFI_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
+    const bool is_new = sessions_
+                            .emplace(regions_[i].symbol, std::make_unique<RegionSession>(
+                                                             services.environment, regions_[i]))
+                            .second;
+    TVM_FFI_CHECK(is_new, ValueError)
+        << "NPU module: two regions are called " << regions_[i].symbol;
   }
 }
 
@@ -63,7 +63,7 @@ ffi::Bytes NpuModule::SaveToBytes() const {
   writer.Text(header_);
   writer.Number<uint64_t>(models_.size());
   for (const std::string& model : models_) writer.Text(model);
-  return ffi::Bytes(writer.Finish());
+  return {writer.Finish()};
 }
 
 bool NpuModule::ImplementsFunction(const ffi::String& name) {

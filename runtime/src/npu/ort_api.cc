@@ -30,8 +30,7 @@ std::unique_ptr<const OrtApi> OrtApi::Load(const std::string& library) {
     TVM_FFI_THROW(EnvironmentProblem)
         << "ONNX Runtime cannot be loaded: " << dlerror() << "; " << kInstallHint;
   }
-  const auto get_base =
-      reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
+  const auto get_base = reinterpret_cast<const OrtApiBase* (*)()>(dlsym(handle, "OrtGetApiBase"));
   const OrtApiBase* base = get_base == nullptr ? nullptr : get_base();
   const void* const* slots = base == nullptr ? nullptr : base->get_api(kInterfaceVersion);
   if (slots == nullptr) {

@@ -9,7 +9,10 @@
 
 #include <charconv>
 #include <cstring>
+#include <optional>
 #include <sstream>
+
+#include "quiet_stdout.h"
 
 namespace hetero_tvm::runtime::npu {
 namespace {
@@ -30,9 +33,10 @@ int OnnxType(DLDataType type) {
     int onnx;
   };
   constexpr Known kKnown[] = {
-      {kDLFloat, 32, 1}, {kDLUInt, 8, 2},   {kDLInt, 8, 3},    {kDLUInt, 16, 4},  {kDLInt, 16, 5},
-      {kDLInt, 32, 6},   {kDLInt, 64, 7},   {kDLBool, 8, 9},   {kDLUInt, 1, 9},   {kDLFloat, 16, 10},
-      {kDLFloat, 64, 11}, {kDLUInt, 32, 12}, {kDLUInt, 64, 13}, {kDLBfloat, 16, 16},
+      {kDLFloat, 32, 1}, {kDLUInt, 8, 2},     {kDLInt, 8, 3},     {kDLUInt, 16, 4},
+      {kDLInt, 16, 5},   {kDLInt, 32, 6},     {kDLInt, 64, 7},    {kDLBool, 8, 9},
+      {kDLUInt, 1, 9},   {kDLFloat, 16, 10},  {kDLFloat, 64, 11}, {kDLUInt, 32, 12},
+      {kDLUInt, 64, 13}, {kDLBfloat, 16, 16},
   };
   for (const Known& known : kKnown) {
     if (known.code == type.code && known.bits == type.bits) return known.onnx;
@@ -83,7 +87,7 @@ void CheckTensor(const Region& region, const TensorSpec& spec, const DLTensor& t
 }  // namespace
 
 const OrtApi& OrtEnvironment::Api() {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   OpenLocked();
   return *api_;
 }
@@ -134,16 +138,15 @@ void OrtEnvironment::AppendQnn(OrtSessionOptions* options, const Region& region)
     values.push_back(value.c_str());
   }
   const std::vector<const OrtEpDevice*>& devices = QnnDevicesLocked();
-  api_->Check(
-      api_->SessionOptionsAppendExecutionProvider_V2(options, env_.Get(), devices.data(),
-                                                     devices.size(), keys.data(), values.data(),
-                                                     keys.size()),
-      "NPU region " + region.symbol);
+  api_->Check(api_->SessionOptionsAppendExecutionProvider_V2(options, env_.Get(), devices.data(),
+                                                             devices.size(), keys.data(),
+                                                             values.data(), keys.size()),
+              "NPU region " + region.symbol);
 }
 
 OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   const std::string where = "NPU region " + region.symbol;
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   OpenLocked();
   OrtSessionOptions* raw_options = nullptr;
   api_->Check(api_->CreateSessionOptions(&raw_options), where);
@@ -171,10 +174,13 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
     TVM_FFI_THROW(ValueError) << where << ": unknown provider '" << region.provider
                               << "'; known: cpu, qnn";
   }
+  std::optional<QuietStdout> quiet;
+  if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;
   api_->Check(api_->CreateSessionFromArray(env_.Get(), region.model.data(), region.model.size(),
                                            raw_options, &session),
               where);
+  counters_.npu_sessions.Add();
   return {session, api_->ReleaseSession};
 }
 
@@ -183,8 +189,8 @@ RegionSession::RegionSession(OrtEnvironment& environment, const Region& region)
   for (const auto* specs : {&region.inputs, &region.outputs}) {
     for (const TensorSpec& spec : *specs) {
       TVM_FFI_CHECK(OnnxType(spec.dtype) != 0, ValueError)
-          << "NPU module: region " << region.symbol << ", tensor '" << spec.name << "': ONNX has no "
-          << spec.dtype_name;
+          << "NPU module: region " << region.symbol << ", tensor '" << spec.name
+          << "': ONNX has no " << spec.dtype_name;
       bindings_.push_back({&spec, nullptr, {}});
       names_.push_back(spec.name.c_str());
     }
@@ -192,7 +198,7 @@ RegionSession::RegionSession(OrtEnvironment& environment, const Region& region)
 }
 
 void RegionSession::Prepare() {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   PrepareLocked();
 }
 
@@ -206,10 +212,9 @@ void RegionSession::Bind(Binding& binding, const DLTensor& tensor) {
   if (binding.data == data && binding.value.Get() != nullptr) return;
   const OrtApi& api = environment_.Api();
   OrtValue* value = nullptr;
-  api.Check(api.CreateTensorWithDataAsOrtValue(environment_.host_memory(), data, binding.spec->bytes,
-                                               binding.spec->shape.data(),
-                                               binding.spec->shape.size(),
-                                               OnnxType(binding.spec->dtype), &value),
+  api.Check(api.CreateTensorWithDataAsOrtValue(
+                environment_.host_memory(), data, binding.spec->bytes, binding.spec->shape.data(),
+                binding.spec->shape.size(), OnnxType(binding.spec->dtype), &value),
             "NPU region " + region_.symbol + ", tensor '" + binding.spec->name + "'");
   binding.value = OrtHandle<OrtValue>(value, api.ReleaseValue);
   binding.data = data;
@@ -219,7 +224,7 @@ void RegionSession::Run(const std::vector<const DLTensor*>& tensors) {
   TVM_FFI_CHECK(tensors.size() == bindings_.size(), TypeError)
       << "NPU region " << region_.symbol << " takes " << region_.inputs.size() << " inputs and "
       << region_.outputs.size() << " outputs, got " << tensors.size() << " tensors";
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   PrepareLocked();
   std::vector<OrtValue*> values;
   values.reserve(tensors.size());

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "../counters.h"
 #include "../settings.h"
 #include "ort_api.h"
 #include "region.h"
@@ -21,7 +22,8 @@ namespace hetero_tvm::runtime::npu {
 /*! \brief What all sessions share. Loads ONNX Runtime and the QNN plug-in when first needed. */
 class OrtEnvironment {
  public:
-  explicit OrtEnvironment(const Settings& settings) : settings_(settings) {}
+  OrtEnvironment(const Settings& settings, Counters& counters)
+      : settings_(settings), counters_(counters) {}
 
   /*! \brief ONNX Runtime's functions. Throws EnvironmentProblem when it is not installed. */
   const OrtApi& Api();
@@ -40,7 +42,8 @@ class OrtEnvironment {
   const std::vector<const OrtEpDevice*>& QnnDevicesLocked();
 
   const Settings& settings_;
-  std::mutex mutex_;      // guards everything below; taken while opening and while building sessions
+  Counters& counters_;
+  std::mutex mutex_;  // guards everything below; taken while opening and while building sessions
   std::mutex npu_mutex_;  // guards nothing but the NPU itself
   std::unique_ptr<const OrtApi> api_;
   OrtHandle<OrtEnv> env_;
@@ -65,7 +68,8 @@ class RegionSession {
   void Run(const std::vector<const DLTensor*>& tensors);
 
  private:
-  /*! \brief The tensor that slot `i` was last bound to; bound again only when its address changes. */
+  /*! \brief The tensor that slot `i` was last bound to; bound again only when its address changes.
+   */
   struct Binding {
     const TensorSpec* spec;
     const void* data = nullptr;

@@ -38,7 +38,8 @@ struct Region {
  * \brief The regions that a JSON header describes; `model` is left for the caller.
  *
  *   {"regions": [{"symbol": "npu_region_0", "provider": "qnn", "options": {"soc_model": "57"},
- *                 "inputs": [{"name": "x", "dtype": "float32", "shape": [1, 8]}], "outputs": [...]}]}
+ *                 "inputs": [{"name": "x", "dtype": "float32", "shape": [1, 8]}], "outputs":
+ * [...]}]}
  *
  * Throws ValueError saying which region and which key is wrong.
  */

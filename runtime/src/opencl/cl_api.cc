@@ -71,10 +71,10 @@ std::unique_ptr<ClApi> ClApi::Load(const std::string& library, std::string* why_
   HETERO_CL_FUNCTIONS(HETERO_CL_RESOLVE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_RESOLVE)
 #undef HETERO_CL_RESOLVE
-#define HETERO_CL_REQUIRE(result, name, parameters)            \
-  if (api->name == nullptr) {                                  \
+#define HETERO_CL_REQUIRE(result, name, parameters)             \
+  if (api->name == nullptr) {                                   \
     *why_not = library + ": no cl" #name " (OpenCL 1.2) in it"; \
-    return nullptr;                                            \
+    return nullptr;                                             \
   }
   HETERO_CL_FUNCTIONS(HETERO_CL_REQUIRE)
 #undef HETERO_CL_REQUIRE

@@ -83,52 +83,51 @@ struct ClBufferRegion {
 };
 
 /*! \brief Functions of OpenCL 1.2, which a library must have: X(result, name, parameters). */
-#define HETERO_CL_FUNCTIONS(X)                                                                     \
-  X(cl_int, GetPlatformIDs, (cl_uint, cl_platform_id*, cl_uint*))                                  \
-  X(cl_int, GetPlatformInfo, (cl_platform_id, cl_uint, size_t, void*, size_t*))                    \
-  X(cl_int, GetDeviceIDs, (cl_platform_id, cl_bitfield, cl_uint, cl_device_id*, cl_uint*))         \
-  X(cl_int, GetDeviceInfo, (cl_device_id, cl_uint, size_t, void*, size_t*))                        \
-  X(cl_context, CreateContext,                                                                     \
-    (const intptr_t*, cl_uint, const cl_device_id*, ClContextNotify, void*, cl_int*))              \
-  X(cl_int, ReleaseContext, (cl_context))                                                          \
-  X(cl_command_queue, CreateCommandQueue, (cl_context, cl_device_id, cl_bitfield, cl_int*))        \
-  X(cl_int, ReleaseCommandQueue, (cl_command_queue))                                               \
-  X(cl_mem, CreateBuffer, (cl_context, cl_bitfield, size_t, void*, cl_int*))                       \
-  X(cl_mem, CreateSubBuffer, (cl_mem, cl_bitfield, cl_uint, const void*, cl_int*))                 \
-  X(cl_int, ReleaseMemObject, (cl_mem))                                                            \
-  X(cl_int, SetMemObjectDestructorCallback, (cl_mem, ClMemNotify, void*))                          \
-  X(void*, EnqueueMapBuffer,                                                                       \
-    (cl_command_queue, cl_mem, cl_bool, cl_bitfield, size_t, size_t, cl_uint, const cl_event*,     \
-     cl_event*, cl_int*))                                                                          \
-  X(cl_int, EnqueueUnmapMemObject,                                                                 \
-    (cl_command_queue, cl_mem, void*, cl_uint, const cl_event*, cl_event*))                        \
-  X(cl_program, CreateProgramWithSource,                                                           \
-    (cl_context, cl_uint, const char**, const size_t*, cl_int*))                                   \
-  X(cl_program, CreateProgramWithBinary,                                                           \
-    (cl_context, cl_uint, const cl_device_id*, const size_t*, const unsigned char**, cl_int*,      \
-     cl_int*))                                                                                     \
-  X(cl_int, BuildProgram,                                                                          \
-    (cl_program, cl_uint, const cl_device_id*, const char*, ClBuildNotify, void*))                 \
-  X(cl_int, GetProgramInfo, (cl_program, cl_uint, size_t, void*, size_t*))                         \
-  X(cl_int, GetProgramBuildInfo, (cl_program, cl_device_id, cl_uint, size_t, void*, size_t*))      \
-  X(cl_int, ReleaseProgram, (cl_program))                                                          \
-  X(cl_kernel, CreateKernel, (cl_program, const char*, cl_int*))                                   \
-  X(cl_int, ReleaseKernel, (cl_kernel))                                                            \
-  X(cl_int, SetKernelArg, (cl_kernel, cl_uint, size_t, const void*))                               \
-  X(cl_int, EnqueueNDRangeKernel,                                                                  \
-    (cl_command_queue, cl_kernel, cl_uint, const size_t*, const size_t*, const size_t*, cl_uint,   \
-     const cl_event*, cl_event*))                                                                  \
-  X(cl_int, Flush, (cl_command_queue))                                                             \
+#define HETERO_CL_FUNCTIONS(X)                                                                   \
+  X(cl_int, GetPlatformIDs, (cl_uint, cl_platform_id*, cl_uint*))                                \
+  X(cl_int, GetPlatformInfo, (cl_platform_id, cl_uint, size_t, void*, size_t*))                  \
+  X(cl_int, GetDeviceIDs, (cl_platform_id, cl_bitfield, cl_uint, cl_device_id*, cl_uint*))       \
+  X(cl_int, GetDeviceInfo, (cl_device_id, cl_uint, size_t, void*, size_t*))                      \
+  X(cl_context, CreateContext,                                                                   \
+    (const intptr_t*, cl_uint, const cl_device_id*, ClContextNotify, void*, cl_int*))            \
+  X(cl_int, ReleaseContext, (cl_context))                                                        \
+  X(cl_command_queue, CreateCommandQueue, (cl_context, cl_device_id, cl_bitfield, cl_int*))      \
+  X(cl_int, ReleaseCommandQueue, (cl_command_queue))                                             \
+  X(cl_mem, CreateBuffer, (cl_context, cl_bitfield, size_t, void*, cl_int*))                     \
+  X(cl_mem, CreateSubBuffer, (cl_mem, cl_bitfield, cl_uint, const void*, cl_int*))               \
+  X(cl_int, ReleaseMemObject, (cl_mem))                                                          \
+  X(cl_int, SetMemObjectDestructorCallback, (cl_mem, ClMemNotify, void*))                        \
+  X(void*, EnqueueMapBuffer,                                                                     \
+    (cl_command_queue, cl_mem, cl_bool, cl_bitfield, size_t, size_t, cl_uint, const cl_event*,   \
+     cl_event*, cl_int*))                                                                        \
+  X(cl_int, EnqueueUnmapMemObject,                                                               \
+    (cl_command_queue, cl_mem, void*, cl_uint, const cl_event*, cl_event*))                      \
+  X(cl_program, CreateProgramWithSource,                                                         \
+    (cl_context, cl_uint, const char**, const size_t*, cl_int*))                                 \
+  X(cl_program, CreateProgramWithBinary,                                                         \
+    (cl_context, cl_uint, const cl_device_id*, const size_t*, const unsigned char**, cl_int*,    \
+     cl_int*))                                                                                   \
+  X(cl_int, BuildProgram,                                                                        \
+    (cl_program, cl_uint, const cl_device_id*, const char*, ClBuildNotify, void*))               \
+  X(cl_int, GetProgramInfo, (cl_program, cl_uint, size_t, void*, size_t*))                       \
+  X(cl_int, GetProgramBuildInfo, (cl_program, cl_device_id, cl_uint, size_t, void*, size_t*))    \
+  X(cl_int, ReleaseProgram, (cl_program))                                                        \
+  X(cl_kernel, CreateKernel, (cl_program, const char*, cl_int*))                                 \
+  X(cl_int, ReleaseKernel, (cl_kernel))                                                          \
+  X(cl_int, SetKernelArg, (cl_kernel, cl_uint, size_t, const void*))                             \
+  X(cl_int, EnqueueNDRangeKernel,                                                                \
+    (cl_command_queue, cl_kernel, cl_uint, const size_t*, const size_t*, const size_t*, cl_uint, \
+     const cl_event*, cl_event*))                                                                \
+  X(cl_int, Flush, (cl_command_queue))                                                           \
   X(cl_int, Finish, (cl_command_queue))
 
 /*! \brief Functions of OpenCL 2.0 for shared virtual memory; null where the library has none. */
-#define HETERO_CL_SVM_FUNCTIONS(X)                                                              \
-  X(void*, SVMAlloc, (cl_context, cl_bitfield, size_t, cl_uint))                                \
-  X(void, SVMFree, (cl_context, void*))                                                         \
-  X(cl_int, SetKernelArgSVMPointer, (cl_kernel, cl_uint, const void*))                          \
-  X(cl_int, EnqueueSVMMap,                                                                      \
-    (cl_command_queue, cl_bool, cl_bitfield, void*, size_t, cl_uint, const cl_event*,           \
-     cl_event*))                                                                                \
+#define HETERO_CL_SVM_FUNCTIONS(X)                                                                \
+  X(void*, SVMAlloc, (cl_context, cl_bitfield, size_t, cl_uint))                                  \
+  X(void, SVMFree, (cl_context, void*))                                                           \
+  X(cl_int, SetKernelArgSVMPointer, (cl_kernel, cl_uint, const void*))                            \
+  X(cl_int, EnqueueSVMMap,                                                                        \
+    (cl_command_queue, cl_bool, cl_bitfield, void*, size_t, cl_uint, const cl_event*, cl_event*)) \
   X(cl_int, EnqueueSVMUnmap, (cl_command_queue, void*, cl_uint, const cl_event*, cl_event*))
 
 /*! \brief One OpenCL library's functions, without the `cl` in front. Never unloaded. */

@@ -33,7 +33,7 @@ std::string CacheDirectory(const Settings& settings) {
 
 ClSession& DeviceApi::Session() {
   if (ClSession* open = session_.load()) return *open;
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   if (owner_ == nullptr) {
     owner_ = std::make_unique<ClSession>(platforms_.Select(), settings_.Get("opencl.memory"),
                                          CacheDirectory(settings_), counters_);
@@ -47,7 +47,7 @@ void DeviceApi::WaitIfOpen() {
 }
 
 ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   ffi::Array<ffi::Map<ffi::String, ffi::Any>> all;
   for (const ClDevice& device : platforms_.All()) {
     const bool selected = owner_ != nullptr && owner_->device().id == device.id;
@@ -86,7 +86,7 @@ void DeviceApi::GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, f
   try {
     if (device.device_id == 0) session = &Session();
   } catch (const ffi::Error&) {
-    // No driver: the device does not exist, and has no attributes.
+    session = nullptr;  // no driver: the device does not exist, and has no attributes
   }
   if (kind == Kind::kExist) *rv = session != nullptr;
   if (session == nullptr || kind == Kind::kExist) return;

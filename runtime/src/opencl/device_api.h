@@ -19,14 +19,18 @@
 
 namespace hetero_tvm::runtime::opencl {
 
-/*! \brief TVM's `opencl` device type; the selected device is number 0. Opens nothing until asked. */
+/*! \brief TVM's `opencl` device type; the selected device is number 0. Opens nothing until asked.
+ */
 class DeviceApi : public tvm::runtime::DeviceAPI {
  public:
   DeviceApi(const Settings& settings, Counters& counters)
       : settings_(settings), counters_(counters), platforms_(settings) {}
 
-  /*! \brief The device, opened by the first caller. Throws EnvironmentProblem when there is none. */
+  /*! \brief The device, opened by the first caller. Throws EnvironmentProblem when there is none.
+   */
   ClSession& Session();
+
+  bool IsOpen() const { return session_.load() != nullptr; }
 
   /*! \brief Wait for queued kernels, if a device was ever opened. */
   void WaitIfOpen();

@@ -71,8 +71,9 @@ std::unique_ptr<const KernelTable> KernelTable::Parse(std::string_view bytes) {
       new KernelTable(std::move(format), std::move(code), std::move(kernels)));
 }
 
-std::unique_ptr<const KernelTable> KernelTable::FromCompiler(std::string_view code, std::string_view format,
-                                      const ffi::Map<ffi::String, ffi::ObjectRef>& functions) {
+std::unique_ptr<const KernelTable> KernelTable::FromCompiler(
+    std::string_view code, std::string_view format,
+    const ffi::Map<ffi::String, ffi::ObjectRef>& functions) {
   // The class is not in the wheel's headers, so its fields are read by name.
   constexpr std::string_view kInfo = "runtime.FunctionInfo";
   const ffi::reflection::FieldGetter arg_types(kInfo, "arg_types");

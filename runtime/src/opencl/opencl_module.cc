@@ -8,10 +8,7 @@
 #include <tvm/ffi/container/tensor.h>
 
 #include <algorithm>
-#include <atomic>
 #include <cstring>
-#include <exception>
-#include <thread>
 #include <utility>
 
 #include "../half.h"
@@ -38,9 +35,12 @@ KernelFunction::KernelFunction(const std::string& name, const KernelInfo& info) 
     const size_t bytes = (type.bits + 7U) / 8U;
     if (type.code == kDLOpaqueHandle) {
       args_.push_back({ArgKind::kPointer, sizeof(void*)});
-    } else if (type.lanes == 1 && type.code == kDLFloat && (bytes == 2 || bytes == 4 || bytes == 8)) {
-      args_.push_back(
-          {bytes == 2 ? ArgKind::kHalf : bytes == 4 ? ArgKind::kFloat : ArgKind::kDouble, bytes});
+    } else if (type.lanes == 1 && type.code == kDLFloat &&
+               (bytes == 2 || bytes == 4 || bytes == 8)) {
+      args_.push_back({bytes == 2   ? ArgKind::kHalf
+                       : bytes == 4 ? ArgKind::kFloat
+                                    : ArgKind::kDouble,
+                       bytes});
     } else if (type.lanes == 1 && bytes <= 8 &&
                (type.code == kDLInt || type.code == kDLUInt || type.code == kDLBool)) {
       args_.push_back({ArgKind::kInteger, bytes});
@@ -90,8 +90,7 @@ void KernelFunction::BindScalar(const ClApi& api, const Kernel& kernel, cl_uint 
   }
 }
 
-void KernelFunction::Launch(ClSession& session, const Kernel& kernel,
-                            ffi::PackedArgs args) const {
+void KernelFunction::Launch(ClSession& session, const Kernel& kernel, ffi::PackedArgs args) const {
   TVM_FFI_CHECK(static_cast<size_t>(args.size()) == args_.size() + extents_.size(), TypeError)
       << "OpenCL kernel " << name_ << " takes " << args_.size() << " arguments and "
       << extents_.size() << " launch parameters, got " << args.size() << " in all";
@@ -118,7 +117,8 @@ void KernelFunction::Launch(ClSession& session, const Kernel& kernel,
 
 OpenClModule::OpenClModule(DeviceApi& device, std::unique_ptr<const KernelTable> table)
     : device_(device), table_(std::move(table)) {
-  for (const auto& [name, info] : table_->kernels()) functions_.emplace(name, KernelFunction(name, info));
+  for (const auto& [name, info] : table_->kernels())
+    functions_.emplace(name, KernelFunction(name, info));
 }
 
 bool OpenClModule::ImplementsFunction(const ffi::String& name) {
@@ -140,32 +140,15 @@ ffi::Optional<ffi::Function> OpenClModule::GetFunction(const ffi::String& name) 
 }
 
 void OpenClModule::Prepare() {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   if (!kernels_.empty()) return;
   ClSession& session = device_.Session();
-  std::vector<const std::pair<const std::string, KernelInfo>*> todo;
-  for (const auto& entry : table_->kernels()) todo.push_back(&entry);
-  std::vector<Kernel> built(todo.size());
-  std::vector<std::exception_ptr> failures(todo.size());
-  std::atomic<size_t> next{0};
-  const auto build = [&] {
-    for (size_t i = next++; i < todo.size(); i = next++) {
-      try {
-        built[i] = session.Build(todo[i]->first, todo[i]->second.source);
-      } catch (...) {
-        failures[i] = std::current_exception();
-      }
-    }
-  };
-  const size_t helpers = std::min<size_t>(todo.size(), std::thread::hardware_concurrency());
-  std::vector<std::thread> threads;
-  for (size_t i = 1; i < helpers; ++i) threads.emplace_back(build);
-  build();
-  for (std::thread& thread : threads) thread.join();
-  for (const std::exception_ptr& failure : failures) {
-    if (failure) std::rethrow_exception(failure);
+  // One after the other: the drivers measured compile under a lock of their own.
+  std::map<std::string, Kernel> built;
+  for (const auto& [name, info] : table_->kernels()) {
+    built.emplace(name, session.Build(name, info.source));
   }
-  for (size_t i = 0; i < todo.size(); ++i) kernels_.emplace(todo[i]->first, std::move(built[i]));
+  kernels_ = std::move(built);
 }
 
 }  // namespace hetero_tvm::runtime::opencl

@@ -88,7 +88,8 @@ std::string Lower(std::string text) {
 
 bool IsIndex(const std::string& text) {
   return !text.empty() && text.size() < 6 &&
-         std::all_of(text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
+         std::all_of(
+             text.begin(), text.end(), [](unsigned char c) { return std::isdigit(c) != 0; });
 }
 
 }  // namespace
@@ -162,38 +163,40 @@ std::vector<ClDevice> Platforms::All() {
   return devices_;
 }
 
+const ClDevice* Platforms::Find(const std::function<bool(const ClDevice&)>& fits) {
+  size_t seen = 0;
+  do {
+    for (; seen < devices_.size(); ++seen) {
+      if (fits(devices_[seen])) return &devices_[seen];
+    }
+  } while (OpenNext());
+  return nullptr;
+}
+
 ClDevice Platforms::Select() {
   const std::string wanted = settings_.Get("opencl.device");
+  const ClDevice* chosen = nullptr;
   if (IsIndex(wanted)) {
     const size_t index = std::stoul(wanted);
     while (devices_.size() <= index && OpenNext()) {
     }
-    if (index < devices_.size()) return devices_[index];
+    if (index < devices_.size()) chosen = &devices_[index];
   } else if (!wanted.empty()) {
-    size_t seen = 0;
-    do {
-      for (; seen < devices_.size(); ++seen) {
-        const ClDevice& device = devices_[seen];
-        if (Lower(device.name + "\n" + device.platform_name).find(Lower(wanted)) !=
-            std::string::npos) {
-          return device;
-        }
-      }
-    } while (OpenNext());
+    chosen = Find([name = Lower(wanted)](const ClDevice& device) {
+      return Lower(device.name + "\n" + device.platform_name).find(name) != std::string::npos;
+    });
   } else {
-    while (devices_.empty() && OpenNext()) {
-    }
-    const auto gpu = std::find_if(devices_.begin(), devices_.end(),
-                                  [](const ClDevice& device) { return device.type == "gpu"; });
-    if (gpu != devices_.end()) return *gpu;
-    if (!devices_.empty()) return devices_.front();
+    chosen = Find([](const ClDevice& device) { return device.type == "gpu"; });
+    if (chosen == nullptr) chosen = Find([](const ClDevice& device) { return device.has_half; });
+    if (chosen == nullptr && !devices_.empty()) chosen = &devices_.front();
   }
+  if (chosen != nullptr) return *chosen;
   if (devices_.empty()) {
     TVM_FFI_THROW(EnvironmentProblem)
         << "no OpenCL device: " << kInstallHint << ". Tried" << tried_.substr(1);
   }
-  TVM_FFI_THROW(EnvironmentProblem) << "no OpenCL device '" << wanted << "'; there are "
-                                    << Listing();
+  TVM_FFI_THROW(EnvironmentProblem)
+      << "no OpenCL device '" << wanted << "'; there are " << Listing();
   TVM_FFI_UNREACHABLE();
 }
 

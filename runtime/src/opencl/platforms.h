@@ -6,6 +6,7 @@
 #define HETERO_TVM_RUNTIME_OPENCL_PLATFORMS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,7 +42,8 @@ struct ClDevice {
   int64_t sub_buffer_alignment_bytes = 1;
 };
 
-/*! \brief The OpenCL libraries that could be opened, each with its devices. The caller serialises. */
+/*! \brief The OpenCL libraries that could be opened, each with its devices. The caller serialises.
+ */
 class Platforms {
  public:
   explicit Platforms(const Settings& settings) : settings_(settings) {}
@@ -50,11 +52,11 @@ class Platforms {
   std::vector<ClDevice> All();
 
   /*!
-   * \brief The device that the setting "opencl.device" names; without one, a GPU of the first library
-   *        that has any device, else that library's first device.
+   * \brief The device that the setting "opencl.device" names; without one, the first GPU, else the
+   *        first device with half precision, else the first device.
    *
-   * Throws EnvironmentProblem when there is no device at all, ValueError listing the devices when
-   * none has that name.
+   * Opens no more libraries than it takes to decide. Throws EnvironmentProblem when there is no
+   * device, listing those there are when none has that name.
    */
   ClDevice Select();
 
@@ -62,6 +64,9 @@ class Platforms {
   /*! \brief Open the next candidate library. \return false when there is none left. */
   bool OpenNext();
   void AddDevices(const ClApi& api);
+  /*! \brief First device that `fits`, opening libraries while there is none. Null if there is none.
+   */
+  const ClDevice* Find(const std::function<bool(const ClDevice&)>& fits);
   std::string Listing() const;
 
   const Settings& settings_;

@@ -26,7 +26,8 @@ constexpr std::string_view kMagic = "hetero_tvm opencl 1";
 constexpr const char* kOptions = "";  // as TVM's own runtime builds them
 constexpr int kLogLines = 12;
 
-/*! \brief FNV-1a: finds accidental damage and names files; equality is decided on the whole text. */
+/*! \brief FNV-1a: finds accidental damage and names files; equality is decided on the whole text.
+ */
 uint64_t Fingerprint(std::string_view bytes, uint64_t seed = 0xcbf29ce484222325U) {
   for (const char byte : bytes) {
     seed = (seed ^ static_cast<unsigned char>(byte)) * 0x100000001b3U;
@@ -97,23 +98,28 @@ std::optional<std::string> ProgramCache::ReadBinary(const std::string& path,
   std::ifstream file(path, std::ios::binary);
   if (!file) return std::nullopt;
   const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  bool is_sound = false;
+  std::string_view found;
+  std::string_view binary;
   try {
     WireReader reader(bytes, "program cache entry");
-    const bool is_ours = reader.Text() == kMagic;
-    const std::string_view found = is_ours ? reader.Text() : std::string_view();
-    const auto checksum = is_ours ? reader.Number<uint64_t>() : 0;
-    const std::string_view binary = is_ours ? reader.Text() : std::string_view();
-    if (is_ours && checksum == Fingerprint(binary, Fingerprint(found))) {
+    if (reader.Text() == kMagic) {
+      found = reader.Text();
+      const auto checksum = reader.Number<uint64_t>();
+      binary = reader.Text();
       reader.ExpectEnd();
-      // Another program with the same fingerprint is a miss, not damage.
-      if (found != identity) return std::nullopt;
-      return std::string(binary);
+      is_sound = checksum == Fingerprint(binary, Fingerprint(found));
     }
   } catch (const tvm::ffi::Error&) {
-    // Shorter or longer than it says: damaged, like a wrong checksum.
+    is_sound = false;  // shorter or longer than it says
   }
-  counters_.cache_corrupt.Add();
-  return std::nullopt;
+  if (!is_sound) {
+    counters_.cache_corrupt.Add();
+    return std::nullopt;
+  }
+  // Another program with the same fingerprint is a miss, not damage.
+  if (found != identity) return std::nullopt;
+  return std::string(binary);
 }
 
 void ProgramCache::WriteBinary(const std::string& path, const std::string& identity,
@@ -124,8 +130,9 @@ void ProgramCache::WriteBinary(const std::string& path, const std::string& ident
     return;  // a driver without binaries: nothing to keep
   }
   std::string binary(size, '\0');
-  char* places[] = {binary.data()};
-  if (api_.GetProgramInfo(program, kProgramBinaries, sizeof(places), places, nullptr) != kSuccess) {
+  char* place = binary.data();
+  if (api_.GetProgramInfo(program, kProgramBinaries, sizeof(place), static_cast<void*>(&place),
+                          nullptr) != kSuccess) {
     return;
   }
   WireWriter entry;
@@ -155,8 +162,8 @@ ClHandle<cl_program> ProgramCache::FromBinary(const std::string& binary) const {
   const size_t size = binary.size();
   cl_int accepted = kSuccess;
   cl_int status = kSuccess;
-  cl_program handle = api_.CreateProgramWithBinary(context_, 1, &device_.id, &size, &bytes,
-                                                   &accepted, &status);
+  cl_program handle =
+      api_.CreateProgramWithBinary(context_, 1, &device_.id, &size, &bytes, &accepted, &status);
   if (status != kSuccess || accepted != kSuccess) return {};
   ClHandle<cl_program> program(handle, api_.ReleaseProgram);
   if (api_.BuildProgram(handle, 1, &device_.id, kOptions, nullptr, nullptr) != kSuccess) return {};

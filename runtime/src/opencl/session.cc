@@ -12,8 +12,7 @@ namespace {
 
 ClHandle<cl_context> CreateContext(const ClDevice& device) {
   cl_int status = kSuccess;
-  cl_context context =
-      device.api->CreateContext(nullptr, 1, &device.id, nullptr, nullptr, &status);
+  cl_context context = device.api->CreateContext(nullptr, 1, &device.id, nullptr, nullptr, &status);
   CheckCl(status, "clCreateContext");
   return {context, device.api->ReleaseContext};
 }
@@ -38,7 +37,7 @@ ClSession::ClSession(ClDevice device, const std::string& memory_kind,
       memory_(device_, ChooseMemoryKind(device_, memory_kind), context_.Get(), queue_.Get()) {}
 
 void* ClSession::Alloc(size_t bytes, size_t alignment) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   memory_.ReleaseFreed(completed_.load());
   if (memory_.FreedBytes() > kMaxFreedBytes) WaitLocked();
   void* data = nullptr;
@@ -55,7 +54,7 @@ void* ClSession::Alloc(size_t bytes, size_t alignment) {
 }
 
 void ClSession::Free(void* data) {
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   memory_.Free(data, submitted_.load());
   memory_.ReleaseFreed(completed_.load());
 }
@@ -66,13 +65,13 @@ void ClSession::Wait() {
   if (memory_.kind() == MemoryKind::kFineSvm) {
     counters_.gpu_waits.Add();
     const cl_int status = api_.Finish(queue_.Get());
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     completed_.store(std::max(completed_.load(), target));
     memory_.ReleaseFreed(completed_.load());
     CheckCl(status, "clFinish");
     return;
   }
-  const std::lock_guard lock(mutex_);
+  const std::scoped_lock lock(mutex_);
   WaitLocked();
 }
 
@@ -110,11 +109,13 @@ void ClSession::Enqueue(const Kernel& kernel, const LaunchShape& shape) {
       api_.EnqueueNDRangeKernel(queue_.Get(), kernel.handle.Get(), shape.axes, nullptr,
                                 global.data(), shape.items.data(), 0, nullptr, nullptr);
   if (status != kSuccess) {
-    TVM_FFI_THROW(DeviceFailure) << "OpenCL: kernel " << kernel.name << " could not be launched with "
-                                 << shape.items[0] << "x" << shape.items[1] << "x" << shape.items[2]
-                                 << " work-items (" << device_.name << " takes at most "
-                                 << device_.max_work_group_size << "): " << ClErrorName(status);
+    TVM_FFI_THROW(DeviceFailure) << "OpenCL: kernel " << kernel.name
+                                 << " could not be launched with " << shape.items[0] << "x"
+                                 << shape.items[1] << "x" << shape.items[2] << " work-items ("
+                                 << device_.name << " takes at most " << device_.max_work_group_size
+                                 << "): " << ClErrorName(status);
   }
+  if (submitted_.load() % kLaunchesPerFlush == 0) api_.Flush(queue_.Get());
   counters_.kernel_launches.Add();
 }
 

@@ -70,7 +70,7 @@ class ClSession {
    */
   template <typename Bind>  // void(UnifiedMemory&, const ClApi&)
   void Launch(const Kernel& kernel, const LaunchShape& shape, const Bind& bind) {
-    const std::lock_guard lock(mutex_);
+    const std::scoped_lock lock(mutex_);
     submitted_.fetch_add(1);  // first: binding alone may hand memory to the device
     bind(memory_, api_);
     Enqueue(kernel, shape);
@@ -79,6 +79,9 @@ class ClSession {
  private:
   // Work to release before memory that was given back gets out of hand.
   static constexpr size_t kMaxFreedBytes = size_t{256} << 20U;
+
+  // Drivers may hold launches back until they are told to go on; telling costs a little.
+  static constexpr uint64_t kLaunchesPerFlush = 8;
 
   void Enqueue(const Kernel& kernel, const LaunchShape& shape);
   void WaitLocked();

@@ -46,9 +46,8 @@ MemoryKind ChooseMemoryKind(const ClDevice& device, const std::string& forced) {
                               << "': give svm, coarse_svm or buffer";
   }
   if (best == MemoryKind::kBuffer) {
-    TVM_FFI_THROW(EnvironmentProblem)
-        << "HETERO_OPENCL_MEMORY=" << forced << ": " << device.name
-        << " has no shared virtual memory; use buffer";
+    TVM_FFI_THROW(EnvironmentProblem) << "HETERO_OPENCL_MEMORY=" << forced << ": " << device.name
+                                      << " has no shared virtual memory; use buffer";
   }
   return forced == "svm" ? best : MemoryKind::kCoarseSvm;
 }
@@ -137,11 +136,10 @@ void UnifiedMemory::GiveToHost(Allocation& allocation) {
 void UnifiedMemory::GiveToDevice(Table::iterator entry) {
   Allocation& allocation = entry->second;
   if (kind_ == MemoryKind::kFineSvm || allocation.on_device) return;
-  const cl_int status =
-      kind_ == MemoryKind::kCoarseSvm
-          ? api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr)
-          : api_.EnqueueUnmapMemObject(queue_, allocation.buffer.Get(), allocation.base, 0, nullptr,
-                                       nullptr);
+  const cl_int status = kind_ == MemoryKind::kCoarseSvm
+                            ? api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr)
+                            : api_.EnqueueUnmapMemObject(queue_, allocation.buffer.Get(),
+                                                         allocation.base, 0, nullptr, nullptr);
   CheckCl(status, "unmapping device memory");
   allocation.on_device = true;
   on_device_.push_back(entry->first);
@@ -160,9 +158,10 @@ void UnifiedMemory::MapForHost() {
 void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
                          const std::string& kernel_name) {
   const uintptr_t address = AddressOf(data);
-  auto entry = table_.upper_bound(address);
-  const bool known = entry != table_.begin() && address - (--entry)->first < entry->second.bytes;
-  if (!known) {
+  auto entry = table_.upper_bound(address);  // the first allocation above `data`
+  const bool is_below_all = entry == table_.begin();
+  if (!is_below_all) --entry;
+  if (is_below_all || address - entry->first >= entry->second.bytes) {
     TVM_FFI_THROW(ValueError) << "argument " << index << " of kernel " << kernel_name
                               << " is not memory of " << device_.name
                               << "; allocate it on the opencl device";
@@ -171,7 +170,7 @@ void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
   if (kind_ == MemoryKind::kBuffer) {
     const size_t offset = address - AddressOf(entry->second.base);
     cl_mem buffer = BufferAt(entry->second, offset, index, kernel_name);
-    status = api_.SetKernelArg(kernel, index, sizeof(buffer), &buffer);
+    status = api_.SetKernelArg(kernel, index, sizeof(cl_mem), static_cast<const void*>(&buffer));
   } else {
     status = api_.SetKernelArgSVMPointer(kernel, index, data);
   }

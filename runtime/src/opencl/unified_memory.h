@@ -25,9 +25,10 @@ namespace hetero_tvm::runtime::opencl {
  *   kCoarseSvm  one address, but an allocation belongs to one side at a time: mapped = host's.
  *   kBuffer     a cl_mem whose mapping is the host's address; belongs to one side at a time too.
  *
- * Where ownership changes hands, an allocation is the host's when it is made and after MapForHost(),
- * and the device's from the launch of a kernel that takes it until then. The caller drains the
- * queue before it touches memory from the host in every kind, so nobody sees the difference.
+ * Where ownership changes hands, an allocation is the host's when it is made and after
+ * MapForHost(), and the device's from the launch of a kernel that takes it until then. The caller
+ * drains the queue before it touches memory from the host in every kind, so nobody sees the
+ * difference.
  */
 enum class MemoryKind { kFineSvm, kCoarseSvm, kBuffer };
 
@@ -51,7 +52,8 @@ class UnifiedMemory {
 
   MemoryKind kind() const { return kind_; }
 
-  /*! \brief `bytes` of memory at a multiple of `alignment`. Throws DeviceFailure when there is none. */
+  /*! \brief `bytes` of memory at a multiple of `alignment`. Throws DeviceFailure when there is
+   * none. */
   void* Alloc(size_t bytes, size_t alignment);
 
   /*!

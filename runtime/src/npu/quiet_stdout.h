@@ -1,0 +1,46 @@
+/*!
+ * \file npu/quiet_stdout.h
+ * \brief Keeps a chatty library off standard output.
+ */
+#ifndef HETERO_TVM_RUNTIME_NPU_QUIET_STDOUT_H_
+#define HETERO_TVM_RUNTIME_NPU_QUIET_STDOUT_H_
+
+#include <unistd.h>
+
+#include <cstdio>
+
+namespace hetero_tvm::runtime::npu {
+
+/*!
+ * \brief While it lives, what the process writes to standard output goes to standard error.
+ *
+ * Qualcomm's simulator prints a notice to standard output, where `--json` belongs. Of the whole
+ * process, hence only around the calls known to print.
+ */
+class QuietStdout {
+ public:
+  QuietStdout() : saved_(Redirect(STDERR_FILENO)) {}
+  QuietStdout(const QuietStdout&) = delete;
+  QuietStdout& operator=(const QuietStdout&) = delete;
+  ~QuietStdout() {
+    if (saved_ < 0) return;
+    std::fflush(stdout);
+    dup2(saved_, STDOUT_FILENO);
+    close(saved_);
+  }
+
+ private:
+  /*! \return A duplicate of what standard output was; negative when there is none. */
+  static int Redirect(int target) {
+    std::fflush(stdout);
+    const int saved = dup(STDOUT_FILENO);
+    if (saved >= 0) dup2(target, STDOUT_FILENO);
+    return saved;
+  }
+
+  const int saved_;
+};
+
+}  // namespace hetero_tvm::runtime::npu
+
+#endif  // HETERO_TVM_RUNTIME_NPU_QUIET_STDOUT_H_
