@@ -7,9 +7,11 @@ operator after operator this is the optimum over all 2^n assignments, the two th
 among them; so the plan is never predicted slower than the better single device.
 
 A tensor is paid once per device that reads it, however many operators read it there: an auxiliary
-vertex gathers its readers. What only the CPU takes is not placed; it stands for a third device
-whose edges cost a hand-over on either side. The model's inputs are one tensor that the CPU made,
-its outputs one that the CPU reads.
+vertex gathers its readers. Several tensors over one border are paid each, although one wait could
+serve them all: a plan may turn out cheaper than predicted, never dearer for that.
+
+What only the CPU takes is not placed; it stands for a third device whose edges cost a hand-over on
+either side. The model's inputs are one tensor that the CPU made, its outputs one that it reads.
 """
 
 from __future__ import annotations
