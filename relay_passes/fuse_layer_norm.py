@@ -57,7 +57,7 @@ def _standardised(value: relax.Call, known: Bindings) -> relax.Expr | None:
         x = _centred_source(centred, mean, known)
         if x is None:
             return None
-        axes = _trailing_axes(mean)
+        axes = trailing_axes(mean)
         tail = [int(x.ty.shape.values[axis]) for axis in axes]
         dtype = str(x.ty.dtype)
         one, zero = np.ones(tail, dtype), np.zeros(tail, dtype)
@@ -75,12 +75,12 @@ def _centred_source(
     mean = None if difference is None else known.call(difference.args[1], "relax.mean")
     if mean is None or not mean.args[0].same_as(difference.args[0]):
         return None
-    axes = _trailing_axes(mean)
-    same = axes is not None and axes == _trailing_axes(variance)
+    axes = trailing_axes(mean)
+    same = axes is not None and axes == trailing_axes(variance)
     return difference.args[0] if same else None
 
 
-def _trailing_axes(mean: relax.Call) -> list[int] | None:
+def trailing_axes(mean: relax.Call) -> list[int] | None:
     """The reduced axes when they are the last ones and kept, else `None`."""
     rank = len(mean.args[0].ty.shape.values)
     if mean.attrs.axis is None or not mean.attrs.keepdims:
@@ -98,11 +98,8 @@ def _absorb(value: relax.Call, known: Bindings, combine) -> relax.Expr | None:  
         x, gain, bias = norm.args[0], array_of(norm.args[1]), array_of(norm.args[2])
         if gain is None or bias is None:
             continue
-        while constant.ndim > gain.ndim and constant.shape[0] == 1:
-            constant = constant[0]
-        if constant.ndim > gain.ndim or np.broadcast_shapes(constant.shape, gain.shape) != (
-            gain.shape
-        ):
+        constant = fits_gain(constant, gain)
+        if constant is None:
             continue
         new_gain, new_bias = combine(gain, bias, constant)
         return relax.op.nn.layer_norm(
@@ -113,3 +110,13 @@ def _absorb(value: relax.Call, known: Bindings, combine) -> relax.Expr | None:  
             epsilon=float(norm.attrs.epsilon),
         )
     return None
+
+
+def fits_gain(constant: np.ndarray, gain: np.ndarray) -> np.ndarray | None:
+    """`constant` without leading ones, when it broadcasts to `gain` and no further."""
+    while constant.ndim > gain.ndim and constant.shape[0] == 1:
+        constant = constant[0]
+    if constant.ndim > gain.ndim:
+        return None
+    pairs = zip(constant.shape[::-1], gain.shape[::-1], strict=False)
+    return constant if all(size in (1, extent) for size, extent in pairs) else None

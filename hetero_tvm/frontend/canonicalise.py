@@ -11,6 +11,7 @@ from hetero_tvm.frontend.onnx_import import Imported
 from relay_passes.fold_reshapes import FoldReshapes
 from relay_passes.fuse_gelu import FuseGelu
 from relay_passes.fuse_layer_norm import FuseLayerNorm
+from relay_passes.fuse_rms_norm import FuseRmsNorm
 from relay_passes.rewrite_bindings import dataflow_bindings
 
 Pass = Callable[[IRModule], IRModule]
@@ -23,6 +24,7 @@ def passes() -> Sequence[Pass]:
         FoldReshapes(),
         FuseGelu(),
         FuseLayerNorm(),
+        FuseRmsNorm(),
     )
 
 

@@ -205,7 +205,7 @@ class _AffineFolder:
 
 
 def _along(array: np.ndarray, rank: int, axis: int, size: int) -> np.ndarray | None:
-    """`array` as a vector along `axis`, when it varies along no other axis of a rank-`rank` value."""
+    """`array` as a vector along `axis`, when it varies along no other axis of the value."""
     if array.ndim > rank:
         return None
     shape = (1,) * (rank - array.ndim) + array.shape

@@ -16,7 +16,7 @@ from hetero_tvm.frontend.decompose import DECOMPOSITIONS
 from hetero_tvm.frontend.fold_affine import fold_affine
 from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
 from hetero_tvm.frontend.onnx_import import to_relax
-from hetero_tvm.frontend.random_inputs import InputRange, input_ranges
+from hetero_tvm.frontend.random_inputs import InputRange, draw_inputs, input_ranges
 from hetero_tvm.frontend.read_model import read_model
 from hetero_tvm.frontend.self_check import OutputError, check_import
 from hetero_tvm.frontend.shape_folding import fold_model
@@ -25,6 +25,7 @@ from hetero_tvm.frontend.tensor_spec import TensorSpec
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[str], None]
+_CHECK_SEED = 0
 _NO_SHAPES: Mapping[str, InputShape] = {}
 
 
@@ -68,16 +69,18 @@ def import_model(
     folded = fold_affine(folded)
     progress("importing")
     imported = canonicalise(to_relax(folded))
+    ranges = input_ranges(folded.proto, folded.dropped, folded.dropped_constants)
     errors: tuple[OutputError, ...] = ()
     if check:
         progress("checking against ONNX Runtime")
-        errors = check_import(path, folded, imported, every_node=keep_going)
+        inputs = draw_inputs(ranges, _CHECK_SEED)
+        errors = check_import(path, folded, imported, inputs, every_node=keep_going)
     return ImportedModel(
         mod=imported.mod,
         inputs=folded.inputs,
         outputs=folded.outputs,
         onnx_model=folded.proto,
-        ranges=input_ranges(folded.proto),
+        ranges=ranges,
         sha256=raw.sha256,
         node_of=imported.node_of,
         errors=errors,

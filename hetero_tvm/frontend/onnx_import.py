@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import tvm
 from tvm import IRModule, relax
 
 from hetero_tvm.errors import BadInput
@@ -117,7 +116,7 @@ class _Importer:
             results = converters.convert(
                 Conversion(view, self._builder, self._values, self._weight)
             )
-        except (tvm.error.TVMError, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             raise BadInput(f"node {view.label} cannot be imported: {error}") from error
         for index, name in enumerate(proto.output):
             if not name:

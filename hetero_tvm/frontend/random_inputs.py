@@ -18,6 +18,7 @@ Requires: a static graph as `fold_model` leaves it.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,7 @@ _CARRIERS = frozenset(
 # Operator -> (position of the table, position of the indices).
 _LOOKUPS = {"Gather": (0, 1), "GatherElements": (0, 1)}
 _LONGEST_CHOICE = 4096
+_NO_CONSTANTS: Mapping[str, np.ndarray] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +89,22 @@ def _mask(shape: tuple[int, ...], dtype: np.dtype, rng: np.random.Generator) -> 
     return bits.astype(dtype)
 
 
-def input_ranges(model: onnx.ModelProto) -> tuple[InputRange, ...]:
-    """What each input of a folded model may hold; the module's docstring gives the rules."""
+def input_ranges(
+    model: onnx.ModelProto,
+    dropped: Sequence[onnx.NodeProto] = (),
+    dropped_constants: Mapping[str, np.ndarray] = _NO_CONSTANTS,
+) -> tuple[InputRange, ...]:
+    """What each input of a folded model may hold; the module's docstring gives the rules.
+
+    `dropped` are nodes that folding removed and that still say what an input means.
+    """
     readers: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
-    for node in model.graph.node:
+    for node in [*model.graph.node, *dropped]:
         for position, name in enumerate(node.input):
             readers[name].append((node, position))
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for name, array in dropped_constants.items():
+        constants.setdefault(name, onnx.numpy_helper.from_array(array, name))
     shapes = {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in [*model.graph.input, *model.graph.value_info, *model.graph.output]
@@ -139,7 +150,8 @@ class _UseFinder:
             table = _LOOKUPS.get(node.op_type)
             if table is not None and position == table[1]:
                 axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                tables.append(self.shapes[node.input[table[0]]][axis])
+                extent = self.shapes.get(node.input[table[0]])
+                tables += [extent[axis]] if extent else []
             elif node.op_type == "GatherND" and position == 1:
                 depth = self.shapes[name][-1]
                 tables.append(min(self.shapes[node.input[0]][:depth]))

@@ -11,6 +11,7 @@ from hetero_tvm.frontend.converters import (
     elementwise,
     linear,
     reduction,
+    resize,
     shaping,
     tvm_fallback,
 )
@@ -24,6 +25,7 @@ CONVERTERS: dict[str, Converter] = {
     **linear.CONVERTERS,
     **convolution.CONVERTERS,
     **reduction.CONVERTERS,
+    **resize.CONVERTERS,
 }
 
 

@@ -61,7 +61,7 @@ class Conversion:
 
     def scalar(self, value: float, dtype: str | None = None) -> relax.Expr:
         """A rank-0 constant, of the first input's dtype unless told otherwise."""
-        return relax.const(np.asarray(value, dtype=dtype or self.node.dtype(0)))
+        return constant(np.asarray(value, dtype=dtype or self.node.dtype(0)))
 
     def array(self, value: Any, dtype: str | None = None) -> relax.Expr:
         """A constant."""
@@ -82,7 +82,10 @@ Converter = Callable[[Conversion], "relax.Expr | list[relax.Expr]"]
 
 
 def constant(array: np.ndarray) -> relax.Expr:
-    """A Relax constant that owns a copy of `array`."""
+    """A Relax constant that owns a copy of `array`, and has its dtype.
+
+    (Given a numpy array, `relax.const` would turn int64 into int32 and float64 into float32.)
+    """
     return relax.const(tensor(np.asarray(array, order="C")))
 
 

@@ -100,6 +100,23 @@ def _gather(c: Conversion) -> relax.Expr:
     return op.take(c.x(0), c.array(index, known.dtype.name), axis=axis, mode="clip")
 
 
+def _one_hot(c: Conversion) -> relax.Expr:
+    """Inputs: indices, depth, and the values `[off, on]`."""
+    rank = len(c.out.shape)
+    axis = c.node.attr("axis", -1) % rank
+    depth = c.out.shape[axis]
+    places = c.reshape(c.x(0), (*c.node.shape(0)[:axis], 1, *c.node.shape(0)[axis:]))
+    dtype = c.node.dtype(0)
+    negative = c.emit(op.less(places, c.scalar(0)))
+    wrapped = c.emit(op.where(negative, c.emit(op.add(places, c.scalar(depth))), places))
+    line = np.arange(depth).reshape([-1 if a == axis else 1 for a in range(rank)])
+    chosen = c.emit(op.equal(wrapped, c.array(line, dtype)))
+    known = c.node.const(2)
+    if known is None:
+        raise c.unsupported("its values are not constants")
+    return op.where(chosen, c.array(known[1]), c.array(known[0]))
+
+
 def _pad(c: Conversion) -> relax.Expr:
     shape = c.node.shape(0)
     rank = len(shape)
@@ -205,6 +222,7 @@ CONVERTERS: dict[str, Converter] = {
     "Slice": _slice,
     "Split": _split,
     "Gather": _gather,
+    "OneHot": _one_hot,
     "Pad": _pad,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
