@@ -159,7 +159,7 @@ def _checked(value: Any, spec: TensorSpec) -> np.ndarray:
         raise BadInput(
             f"input {spec.name}: shape {list(array.shape)}, the model takes {list(spec.shape)}"
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray would make a scalar 1-D
 
 
 def _last_line(error: BaseException) -> str:

@@ -28,6 +28,10 @@ from hetero_tvm.config import BuildConfig
 from relay_passes import gpu_support, npu_precision, npu_support
 
 
+# Inputs on which the effect of float16 is looked at; none that a user's comparison starts with.
+_PRECISION_SEEDS = (1001, 1002)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class State:
     """What is known about the build so far; a phase returns a new one."""
@@ -72,10 +76,19 @@ def _to_half(state: State) -> State:
 
 
 def _precision(state: State) -> State:
-    """Which operators float16 is too coarse for, where the NPU computes in float16."""
-    if state.spec.npu.provider != "qnn" or "npu" not in state.config.devices:
+    """Find the operators that the NPU's float16 would harm too much."""
+    assert state.model is not None
+    npu = state.spec.npu
+    if "npu" not in state.config.devices or not npu_support.is_half_inside(npu):
         return state
-    return dataclasses.replace(state, unfit=npu_precision.precision_declines(state.mod))
+    names = [parameter.name for parameter in state.mod["main"].params]
+    inputs = []
+    for seed in _PRECISION_SEEDS:
+        drawn = frontend.draw_inputs(state.model.ranges, seed)
+        inputs.append(dict(zip(names, drawn.values(), strict=True)))
+    return dataclasses.replace(
+        state, unfit=npu_precision.precision_declines(state.mod, npu, inputs)
+    )
 
 
 def _place(state: State) -> State:
@@ -94,6 +107,7 @@ def _place(state: State) -> State:
         cost_us=costs.cost_us,
         handover_us=costs.handover_us,
         devices=state.config.devices.split("+"),
+        unfit=state.unfit,
     )
     return dataclasses.replace(state, plan=plan)
 

@@ -1,0 +1,105 @@
+"""What the loader refuses before it loads any code, and what a loaded model checks."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import hetero_tvm
+from hetero_tvm import bundle, loader
+from hetero_tvm.errors import BadInput
+
+from . import tiny
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loader")
+    path = tiny.mlp(folder / "mlp.onnx")
+    hetero_tvm.build(path, target="host", output=folder / "mlp.so")
+    return folder / "mlp.so"
+
+
+@pytest.fixture
+def rewritten(artefact, tmp_path):
+    """A copy whose manifest says something else, with honest checksums."""
+
+    def rewrite(**changes):
+        manifest = bundle.read_manifest(artefact)
+        copy = tmp_path / "copy.so"
+        copy.write_bytes(artefact.read_bytes()[: manifest.library_bytes])
+        bundle.append_manifest(copy, dataclasses.replace(manifest, **changes))
+        return copy
+
+    return rewrite
+
+
+def test_names_kwargs_and_positions(artefact):
+    model = hetero_tvm.load(artefact)
+    x = np.ones((4, 32), np.float32)
+    np.testing.assert_array_equal(model(x)["y"], model(x=x)["y"])
+    np.testing.assert_array_equal(model(x)["y"], model.run({"x": x})["y"])
+
+
+def test_takes_dlpack(artefact):
+    class Foreign:
+        """Another library's tensor: it speaks DLPack and is no array."""
+
+        def __init__(self, array):
+            self.array = array
+
+        def __dlpack__(self, **kwargs):
+            return self.array.__dlpack__(**kwargs)
+
+        def __dlpack_device__(self):
+            return self.array.__dlpack_device__()
+
+    model = hetero_tvm.load(artefact)
+    x = np.random.default_rng(0).standard_normal((4, 32), np.float32)
+    np.testing.assert_array_equal(model(x=Foreign(x))["y"], model(x=x)["y"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, r"missing x=4x32:float32"),
+        ({"z": np.zeros((4, 32), np.float32)}, r"no input named z; missing x"),
+        ({"x": np.zeros((4, 31), np.float32)}, r"shape \[4, 31\], the model takes \[4, 32\]"),
+        ({"x": np.zeros((4, 32), np.float64)}, r"dtype float64, the model takes float32"),
+    ],
+)
+def test_wrong_inputs(artefact, inputs, message):
+    with pytest.raises(BadInput, match=message):
+        hetero_tvm.load(artefact).run(inputs)
+
+
+def test_too_many_positions(artefact):
+    x = np.zeros((4, 32), np.float32)
+    with pytest.raises(BadInput, match="2 inputs given, the model has 1"):
+        hetero_tvm.load(artefact)(x, x)
+
+
+def test_strided_input_is_taken_right(artefact):
+    model = hetero_tvm.load(artefact)
+    x = np.random.default_rng(0).standard_normal((32, 4), np.float32).T
+    np.testing.assert_array_equal(model(x=x)["y"], model(x=x.copy())["y"])
+
+
+def test_other_host_is_refused(rewritten):
+    with pytest.raises(BadInput, match=r"built for vax host code, this machine is .*; rebuild it"):
+        hetero_tvm.load(rewritten(host="vax"))
+
+
+def test_other_tvm_is_refused(rewritten):
+    with pytest.raises(BadInput, match=r"built with apache-tvm 0\.1, .* is installed; rebuild it"):
+        hetero_tvm.load(rewritten(versions={"apache-tvm": "0.1"}))
+
+
+def test_other_soc_is_refused(rewritten, tmp_path, monkeypatch):
+    path = rewritten(soc="SM8650", soc_ids=(557,))
+    (tmp_path / "soc_id").write_text("618\n")
+    monkeypatch.setattr(loader, "_SOC_FILE", tmp_path / "soc_id")
+    with pytest.raises(BadInput, match=r"compiled for SM8650, this device is SoC 618 .*--target"):
+        hetero_tvm.load(path)
+    (tmp_path / "soc_id").write_text("557\n")
+    hetero_tvm.load(path)
