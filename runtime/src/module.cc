@@ -109,6 +109,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .def("hetero_tvm.npu_module_create", CreateNpu)
       .def("hetero_tvm.npu_module_prepare", Prepare)
       .def("hetero_tvm.module_prepare", Prepare)
+      .def("hetero_tvm.module_bytes",
+           [](const ffi::Module& module) { return module->SaveToBytes(); })
       .def("hetero_tvm.counters_read", ReadCounters)
       .def("hetero_tvm.counters_reset", ResetCounters)
       .def("hetero_tvm.tensor_address",

@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace hetero_tvm::runtime::opencl {
@@ -147,7 +148,7 @@ struct ClApi {
 std::string ClErrorName(cl_int status);
 
 /*! \brief Throw DeviceFailure naming the call when it failed. Never in a destructor. */
-inline void CheckCl(cl_int status, const char* call) {
+inline void CheckCl(cl_int status, std::string_view call) {
   if (status != kSuccess) {
     TVM_FFI_THROW(DeviceFailure) << "OpenCL: " << call << " failed: " << ClErrorName(status);
   }

@@ -13,14 +13,14 @@ namespace {
 ClHandle<cl_context> CreateContext(const ClDevice& device) {
   cl_int status = kSuccess;
   cl_context context = device.api->CreateContext(nullptr, 1, &device.id, nullptr, nullptr, &status);
-  CheckCl(status, "clCreateContext");
+  CheckCl(status, device.name + ": clCreateContext");
   return {context, device.api->ReleaseContext};
 }
 
 ClHandle<cl_command_queue> CreateQueue(const ClDevice& device, cl_context context) {
   cl_int status = kSuccess;
   cl_command_queue queue = device.api->CreateCommandQueue(context, device.id, 0, &status);
-  CheckCl(status, "clCreateCommandQueue");
+  CheckCl(status, device.name + ": clCreateCommandQueue");
   return {queue, device.api->ReleaseCommandQueue};
 }
 
