@@ -24,6 +24,7 @@ from tvm.target import Target
 
 from relay_passes.channels_last import ChannelsLast
 from relay_passes.fold_constant_views import FoldConstantViews
+from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.kernel_names import source_names
 
 # PrimFunc attribute: names of the bindings of the imported model that this kernel computes.
@@ -82,6 +83,7 @@ class FuseKernels:
                 transform.DeadCodeElimination(),
             ]
         )(mod)
+        legal = KeepBroadcastsApart()(legal)
         fused = transform.FuseOps()(legal)
         names = source_names(legal, fused)
         merged = transform.DeadCodeElimination()(transform.FuseTIR()(fused))

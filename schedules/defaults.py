@@ -5,28 +5,46 @@ from __future__ import annotations
 from tvm.s_tir import dlight
 from tvm.s_tir.dlight.base import ScheduleRule
 
+from schedules import activation
 from schedules.column_reduction import ColumnReduction
 from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
 from schedules.elementwise import Elementwise
 from schedules.layout import Legalize
 from schedules.matmul import legalize_matmul
 from schedules.register_tile import RegisterTiled
+from schedules.row_reduction import (
+    RowReduction,
+    legalize_layer_norm,
+    legalize_reduce,
+    legalize_softmax,
+)
 from target_specs.spec import GpuSpec
+
+_ROW_REDUCTIONS = ("max", "mean", "min", "sum")
 
 
 def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
     """Operators whose tensor expression is ours; all others use TVM's."""
-    return {
+    ours = {
+        **activation.LEGALIZATIONS,
         "relax.matmul": legalize_matmul(gpu),
         "relax.nn.conv2d": legalize_conv2d(gpu),
         "relax.nn.conv2d_transpose": legalize_conv2d_transpose(gpu),
     }
+    if gpu.wave_size == 1:
+        ours |= {
+            "relax.nn.softmax": legalize_softmax(gpu),
+            "relax.nn.layer_norm": legalize_layer_norm(gpu),
+            **{f"relax.{op}": legalize_reduce(gpu, f"relax.{op}") for op in _ROW_REDUCTIONS},
+        }
+    return ours
 
 
 def default_rules(gpu: GpuSpec) -> list[ScheduleRule]:
     """The rules for the GPU, in order. The last two are TVM's generic ones and always answer."""
     return [
         RegisterTiled(),
+        RowReduction(),
         Elementwise(gpu),
         ColumnReduction(gpu),
         dlight.gpu.GeneralReduction(),
