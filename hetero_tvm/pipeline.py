@@ -16,7 +16,6 @@ from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
 from relay_passes.place import place
 from relay_passes.plan import Plan
-from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
@@ -72,6 +71,8 @@ def _import(state: State) -> State:
 def _to_half(state: State) -> State:
     if state.config.dtype == "float32":
         return state
+    from relay_passes.to_half import ToHalf
+
     return dataclasses.replace(state, mod=ToHalf()(state.mod))
 
 

@@ -94,7 +94,8 @@ def _kind_of_reason(op: OpPlan) -> str:
     """Reasons that differ only in their numbers are one row, a template; `-v` shows each one's."""
     other = {"gpu": "npu", "npu": "gpu"}.get(op.device)
     if other is None or other in op.declined:
-        return "; ".join(f"the {d.upper()} declines: {why}" for d, why in op.declined.items())
+        reasons = (f"the {d.upper()} declines: {why}" for d, why in op.declined.items())
+        return "; ".join(reasons).replace("{", "{{").replace("}", "}}")
     if op.cost_us[op.device] == op.cost_us[other] == 0:
         return "a view: stays with its neighbours"
     mine, theirs = f"{{{op.device}}}", f"{{{other}}}"

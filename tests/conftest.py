@@ -7,11 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from models import MODELS, fetch
 
 ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT / "examples"))
-
-from models import MODELS, fetch  # noqa: E402
 
 
 @pytest.fixture(scope="session")

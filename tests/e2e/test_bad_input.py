@@ -1,8 +1,6 @@
 """Everything a user gets wrong: one line that says where, what and what to do; exit code 2 or 3;
 nothing written."""
 
-import os
-
 import numpy as np
 import onnx
 import pytest
@@ -114,7 +112,7 @@ def test_external_data_outside_the_folder(refused, tmp_path, kind):
     outside.write_bytes(np.ones(4, np.float32).tobytes())
     location = {"parent": "../secret.bin", "absolute": str(outside), "symlink": "link.bin"}[kind]
     if kind == "symlink":
-        os.symlink(outside, folder / "link.bin")
+        (folder / "link.bin").symlink_to(outside)
     weight = numpy_helper.from_array(np.ones(4, np.float32), "w")
     weight.ClearField("raw_data")
     weight.data_location = TensorProto.EXTERNAL

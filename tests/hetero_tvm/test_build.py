@@ -5,11 +5,10 @@ import json
 
 import numpy as np
 import pytest
+import tiny_models as tiny
 
 import hetero_tvm
 from hetero_tvm.errors import BadInput
-
-from . import tiny
 
 
 def test_function_and_module_are_one():
@@ -43,9 +42,7 @@ def test_one_device_alone(tmp_path, devices):
 
 def test_float16_storage(tmp_path):
     path = tiny.mlp(tmp_path / "mlp.onnx")
-    hetero_tvm.build(
-        path, target="host", output=tmp_path / "m.so", dtype="float16", devices="gpu"
-    )
+    hetero_tvm.build(path, target="host", output=tmp_path / "m.so", dtype="float16", devices="gpu")
     x = np.random.default_rng(3).standard_normal((4, 32), np.float32)
     found = hetero_tvm.load(tmp_path / "m.so")(x=x)
     wanted = tiny.run_with_onnxruntime(path, x=x)
@@ -101,7 +98,9 @@ def test_dump_ir_writes_every_phase(hetero, tmp_path):
     from hetero_tvm.pipeline import PHASES
 
     path = tiny.mlp(tmp_path / "mlp.onnx")
-    done = hetero("build", path, "-t", "host", "-o", tmp_path / "m.so", "--dump-ir", tmp_path / "ir")
+    done = hetero(
+        "build", path, "-t", "host", "-o", tmp_path / "m.so", "--dump-ir", tmp_path / "ir"
+    )
     assert done.returncode == 0, done.stderr
     names = {file.name for file in (tmp_path / "ir").iterdir()}
     for index, phase in enumerate(PHASES):

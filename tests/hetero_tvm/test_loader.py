@@ -4,12 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
+import tiny_models as tiny
 
 import hetero_tvm
 from hetero_tvm import bundle, loader
 from hetero_tvm.errors import BadInput
-
-from . import tiny
 
 
 @pytest.fixture(scope="module")

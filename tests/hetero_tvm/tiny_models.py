@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 
 def mlp(path, *, rows=4, free_rows=False, seed=0):
-    """y = gelu-free two-layer perceptron of `x` [rows, 32] -> [rows, 16], and `n` = rows counted."""
+    """Two-layer perceptron: `x` [rows, 32] -> `y` [rows, 16]."""
     rng = np.random.default_rng(seed)
     dim = "rows" if free_rows else rows
     weights = {
