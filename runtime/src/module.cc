@@ -5,6 +5,7 @@
 #include <tvm/ffi/cast.h>
 #include <tvm/ffi/reflection/registry.h>
 
+#include "check.h"
 #include "context.h"
 #include "opencl/kernel_table.h"
 #include "opencl/opencl_module.h"
@@ -54,7 +55,7 @@ void SetSetting(const ffi::String& key, const ffi::String& value) {
   Context& context = Context::Get();
   const std::string name(key);
   const bool is_of_opencl = name.rfind("opencl.", 0) == 0 || name.rfind("cache.", 0) == 0;
-  TVM_FFI_CHECK(!is_of_opencl || !context.opencl.IsOpen(), ValueError)
+  HETERO_CHECK(!is_of_opencl || !context.opencl.IsOpen(), ValueError)
       << name << " cannot change any more: the OpenCL device is in use";
   context.settings.Set(name, std::string(value));
 }

@@ -14,6 +14,8 @@
 #include <cstring>
 #include <utility>
 
+#include "check.h"
+
 namespace hetero_tvm::runtime {
 
 namespace ffi = tvm::ffi;
@@ -37,8 +39,8 @@ void NullDevice::LaunchAddOne(const DLTensor& in, const DLTensor& out) {
     return tensor.dtype.code == kDLFloat && tensor.dtype.bits == 32 && ffi::IsContiguous(tensor);
   };
   const auto count = static_cast<int64_t>(ffi::GetDataSize(in) / sizeof(float));
-  TVM_FFI_CHECK(is_float(in) && is_float(out) && ffi::GetDataSize(out) == ffi::GetDataSize(in),
-                ValueError)
+  HETERO_CHECK(is_float(in) && is_float(out) && ffi::GetDataSize(out) == ffi::GetDataSize(in),
+               ValueError)
       << "null device: add_one takes two dense float32 tensors of one size";
   const auto start = [](const DLTensor& tensor) {
     return reinterpret_cast<float*>(static_cast<char*>(tensor.data) + tensor.byte_offset);

@@ -136,8 +136,10 @@ def fresh(script, *arguments, **variables):
         env=environment(**variables),
         timeout=300,
     )
-    lines = done.stdout.strip().splitlines()
-    done.json = json.loads(lines[-1]) if done.returncode == 0 and lines else None
+    try:
+        done.json = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        done.json = None  # it printed none; stderr says why
     return done
 
 

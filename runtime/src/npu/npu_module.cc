@@ -9,6 +9,7 @@
 
 #include <utility>
 
+#include "../check.h"
 #include "../wire.h"
 
 namespace hetero_tvm::runtime::npu {
@@ -26,7 +27,7 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       header_(header),
       models_(models.begin(), models.end()),
       regions_(ParseRegions(header)) {
-  TVM_FFI_CHECK(models_.size() == regions_.size(), ValueError)
+  HETERO_CHECK(models_.size() == regions_.size(), ValueError)
       << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models";
   for (size_t i = 0; i < regions_.size(); ++i) {
     regions_[i].model = models_[i];
@@ -34,8 +35,7 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
                             .emplace(regions_[i].symbol, std::make_unique<RegionSession>(
                                                              services.environment, regions_[i]))
                             .second;
-    TVM_FFI_CHECK(is_new, ValueError)
-        << "NPU module: two regions are called " << regions_[i].symbol;
+    HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
   }
 }
 
@@ -48,7 +48,7 @@ ffi::Module NpuModule::Create(const NpuServices& services, const ffi::String& he
 
 ffi::Module NpuModule::Load(const NpuServices& services, const ffi::Bytes& bytes) {
   WireReader reader({bytes.data(), bytes.size()}, "NPU module");
-  TVM_FFI_CHECK(reader.Text() == kMagic, ValueError)
+  HETERO_CHECK(reader.Text() == kMagic, ValueError)
       << "NPU module of another version of hetero_tvm; build the model again";
   const ffi::String header{std::string(reader.Text())};
   std::vector<std::string_view> models;

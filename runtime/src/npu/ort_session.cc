@@ -12,6 +12,7 @@
 #include <optional>
 #include <sstream>
 
+#include "../check.h"
 #include "quiet_stdout.h"
 
 namespace hetero_tvm::runtime::npu {
@@ -76,10 +77,10 @@ void CheckTensor(const Region& region, const TensorSpec& spec, const DLTensor& t
                               << "' is " << Describe(tensor.dtype, tensor.shape, axes) << ", not "
                               << Describe(spec.dtype, spec.shape.data(), spec.shape.size());
   }
-  TVM_FFI_CHECK(IsDense(tensor), ValueError)
+  HETERO_CHECK(IsDense(tensor), ValueError)
       << "NPU region " << region.symbol << ": tensor '" << spec.name
       << "' has gaps between its elements; make it contiguous";
-  TVM_FFI_CHECK(HostVisible(tensor.device.device_type), ValueError)
+  HETERO_CHECK(HostVisible(tensor.device.device_type), ValueError)
       << "NPU region " << region.symbol << ": tensor '" << spec.name
       << "' lies on a device whose memory the NPU cannot see";
 }
@@ -128,7 +129,7 @@ const std::vector<const OrtEpDevice*>& OrtEnvironment::QnnDevicesLocked() {
 
 void OrtEnvironment::AppendQnn(OrtSessionOptions* options, const Region& region) {
   std::map<std::string, std::string> settings = region.options;
-  TVM_FFI_CHECK(settings.count("soc_model") != 0, ValueError)
+  HETERO_CHECK(settings.count("soc_model") != 0, ValueError)
       << "NPU region " << region.symbol << ": provider qnn needs the option soc_model";
   settings.emplace("backend_path", settings_.Get("qnn.backend"));
   std::vector<const char*> keys;
@@ -163,7 +164,7 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
       int count = 0;
       const std::string& text = threads->second;
       const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
-      TVM_FFI_CHECK(parsed.ec == std::errc() && parsed.ptr == text.data() + text.size(), ValueError)
+      HETERO_CHECK(parsed.ec == std::errc() && parsed.ptr == text.data() + text.size(), ValueError)
           << where << ": option threads is '" << text << "', not a number";
       api_->Check(api_->SetIntraOpNumThreads(raw_options, count), where);
     }
@@ -188,7 +189,7 @@ RegionSession::RegionSession(OrtEnvironment& environment, const Region& region)
     : environment_(environment), region_(region) {
   for (const auto* specs : {&region.inputs, &region.outputs}) {
     for (const TensorSpec& spec : *specs) {
-      TVM_FFI_CHECK(OnnxType(spec.dtype) != 0, ValueError)
+      HETERO_CHECK(OnnxType(spec.dtype) != 0, ValueError)
           << "NPU module: region " << region.symbol << ", tensor '" << spec.name
           << "': ONNX has no " << spec.dtype_name;
       bindings_.push_back({&spec, nullptr, {}});
@@ -221,7 +222,7 @@ void RegionSession::Bind(Binding& binding, const DLTensor& tensor) {
 }
 
 void RegionSession::Run(const std::vector<const DLTensor*>& tensors) {
-  TVM_FFI_CHECK(tensors.size() == bindings_.size(), TypeError)
+  HETERO_CHECK(tensors.size() == bindings_.size(), TypeError)
       << "NPU region " << region_.symbol << " takes " << region_.inputs.size() << " inputs and "
       << region_.outputs.size() << " outputs, got " << tensors.size() << " tensors";
   const std::scoped_lock lock(mutex_);

@@ -10,6 +10,8 @@
 #include <cstring>
 #include <filesystem>
 
+#include "../check.h"
+
 namespace hetero_tvm::runtime::opencl {
 namespace {
 
@@ -75,7 +77,7 @@ ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
 }
 
 void DeviceApi::SetDevice(tvm::Device device) {
-  TVM_FFI_CHECK(device.device_id == 0, ValueError)
+  HETERO_CHECK(device.device_id == 0, ValueError)
       << "opencl:" << device.device_id
       << ": only opencl:0 is open; choose what it is with HETERO_OPENCL_DEVICE";
 }

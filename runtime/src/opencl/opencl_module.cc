@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "../check.h"
 #include "../half.h"
 
 namespace hetero_tvm::runtime::opencl {
@@ -64,8 +65,8 @@ KernelFunction::KernelFunction(const std::string& name, const KernelInfo& info) 
   }
   const bool plain = std::all_of(info.extra_tags.begin(), info.extra_tags.end(),
                                  [](int32_t tag) { return tag == 0; });
-  TVM_FFI_CHECK(plain, ValueError)
-      << "OpenCL kernel " << name << " wants tensor maps, which only CUDA has";
+  HETERO_CHECK(plain, ValueError) << "OpenCL kernel " << name
+                                  << " wants tensor maps, which only CUDA has";
 }
 
 void KernelFunction::BindScalar(const ClApi& api, const Kernel& kernel, cl_uint index,
@@ -91,14 +92,14 @@ void KernelFunction::BindScalar(const ClApi& api, const Kernel& kernel, cl_uint 
 }
 
 void KernelFunction::Launch(ClSession& session, const Kernel& kernel, ffi::PackedArgs args) const {
-  TVM_FFI_CHECK(static_cast<size_t>(args.size()) == args_.size() + extents_.size(), TypeError)
+  HETERO_CHECK(static_cast<size_t>(args.size()) == args_.size() + extents_.size(), TypeError)
       << "OpenCL kernel " << name_ << " takes " << args_.size() << " arguments and "
       << extents_.size() << " launch parameters, got " << args.size() << " in all";
   LaunchShape shape;
   shape.axes = axes_;
   for (size_t i = 0; i < extents_.size(); ++i) {
     const auto extent = args[static_cast<int>(args_.size() + i)].cast<int64_t>();
-    TVM_FFI_CHECK(extent >= 0, ValueError)
+    HETERO_CHECK(extent >= 0, ValueError)
         << "OpenCL kernel " << name_ << ": launch parameter " << i << " is " << extent;
     (extents_[i].of_groups ? shape.groups : shape.items)[extents_[i].axis] =
         static_cast<size_t>(extent);

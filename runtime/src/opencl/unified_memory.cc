@@ -8,6 +8,8 @@
 #include <cstdlib>
 #include <utility>
 
+#include "../check.h"
+
 namespace hetero_tvm::runtime::opencl {
 namespace {
 
@@ -129,7 +131,7 @@ void UnifiedMemory::GiveToHost(Allocation& allocation) {
       api_.EnqueueMapBuffer(queue_, allocation.buffer.Get(), kBlocking, kMapReadWrite, 0,
                             allocation.block_bytes, 0, nullptr, nullptr, &status);
   CheckCl(status, "clEnqueueMapBuffer");
-  TVM_FFI_CHECK(mapped == allocation.base, DeviceFailure)
+  HETERO_CHECK(mapped == allocation.base, DeviceFailure)
       << device_.name << " maps host memory to another address, against the OpenCL standard";
 }
 
@@ -207,7 +209,7 @@ cl_mem UnifiedMemory::BufferAt(Allocation& allocation, size_t offset, cl_uint in
 void UnifiedMemory::Free(void* data, uint64_t after) {
   if (data == nullptr) return;
   const auto entry = table_.find(AddressOf(data));
-  TVM_FFI_CHECK(entry != table_.end(), ValueError)
+  HETERO_CHECK(entry != table_.end(), ValueError)
       << "memory given back to " << device_.name << " did not come from it";
   freed_bytes_ += entry->second.block_bytes;
   freed_.push_back({after, std::move(entry->second)});
