@@ -65,7 +65,7 @@ class _Widen:
                 (tirx.BufferStore, self._store),
                 (prim.Cast, _cast),
                 (prim.FloatImm, _literal),
-                (prim.Broadcast, lambda node: prim.Broadcast(node.value, node.lanes)),
+                (prim.Broadcast, _broadcast),
                 (_BINARY, lambda node: type(node)(node.a, node.b)),
                 (prim.Select, _select),
                 (ir.Call, _call),
@@ -93,14 +93,14 @@ class _Widen:
             return tirx.BufferLoad(buffer, load.indices)
         (index,) = load.indices
         if isinstance(index, prim.Broadcast):
-            return prim.Broadcast(_load_scalar(buffer, index.value), index.lanes)
+            return _vector_literal([_load_scalar(buffer, index.value)], int(index.lanes))
         lanes = _lanes(index)
         if lanes == 1:
             return _load_scalar(buffer, index)
         if _is_contiguous(index) and lanes in _VECTOR_LANES:
             return _load_vector(buffer, index.base, lanes)
         parts = [_load_scalar(buffer, _lane(index, lane)) for lane in range(lanes)]
-        return tirx.Shuffle(parts, list(range(lanes)))
+        return _vector_literal(parts, lanes)
 
     def _store(self, store: tirx.BufferStore) -> tirx.Stmt:
         buffer, value = store.buffer, store.value
@@ -119,6 +119,22 @@ class _Widen:
                 for lane, part in enumerate(parts)
             ]
         )
+
+
+def _vector_literal(parts: list[tirx.Expr], lanes: int) -> tirx.Expr:
+    """`(floatN)(a, b, ..)`; one part fills all lanes.
+
+    TVM prints a shuffle as a C++ constructor, and repeats a broadcast's operand for every lane,
+    which would convert the same half sixteen times.
+    """
+    return tirx.call_pure_extern(f"{_WIDE}x{lanes}", f"(float{lanes})", *parts)
+
+
+def _broadcast(node: prim.Broadcast) -> tirx.Expr:
+    lanes = int(node.lanes)
+    if isinstance(node.value, ir.Call) and str(node.value.ty) == _WIDE and lanes in _VECTOR_LANES:
+        return _vector_literal([node.value], lanes)
+    return prim.Broadcast(node.value, node.lanes)
 
 
 def _address(buffer: tirx.Buffer, index: tirx.Expr) -> tirx.Expr:
