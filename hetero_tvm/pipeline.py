@@ -16,6 +16,7 @@ from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
 from relay_passes.place import place
 from relay_passes.plan import Plan
+from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
@@ -71,8 +72,6 @@ def _import(state: State) -> State:
 def _to_half(state: State) -> State:
     if state.config.dtype == "float32":
         return state
-    from relay_passes.to_half import ToHalf
-
     return dataclasses.replace(state, mod=ToHalf()(state.mod))
 
 
@@ -200,7 +199,8 @@ def run(
             if not state.config.keep_going:
                 raise
             state.note(f"{error}; keeping its operators off the NPU")
-            unfit = dict.fromkeys(error.ops, f"rejected: {'; '.join(error.reasons)}")
+            region = next(r for r in state.regions if r.symbol == error.symbol)
+            unfit = dict.fromkeys(region.names, f"rejected: {'; '.join(error.reasons)}")
             state = dataclasses.replace(unplaced, unfit={**unplaced.unfit, **unfit})
             position = [phase.name for phase in phases].index("place")
             continue

@@ -47,6 +47,7 @@ class NpuRegion:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     ops: tuple[str, ...]  # its Relax operators in order, for messages
+    names: tuple[str, ...] = ()  # the bindings that they are, as the plan calls them
 
 
 def lower_npu(mod: IRModule, npu: NpuSpec) -> tuple[IRModule, tuple[NpuRegion, ...]]:
@@ -87,9 +88,16 @@ def _region(symbol: str, func: relax.Function, npu: NpuSpec) -> NpuRegion:
     results = func.ty.ret.fields if isinstance(func.ty.ret, relax.TupleType) else [func.ty.ret]
     inputs = [_tensor_spec(f"in{i}", param.ty) for i, param in enumerate(func.params)]
     outputs = [_tensor_spec(f"out{i}", ty) for i, ty in enumerate(results)]
-    values = [binding.value for block in func.body.blocks for binding in block.bindings]
-    ops = tuple(str(value.op.name) for value in values if isinstance(value, relax.Call))
-    return NpuRegion(symbol, model.SerializeToString(), tuple(inputs), tuple(outputs), ops)
+    bindings = [binding for block in func.body.blocks for binding in block.bindings]
+    calls = [binding for binding in bindings if isinstance(binding.value, relax.Call)]
+    return NpuRegion(
+        symbol,
+        model.SerializeToString(),
+        tuple(inputs),
+        tuple(outputs),
+        ops=tuple(str(binding.value.op.name) for binding in calls),
+        names=tuple(str(binding.var.name) for binding in calls),
+    )
 
 
 def _tensor_spec(name: str, ty: relax.TensorType) -> TensorSpec:

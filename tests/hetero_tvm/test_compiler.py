@@ -1,0 +1,65 @@
+"""One build from start to end: what it leaves behind, and what it does not."""
+
+import pytest
+import tiny_models as tiny
+
+from hetero_tvm import bundle, compiler, pipeline, vm_lowering
+from hetero_tvm.config import BuildConfig
+from hetero_tvm.errors import BadInput
+
+
+def config(tmp_path, **changes):
+    path = tiny.mlp(tmp_path / "mlp.onnx")
+    return BuildConfig(**{"model": path, "target": "host", "output": tmp_path / "m.so", **changes})
+
+
+def test_result_and_manifest_agree(tmp_path):
+    result = compiler.build(config(tmp_path))
+    assert bundle.read_manifest(tmp_path / "m.so").to_json() == result.manifest.to_json()
+    assert result.manifest.model_name == "mlp.onnx"
+    assert {"apache-tvm", "apache-tvm-ffi", "onnxruntime"} <= set(result.manifest.versions)
+    assert set(result.seconds) == {phase.name for phase in pipeline.PHASES} | {"link"}
+    assert result.peak_memory_bytes > 50e6
+    nodes = {op["node"] for op in result.to_dict()["placement"]["operators"]}
+    assert {"first", "second"} <= nodes
+
+
+def test_a_failed_link_leaves_the_old_artefact(tmp_path, monkeypatch):
+    (tmp_path / "m.so").write_bytes(b"what was there")
+
+    def fail(executable, path):
+        path.write_bytes(b"half")
+        raise RuntimeError("the linker stopped")
+
+    monkeypatch.setattr(vm_lowering, "export", fail)
+    with pytest.raises(RuntimeError):
+        compiler.build(config(tmp_path))
+    assert (tmp_path / "m.so").read_bytes() == b"what was there"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.so", "mlp.onnx"]
+
+
+def test_a_target_may_be_a_file(tmp_path):
+    from target_specs import loader
+
+    text = (loader.SOCS / "host.toml").read_text()
+    (tmp_path / "mine.toml").write_text(text.replace('name = "host"', 'name = "mine"', 1))
+    result = compiler.build(config(tmp_path, target=str(tmp_path / "mine.toml")))
+    assert result.target == "mine"
+    assert result.manifest.target == "mine"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"target": "hostt"}, r"unknown target 'hostt'; did you mean host"),
+        ({"target": "none.toml"}, r"none\.toml"),
+        ({"output": "no/such/folder/m.so"}, r"the folder no/such/folder does not exist"),
+    ],
+)
+def test_bad_input(tmp_path, changes, message):
+    from pathlib import Path
+
+    if "output" in changes:
+        changes = {"output": Path(changes["output"])}
+    with pytest.raises(BadInput, match=message):
+        compiler.build(config(tmp_path, **changes))

@@ -1,0 +1,105 @@
+"""The verb `run`: inputs from files and from seeds, comparison, exit codes."""
+
+import numpy as np
+import onnx
+import pytest
+import tiny_models as tiny
+
+import hetero_tvm
+from hetero_tvm import bundle, run
+from hetero_tvm.compare import FLOAT16, FLOAT32
+from hetero_tvm.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    path = tiny.mlp(folder / "mlp.onnx")
+    hetero_tvm.build(path, target="host", output=folder / "mlp.so")
+    return folder / "mlp.so", path
+
+
+def test_compare_holds(hetero, files):
+    artefact, model = files
+    done = hetero("run", artefact, "--compare", model, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.json["held"] is True
+    (output,) = done.json["outputs"]
+    assert (output["name"], output["shape"]) == ("y", [4, 16])
+    assert output["relative_error"] < 1e-5
+    assert output["cosine"] > 0.99999
+    assert done.json["run_ms"]["median"] > 0
+
+
+def test_wrong_numbers_exit_1(hetero, files, tmp_path):
+    """The reference is another model: same shapes, other weights."""
+    artefact, _ = files
+    other = tiny.mlp(tmp_path / "other.onnx", seed=9)
+    done = hetero("run", artefact, "--compare", other, "--json")
+    assert done.returncode == 1
+    assert done.json["held"] is False
+    done = hetero("run", artefact, "--compare", other)
+    assert done.returncode == 1
+    assert "did NOT hold" in done.stdout
+
+
+def test_another_models_inputs_are_bad_input(hetero, files, tmp_path):
+    artefact, _ = files
+    model = onnx.load(tiny.mlp(tmp_path / "other.onnx"))
+    model.graph.input[0].name = "q"
+    model.graph.node[0].input[0] = "q"
+    onnx.save(model, tmp_path / "other.onnx")
+    done = hetero("run", artefact, "--compare", tmp_path / "other.onnx")
+    assert done.returncode == 2
+    assert "ONNX Runtime cannot run it" in done.stderr
+
+
+def test_inputs_from_files_and_outputs_to_file(hetero, files, tmp_path):
+    artefact, model = files
+    x = np.random.default_rng(5).standard_normal((4, 32), np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "all.npz", x=x)
+    wanted = tiny.run_with_onnxruntime(model, x=x)["y"]
+    for flag in (f"x={tmp_path / 'x.npy'}", str(tmp_path / "all.npz")):
+        done = hetero("run", artefact, "--inputs", flag, "--save", tmp_path / "out.npz")
+        assert done.returncode == 0, done.stderr
+        with np.load(tmp_path / "out.npz") as saved:
+            np.testing.assert_allclose(saved["y"], wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_seeds_differ_and_repeat(files):
+    manifest = bundle.read_manifest(files[0])
+    first = run.complete_inputs({}, manifest, 0)["x"]
+    assert first.shape == (4, 32)
+    np.testing.assert_array_equal(first, run.complete_inputs({}, manifest, 0)["x"])
+    assert not np.array_equal(first, run.complete_inputs({}, manifest, 1)["x"])
+
+
+def test_given_inputs_win(files):
+    manifest = bundle.read_manifest(files[0])
+    x = np.full((4, 32), 7, np.float32)
+    assert run.complete_inputs({"x": x}, manifest, 0)["x"] is x
+
+
+def test_npy_needs_a_name(tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(BadInput, match="say which input it is, as in NAME="):
+        run.read_inputs([str(tmp_path / "x.npy")])
+
+
+def test_tolerance_follows_the_arithmetic(files):
+    import dataclasses
+
+    manifest = bundle.read_manifest(files[0])
+    assert run.default_tolerance(manifest) == FLOAT32
+    assert run.default_tolerance(dataclasses.replace(manifest, dtype="float16")) == FLOAT16
+    on_htp = dataclasses.replace(manifest, npu_provider="qnn", npu_regions=1)
+    assert run.default_tolerance(on_htp) == FLOAT16
+    gpu_only = dataclasses.replace(manifest, npu_provider="qnn", npu_regions=0)
+    assert run.default_tolerance(gpu_only) == FLOAT32
+
+
+def test_save_folder_must_exist(hetero, files, tmp_path):
+    done = hetero("run", files[0], "--save", tmp_path / "no" / "out.npz")
+    assert done.returncode == 2
+    assert "does not exist" in done.stderr
