@@ -54,7 +54,7 @@ class CMakeRuntime(build_ext):
 
     def run_tool(self, command: list[str]) -> None:
         """Run one build step; its own output explains a failure."""
-        if subprocess.run(command, check=False).returncode != 0:  # noqa: S603
+        if subprocess.run(command, check=False).returncode != 0:
             sys.exit(f"hetero_tvm: building the runtime failed at: {' '.join(command)}")
 
 
@@ -80,7 +80,7 @@ def compiler() -> str:
         found = shutil.which(name)
         if found is not None:
             return found
-    sys.exit("hetero_tvm: no C++ compiler; install one (apt-get install g++) or set CXX to its path")
+    sys.exit("hetero_tvm: no C++ compiler; install one (apt-get install g++) or set CXX to it")
 
 
 def package_dir(name: str) -> str:

@@ -33,18 +33,25 @@ LIBRARY = Path(__file__).resolve().parent / "lib" / "libhetero_runtime.so"
 class TensorSpec(Protocol):
     """One input or output of an NPU region."""
 
-    name: str
-    dtype: str
-    shape: Sequence[int]
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def dtype(self) -> str: ...  # noqa: D102
+    @property
+    def shape(self) -> Sequence[int]: ...  # noqa: D102
 
 
 class NpuRegion(Protocol):
     """One NPU region as the compiler makes it; `onnx` may also be a compiled EPContext model."""
 
-    symbol: str
-    onnx: bytes
-    inputs: Sequence[TensorSpec]
-    outputs: Sequence[TensorSpec]
+    @property
+    def symbol(self) -> str: ...  # noqa: D102
+    @property
+    def onnx(self) -> bytes: ...  # noqa: D102
+    @property
+    def inputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102
+    @property
+    def outputs(self) -> Sequence[TensorSpec]: ...  # noqa: D102
 
 
 @functools.cache
@@ -55,7 +62,7 @@ def load() -> None:
     """
     if not LIBRARY.is_file():
         raise errors.EnvironmentProblem(
-            f"{LIBRARY} is missing; build it: pip install . (or python setup.py build_ext --inplace)"
+            f"{LIBRARY} is missing; build it: pip install . (or setup.py build_ext --inplace)"
         )
     import tvm
     from tvm_ffi.error import register_error

@@ -1,4 +1,4 @@
-"""What the runtime's tests share: OpenCL modules written by hand, small ONNX models, fresh processes.
+"""What the runtime's tests share: hand-written OpenCL, small ONNX models, fresh processes.
 
 A process can open one OpenCL device only, so whatever depends on the choice of it runs in a process
 of its own: `fresh(...)` runs one script, `Worker` keeps one device for many checks.

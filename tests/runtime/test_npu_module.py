@@ -155,7 +155,7 @@ def test_wrong_number_of_tensors_is_refused(module, x):
 def test_model_that_is_none_names_its_region(x):
     region = onnx_region("broken", "Neg", (2, 3))
     region.onnx = b"not a model"
-    with pytest.raises(errors.DeviceFailure, match="^NPU region broken: "):
+    with pytest.raises(errors.DeviceFailure, match=r"^NPU region broken: "):
         runtime.prepare(runtime.npu_module([region], "cpu", {}))
 
 
@@ -163,7 +163,7 @@ def test_description_that_does_not_fit_the_model_names_its_region():
     region = onnx_region("unfit", "Neg", (2, 3))
     region.inputs = (Spec("no_such_input", "float32", (2, 3)),)
     module = runtime.npu_module([region], "cpu", {})
-    with pytest.raises(errors.DeviceFailure, match="^NPU region unfit: .*no_such_input"):
+    with pytest.raises(errors.DeviceFailure, match=r"^NPU region unfit: .*no_such_input"):
         module["unfit"](cpu(np.zeros((2, 3), "float32")), cpu(np.zeros((2, 3), "float32")))
 
 
@@ -214,7 +214,7 @@ def test_wrong_description_is_refused(change, message):
 
 
 def test_header_that_is_no_json_is_refused():
-    with pytest.raises(ValueError, match="^NPU module: header: "):
+    with pytest.raises(ValueError, match=r"^NPU module: header: "):
         CREATE("{", [])
 
 

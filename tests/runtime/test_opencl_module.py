@@ -104,7 +104,7 @@ def test_absurd_counts_are_refused(at):
     [
         (((2, 32, 4),), X, "kernel k: argument 0 has type code 2 with 32 bits"),
         (((4, 16, 1),), X, "kernel k: argument 0 has type code 4 with 16 bits"),  # bfloat16
-        ((INT32,), ("tirx.use_dyn_shared_memory",), "launch parameter 'tirx.use_dyn_shared_memory'"),
+        ((INT32,), ("tirx.use_dyn_shared_memory",), "parameter 'tirx.use_dyn_shared_memory'"),
         ((INT32,), ("blockIdx.w",), "launch parameter 'blockIdx.w' is not one of OpenCL's"),
     ],
 )

@@ -174,7 +174,5 @@ def test_python_argument_wins_over_environment(opencl):
 
 
 def test_device_cannot_change_once_open(opencl):
-    done = fresh(
-        "from hetero_tvm import runtime; runtime.open_opencl(); runtime.select_device(0)"
-    )
+    done = fresh("from hetero_tvm import runtime; runtime.open_opencl(); runtime.select_device(0)")
     assert "opencl.device cannot change any more: the OpenCL device is in use" in done.stderr

@@ -1,4 +1,4 @@
-"""GPU, NPU, GPU through stock Relax on one OpenCL device: right numbers, and not one byte copied."""
+"""GPU, NPU, GPU through stock Relax on one OpenCL device: right numbers, not one byte copied."""
 
 import json
 

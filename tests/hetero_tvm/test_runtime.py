@@ -1,0 +1,110 @@
+"""The Python side of the runtime; the C++ side has `tests/runtime`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hetero_tvm import errors, runtime
+
+
+def test_importing_it_imports_nothing_heavy():
+    code = (
+        "import sys; from hetero_tvm import runtime\n"
+        "print([name for name in ('tvm', 'numpy', 'onnxruntime', 'onnx') if name in sys.modules])"
+    )
+    root = Path(runtime.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_library_that_was_not_built_says_how_to(monkeypatch, tmp_path):
+    monkeypatch.setattr(runtime, "LIBRARY", tmp_path / "libhetero_runtime.so")
+    with pytest.raises(errors.EnvironmentProblem, match=r"is missing; build it: pip install \."):
+        runtime.load.__wrapped__()
+
+
+def test_library_that_does_not_load_says_so(monkeypatch, tmp_path):
+    broken = tmp_path / "libhetero_runtime.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr(runtime, "LIBRARY", broken)
+    with pytest.raises(errors.EnvironmentProblem, match=r"does not load with apache-tvm .* again"):
+        runtime.load.__wrapped__()
+
+
+def test_package_version():
+    assert runtime.package_version("apache-tvm").startswith("0.27")
+    assert runtime.package_version("no-such-distribution") is None
+
+
+@pytest.mark.parametrize(
+    ("needs", "message"),
+    [
+        ({"ort": True}, "ONNX Runtime is not installed; pip install onnxruntime"),
+        ({"qnn": True}, r"onnxruntime-qnn is not installed; run: pip install 'hetero-tvm\[qnn\]'"),
+    ],
+)
+def test_require_says_what_to_install(monkeypatch, needs, message):
+    monkeypatch.setattr(runtime, "_package_file", lambda _package, _pattern: None)
+    with pytest.raises(errors.EnvironmentProblem, match=message):
+        runtime.require(**needs)
+    runtime.require()
+
+
+def test_devices_are_described():
+    for index, device in enumerate(runtime.opencl_devices()):
+        assert device["index"] == index
+        assert isinstance(device["half"], bool)
+        assert device["type"] in {"cpu", "gpu", "accelerator"}
+        assert device["memory"] in {"svm", "coarse_svm", "buffer"}
+        assert device["max_work_group_size"] >= 1
+        assert device["local_memory_bytes"] >= 1 << 14
+
+
+def test_counters_are_read_and_reset():
+    runtime.load()
+    import tvm
+
+    tensor = tvm.runtime.tensor(np.zeros(10, "float32"), tvm.device("ext_dev", 0))
+    runtime.reset_counters()
+    assert set(runtime.counters().values()) == {0}
+    tensor.numpy()
+    counted = runtime.counters()
+    assert (counted["copies"], counted["bytes_copied"]) == (1, 40)
+
+
+def test_unknown_setting_lists_the_known_ones():
+    runtime.load()
+    import tvm
+
+    with pytest.raises(ValueError, match=r"unknown setting 'x'; known settings: opencl.library "):
+        tvm.get_global_func("hetero_tvm.setting_set")("x", "y")
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
+def test_host_view_is_the_tensors_own_memory(shape):
+    runtime.load()
+    import tvm
+
+    array = np.ones(shape, "float32")
+    tensor = tvm.runtime.tensor(array, tvm.device("ext_dev", 0))
+    view = runtime.host_view(tensor)
+    view[...] += 1
+    np.testing.assert_array_equal(tensor.numpy(), array + 1)
+
+
+def test_host_view_keeps_the_tensor_alive():
+    runtime.load()
+    import tvm
+
+    view = runtime.host_view(
+        tvm.runtime.tensor(np.arange(1000, dtype="int64"), tvm.device("ext_dev", 0))
+    )
+    others = [tvm.runtime.empty((1000,), "int64", tvm.device("ext_dev", 0)) for _ in range(10)]
+    for other in others:
+        runtime.host_view(other)[:] = -1
+    np.testing.assert_array_equal(view, np.arange(1000))
