@@ -44,7 +44,8 @@ class OnnxGraph:
     so emitters choose forms whose intermediate values survive that.
     """
 
-    def __init__(self, *, half_inside: bool) -> None:
+    def __init__(self, *, half_inside: bool, prefix: str = "") -> None:
+        self._prefix = prefix  # of all names, for a graph inside another
         self.half_inside = half_inside
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
@@ -59,7 +60,8 @@ class OnnxGraph:
     ) -> tuple[str, ...]:
         """Append a node with `count` outputs; their names."""
         index = len(self.nodes)
-        names = tuple(f"t{index}" if count == 1 else f"t{index}_{i}" for i in range(count))
+        first = f"{self._prefix}t{index}"
+        names = (first,) if count == 1 else tuple(f"{first}_{i}" for i in range(count))
         self.nodes.append(helper.make_node(op, inputs, names, name=f"n{index}", **attributes))
         return names
 

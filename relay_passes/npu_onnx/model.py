@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import onnx
 from onnx import helper
 from tvm import relax
@@ -39,12 +41,20 @@ def region_to_onnx(region: relax.Function, *, half_inside: bool) -> onnx.ModelPr
     inputs = []
     for index, param in enumerate(region.params):
         names[param] = f"in{index}"
-        inputs.append(_value_info(f"in{index}", param.ty))
+        inputs.append(value_info(f"in{index}", param.ty))
     for block in region.body.blocks:
         for binding in block.bindings:
-            names[binding.var] = _emit(graph, binding.value, names)
-    outputs = _emit_outputs(graph, region.body.body, names)
-    read = {name for node in graph.nodes for name in node.input}
+            names[binding.var] = emit_value(graph, binding.value, names)
+    return finish_model(graph, inputs, emit_outputs(graph, region.body.body, names))
+
+
+def finish_model(
+    graph: OnnxGraph,
+    inputs: list[onnx.ValueInfoProto],
+    outputs: list[onnx.ValueInfoProto],
+) -> onnx.ModelProto:
+    """What `graph` holds as a model, without weights that nothing reads."""
+    read = set(_reads(graph.nodes))
     weights = [weight for weight in graph.initializers if weight.name in read]
     proto = helper.make_graph(graph.nodes, "region", inputs, outputs, weights)
     opset = [helper.make_opsetid("", OPSET)]
@@ -53,7 +63,17 @@ def region_to_onnx(region: relax.Function, *, half_inside: bool) -> onnx.ModelPr
     )
 
 
-def _emit(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]) -> Operand:
+def _reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """Every name that `nodes` read, their branches too."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _reads(attribute.g.node)
+
+
+def emit_value(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]) -> Operand:
+    """Append what a binding's value needs; the names of its results."""
     if isinstance(expr, relax.Call):
         op = getattr(expr.op, "name", str(expr.op))
         if op not in EMITTERS:
@@ -77,7 +97,7 @@ def _operand(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]
     return ""
 
 
-def _emit_outputs(
+def emit_outputs(
     graph: OnnxGraph, result: relax.Expr, names: dict[relax.Var, Operand]
 ) -> list[onnx.ValueInfoProto]:
     """Give every result its own `outN`: a tensor may be returned twice, or be an input."""
@@ -93,9 +113,10 @@ def _emit_outputs(
             raise NotExpressible("an NPU region returns tensors, not nested tuples")
         graph.name_output(renamed.get(source, source), f"out{index}")
         renamed.setdefault(source, f"out{index}")
-        outputs.append(_value_info(f"out{index}", ty))
+        outputs.append(value_info(f"out{index}", ty))
     return outputs
 
 
-def _value_info(name: str, ty: relax.TensorType) -> onnx.ValueInfoProto:
+def value_info(name: str, ty: relax.TensorType) -> onnx.ValueInfoProto:
+    """An input or output of the model."""
     return helper.make_tensor_value_info(name, element_type(str(ty.dtype)), shape_of_type(ty))

@@ -1,0 +1,256 @@
+"""A float32 program in which any stretch can be run as an NPU does that keeps values in float16.
+
+Each operator has a switch: when it is on, its weights and its result are rounded to float16 (the
+arithmetic stays in float32, as in the NPU's accumulators; compared on Qualcomm's simulator the two
+differ by less than the rounding itself). ONNX Runtime's CPU provider runs it. The program is cut
+into segments: those without a switch on run at full speed, and those before the first one are not
+run again.
+
+Requires: a function of static straight-line code whose operators all have an ONNX form.
+Ensures:  with every switch off, the results are float32's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper
+from tvm import relax
+from tvm.ir import GenericConst
+
+from relay_passes.npu_onnx.graph import EMITTERS, FLOAT16_MAX, OnnxGraph, Operand
+from relay_passes.npu_onnx.model import emit_value, finish_model, value_info
+from relay_passes.op_work import VIEWS
+
+_SEGMENTS = 24
+_PRODUCTS = frozenset(
+    f"relax.{name}" for name in ("matmul", "nn.conv1d", "nn.conv2d", "nn.conv2d_transpose")
+)
+_MOVES = VIEWS | frozenset(  # their results are values that were rounded before
+    f"relax.{name}"
+    for name in """
+    broadcast_to concat max maximum min minimum nn.max_pool2d nn.relu permute_dims split stack
+    strided_slice take where
+    """.split()
+)
+_Values = dict[relax.Var, np.ndarray]
+
+
+def bindings_of(func: relax.Function) -> list[relax.VarBinding]:
+    """All bindings in order."""
+    return [binding for block in func.body.blocks for binding in block.bindings]
+
+
+def missing_ops(func: relax.Function) -> set[str]:
+    """Operators (or TIR functions) that cannot be emulated."""
+    calls = [b.value for b in bindings_of(func) if isinstance(b.value, relax.Call)]
+    return {str(call.op) for call in calls if getattr(call.op, "name", "") not in EMITTERS}
+
+
+class HalfEmulator:
+    """`func` on one set of inputs; `error` says what float16 does to its outputs."""
+
+    def __init__(
+        self, func: relax.Function, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+    ) -> None:
+        """`names`: the bindings that have a switch, in order; `inputs` by parameter name."""
+        index_of = {name: index for index, name in enumerate(names)}
+        result = func.body.body
+        self._outputs = _variables(result, bindings_of(func))
+        self._segments = _cut(func, index_of, self._outputs)
+        values: _Values = {param: np.asarray(inputs[param.name]) for param in func.params}
+        self._before: list[_Values] = []  # what each segment finds, in float32
+        for segment in self._segments:
+            self._before.append(values)
+            values = segment.run(values, frozenset())
+        self._exact = values
+
+    def error(self, runs: Sequence[range]) -> float:
+        """The worst output's relative change (norm) when the switches in `runs` are on."""
+        on = frozenset(index for run in runs for index in run)
+        touched = [i for i, segment in enumerate(self._segments) if segment.switches & on]
+        if not touched:
+            return 0.0
+        values = self._before[touched[0]]
+        for segment in self._segments[touched[0] :]:
+            values = segment.run(values, on)
+        return max((_change(self._exact[var], values[var]) for var in self._outputs), default=0.0)
+
+
+def _change(exact: np.ndarray, other: np.ndarray) -> float:
+    if exact.dtype.kind != "f":
+        return 0.0
+    size = float(np.linalg.norm(exact.astype(np.float64))) or 1.0
+    change = float(np.linalg.norm(exact.astype(np.float64) - other)) / size
+    return change if math.isfinite(change) else math.inf
+
+
+@dataclasses.dataclass
+class _Segment:
+    """A stretch of bindings, as it is and with switches; sessions are made when first needed."""
+
+    bindings: list[relax.VarBinding]
+    index_of: Mapping[str, int]
+    inputs: list[relax.Var]
+    outputs: list[relax.Var]
+    live: set[relax.Var]  # what later segments, or the caller, read of all that is known by now
+    fused: set[relax.Var]
+    sessions: dict[bool, onnxruntime.InferenceSession] = dataclasses.field(default_factory=dict)
+
+    @property
+    def switches(self) -> frozenset[int]:
+        """Numbers of the switches in this segment."""
+        found = (self.index_of.get(binding.var.name) for binding in self.bindings)
+        return frozenset(index for index in found if index is not None)
+
+    def run(self, values: _Values, on: frozenset[int]) -> _Values:
+        """What is live after this segment, given what was before it."""
+        switched = bool(self.switches & on)
+        if switched not in self.sessions:
+            self.sessions[switched] = self._session(switched)
+        feeds = {f"in{i}": values[var] for i, var in enumerate(self.inputs)}
+        for index in self.switches if switched else ():
+            feeds[f"switch{index}"] = np.asarray(index in on)
+        results = self.sessions[switched].run(None, feeds)
+        known = values | dict(zip(self.outputs, results, strict=True))
+        return {var: value for var, value in known.items() if var in self.live}
+
+    def _session(self, switched: bool) -> onnxruntime.InferenceSession:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        return onnxruntime.InferenceSession(
+            self._model(switched).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+
+    def _model(self, switched: bool) -> onnx.ModelProto:
+        graph = _SwitchedGraph(half_inside=False)
+        names: dict[relax.Var, Operand] = {var: f"in{i}" for i, var in enumerate(self.inputs)}
+        inputs = [value_info(f"in{i}", var.ty) for i, var in enumerate(self.inputs)]
+        limits = (graph.scalar(-FLOAT16_MAX, "float32"), graph.scalar(FLOAT16_MAX, "float32"))
+        for binding in self.bindings:
+            index = self.index_of.get(binding.var.name) if switched else None
+            if index is not None:
+                inputs.append(helper.make_tensor_value_info(f"switch{index}", TensorProto.BOOL, []))
+            if index is None or binding.value.op.name in _MOVES:
+                names[binding.var] = emit_value(graph, binding.value, names)
+                continue
+            graph.switch = f"switch{index}"
+            result = emit_value(graph, binding.value, names)
+            if _is_float32(binding.var) and binding.var not in self.fused:
+                result = _round(graph, result, graph.switch, limits)
+            graph.switch = None
+            names[binding.var] = result
+        outputs = []
+        for i, var in enumerate(self.outputs):
+            graph.nodes.append(helper.make_node("Identity", [names[var]], [f"out{i}"]))
+            outputs.append(value_info(f"out{i}", var.ty))
+        return finish_model(graph, inputs, outputs)
+
+
+class _SwitchedGraph(OnnxGraph):
+    """While `switch` is set, weights that are written are rounded with it."""
+
+    switch: str | None = None
+
+    def constant(self, value: np.ndarray) -> str:
+        name = super().constant(value)
+        if self.switch is None or value.dtype != np.float32 or value.size == 1:
+            return name
+        half = np.clip(value, -FLOAT16_MAX, FLOAT16_MAX).astype(np.float16).astype(np.float32)
+        return self.node("Where", self.switch, super().constant(half), name)
+
+
+def _round(graph: OnnxGraph, name: str, switch: str, limits: tuple[str, str]) -> str:
+    """`name`, or where the switch is on its float16 value as float32 again."""
+    half = graph.node("Cast", graph.node("Clip", name, *limits), to=TensorProto.FLOAT16)
+    return graph.node("Where", switch, graph.node("Cast", half, to=TensorProto.FLOAT), name)
+
+
+def _cut(
+    func: relax.Function, index_of: Mapping[str, int], results: Sequence[relax.Var]
+) -> list[_Segment]:
+    """`func` in up to `_SEGMENTS` segments of about equal length."""
+    bindings = bindings_of(func)
+    last_read = {var: len(bindings) for var in results}
+    for place, binding in reversed(list(enumerate(bindings))):
+        for var in _reads(binding.value):
+            last_read.setdefault(var, place)
+    fused = _biased_products(bindings)
+    known: list[relax.Var] = list(func.params)
+    segments = []
+    for begin, end in _edges(bindings, last_read):
+        inside = bindings[begin:end]
+        made = [binding.var for binding in inside]
+        read = {var for binding in inside for var in _reads(binding.value)}
+        live = {var for var in (*known, *made) if last_read.get(var, -1) >= end}
+        inputs = [var for var in known if var in read]
+        outputs = [var for var in made if var in live]
+        segments.append(_Segment(inside, index_of, inputs, outputs, live, fused))
+        known = [var for var in (*known, *made) if var in live]
+    return segments
+
+
+def _edges(
+    bindings: Sequence[relax.VarBinding], last_read: Mapping[relax.Var, int]
+) -> list[tuple[int, int]]:
+    """Where to cut: never between a tuple and its last reader, as only tensors cross."""
+    edges = [0]
+    open_until = 0  # the last reader of any tuple so far
+    for place, binding in enumerate(bindings):
+        if isinstance(binding.var.ty, relax.TupleType):
+            open_until = max(open_until, last_read.get(binding.var, place))
+        wanted = len(bindings) * len(edges) / _SEGMENTS
+        if place + 1 >= wanted and place >= open_until:
+            edges.append(place + 1)
+    if edges[-1] != len(bindings):
+        edges.append(len(bindings))
+    return list(itertools.pairwise(edges))
+
+
+def _biased_products(bindings: Sequence[relax.VarBinding]) -> set[relax.Var]:
+    """Products that only the addition of a constant reads: one operator for an NPU, so that only
+    the sum is rounded.
+    """
+    readers = Counter(var for binding in bindings for var in _reads(binding.value))
+    biased: set[relax.Var] = set()
+    for binding in bindings:
+        if getattr(getattr(binding.value, "op", None), "name", "") == "relax.add":
+            product, bias = binding.value.args
+            if isinstance(bias, GenericConst) and isinstance(product, relax.Var):
+                biased.add(product)
+    return {
+        binding.var
+        for binding in bindings
+        if binding.var in biased
+        and readers[binding.var] == 1
+        and getattr(getattr(binding.value, "op", None), "name", "") in _PRODUCTS
+    }
+
+
+def _reads(expr: relax.Expr) -> list[relax.Var]:
+    """The variables that one binding's value reads."""
+    if isinstance(expr, relax.Var):
+        return [expr]
+    if isinstance(expr, relax.TupleGetItem):
+        return _reads(expr.tuple_value)
+    fields = getattr(expr, "args", getattr(expr, "fields", ()))
+    return [var for field in fields for var in _reads(field)]
+
+
+def _variables(result: relax.Expr, bindings: Sequence[relax.VarBinding]) -> list[relax.Var]:
+    """The tensors that a function returns."""
+    if isinstance(result, relax.Var) and isinstance(result.ty, relax.TupleType):
+        (value,) = [binding.value for binding in bindings if binding.var.same_as(result)]
+        return _variables(value, bindings)
+    return _reads(result)
+
+
+def _is_float32(var: relax.Var) -> bool:
+    return isinstance(var.ty, relax.TensorType) and str(var.ty.dtype) == "float32"
