@@ -248,17 +248,25 @@ def prepare(module: tvm.runtime.Module) -> None:
 
 
 def host_view(tensor: tvm.runtime.Tensor) -> np.ndarray:
-    """Return a tensor's own memory as an array, without a copy.
+    """Return a tensor's own memory as an array, without a copy; waits for GPU work first.
 
-    Valid until the next kernel or region that uses the tensor, and as long as the tensor lives.
+    Valid until the next kernel or region that uses the tensor; keeps the tensor alive.
     """
     load()
     import numpy as np
 
     gpu_wait()
-    dtype = np.dtype(str(tensor.dtype))
-    count = int(np.prod(tensor.shape, dtype=np.int64))
-    address = _call("tensor_address", tensor)
-    block = (ctypes.c_char * (count * dtype.itemsize)).from_address(address)
-    block._keeps_alive = tensor
-    return np.frombuffer(block, dtype=dtype, count=count).reshape(tensor.shape)
+    return np.asarray(_Memory(tensor, np.dtype(str(tensor.dtype)).str))
+
+
+class _Memory:
+    """What numpy asks of memory that is not its own."""
+
+    def __init__(self, tensor: tvm.runtime.Tensor, typestr: str) -> None:
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (_call("tensor_address", tensor), False),
+            "typestr": typestr,
+            "shape": tuple(int(size) for size in tensor.shape),
+        }
