@@ -14,11 +14,15 @@ the last operator taken in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from tvm import IRModule, relax
 
 from relay_passes.constants import array_of, number_of, tensor_constant
 from relay_passes.rewrite_bindings import Bindings, is_call, rewrite_main
+
+_Combine = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class FuseLayerNorm:
@@ -49,15 +53,15 @@ def _standardised(value: relax.Call, known: Bindings) -> relax.Expr | None:
     for variance, addend in (total.args, reversed(total.args)):
         epsilon = number_of(addend)
         mean = known.call(variance, "relax.mean")
-        if epsilon is None or mean is None:
+        square = None if mean is None else known.call(mean.args[0], "relax.multiply")
+        if epsilon is None or mean is None or square is None:
             continue
-        square = known.call(mean.args[0], "relax.multiply")
-        if square is None or not all(arg.same_as(centred) for arg in square.args):
+        if not all(arg.same_as(centred) for arg in square.args):
             continue
-        x = _centred_source(centred, mean, known)
-        if x is None:
-            return None
         axes = trailing_axes(mean)
+        x = None if axes is None else _centred_source(centred, axes, known)
+        if x is None or axes is None:
+            return None
         tail = [int(x.ty.shape.values[axis]) for axis in axes]
         dtype = str(x.ty.dtype)
         one, zero = np.ones(tail, dtype), np.zeros(tail, dtype)
@@ -67,17 +71,13 @@ def _standardised(value: relax.Call, known: Bindings) -> relax.Expr | None:
     return None
 
 
-def _centred_source(
-    centred: relax.Expr, variance: relax.Call, known: Bindings
-) -> relax.Expr | None:
-    """`x` when `centred` is `x - mean(x)` over the same trailing axes as `variance`."""
+def _centred_source(centred: relax.Expr, axes: list[int], known: Bindings) -> relax.Expr | None:
+    """`x` when `centred` is `x - mean(x)` over `axes`."""
     difference = known.call(centred, "relax.subtract")
     mean = None if difference is None else known.call(difference.args[1], "relax.mean")
-    if mean is None or not mean.args[0].same_as(difference.args[0]):
+    if difference is None or mean is None or not mean.args[0].same_as(difference.args[0]):
         return None
-    axes = trailing_axes(mean)
-    same = axes is not None and axes == trailing_axes(variance)
-    return difference.args[0] if same else None
+    return difference.args[0] if trailing_axes(mean) == axes else None
 
 
 def trailing_axes(mean: relax.Call) -> list[int] | None:
@@ -89,7 +89,7 @@ def trailing_axes(mean: relax.Call) -> list[int] | None:
     return axes if axes == list(range(axes[0], rank)) else None
 
 
-def _absorb(value: relax.Call, known: Bindings, combine) -> relax.Expr | None:  # noqa: ANN001
+def _absorb(value: relax.Call, known: Bindings, combine: _Combine) -> relax.Expr | None:
     """A constant over the normalised axes becomes part of gain and bias."""
     for operand, other in (value.args, reversed(value.args)):
         norm, constant = known.call(operand, "relax.nn.layer_norm"), array_of(other)

@@ -119,8 +119,6 @@ def _skip_layer_norm(node: NodeView, out: Emitter) -> bool:
 
 def _embed_layer_norm(node: NodeView, out: Emitter) -> bool:
     """Inputs: ids, segments, word, position and segment tables, gain, bias, mask, positions."""
-    if node.has_output(1) and node.has(7):
-        return False
     batch, length = node.shape(0)
     total = out.op("Gather", node.input(2), node.input(0), axis=0)
     if node.has(8):
@@ -136,7 +134,10 @@ def _embed_layer_norm(node: NodeView, out: Emitter) -> bool:
     epsilon = out.const(node.attr("epsilon", 1e-12), dtype)
     scaled = out.op("Div", centred, out.op("Sqrt", out.op("Add", variance, epsilon)))
     out.output(out.op("Add", out.op("Mul", scaled, node.input(5)), node.input(6)))
-    out.output(out.const(np.full(batch, length), "int32"), 1)
+    if node.has(7):  # how many positions of each row count
+        out.output(out.reduce("ReduceSum", node.input(7), [1], keepdims=False), 1)
+    else:
+        out.output(out.const(np.zeros(batch), "int32"), 1)
     out.output(total, 2)
     return True
 
@@ -204,7 +205,7 @@ def dequantise_blocks(
     quants = quants.reshape(columns, blocks, block).astype(np.float32)
     scales = scales.reshape(columns, blocks, 1).astype(np.float32)
     if zeros is None:
-        middle: np.ndarray = np.float32(1 << (bits - 1))
+        middle: np.ndarray = np.array(1 << (bits - 1), np.float32)
     elif zeros.dtype == np.uint8:
         middle = _unpack(zeros.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
     else:

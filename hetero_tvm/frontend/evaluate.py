@@ -28,13 +28,17 @@ def evaluate_node(
     inputs: Mapping[str, np.ndarray],
     opsets: Sequence[onnx.OperatorSetIdProto],
 ) -> list[np.ndarray]:
-    """The node's outputs in order; an unnamed output is an empty array.
+    """The node's outputs in order; what an unnamed one would hold is computed as well.
 
     Raises ONNX Runtime's own exceptions when it does not know the operator.
     """
+    named = onnx.NodeProto()
+    named.CopyFrom(node)
+    for index, name in enumerate(node.output):
+        named.output[index] = name or f"unread_{index}"
     native = {n: a for n, a in inputs.items() if a.dtype.kind in _NATIVE_KINDS and not _exotic(a)}
     graph = onnx.helper.make_graph(
-        [node],
+        [named],
         "constant",
         [
             onnx.helper.make_tensor_value_info(
@@ -42,7 +46,7 @@ def evaluate_node(
             )
             for name, array in native.items()
         ],
-        [onnx.helper.make_empty_tensor_value_info(name) for name in node.output if name],
+        [onnx.helper.make_empty_tensor_value_info(name) for name in named.output],
         initializer=[
             onnx.numpy_helper.from_array(array, name)
             for name, array in inputs.items()
@@ -55,8 +59,7 @@ def evaluate_node(
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    results = iter(session.run(None, native))
-    return [np.asarray(next(results)) if name else np.empty(0) for name in node.output]
+    return [np.asarray(value) for value in session.run(None, native)]
 
 
 def _exotic(array: np.ndarray) -> bool:

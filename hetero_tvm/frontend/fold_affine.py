@@ -164,10 +164,10 @@ class _AffineFolder:
         if weight is None or bias is None or np.dtype(kind.dtype).kind != "f":
             return False
         channels = kind.shape[1]
-        per_channel = [_along(array, kind.rank, 1, channels) for array in vars(affine).values()]
-        if any(array is None for array in per_channel):
+        scale = _along(affine.scale, kind.rank, 1, channels)
+        shift = _along(affine.shift, kind.rank, 1, channels)
+        if scale is None or shift is None:
             return False
-        scale, shift = per_channel
         if np.any(scale != 1):
             if conv.op_type == "Conv":
                 spread = scale.reshape(-1, *[1] * (weight.ndim - 1))

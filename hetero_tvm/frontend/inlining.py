@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from hetero_tvm.frontend.node_view import qualified_op
+
 
 class FreshNames:
     """Hands out names that no value or node of the model has, and remembers their origin."""
@@ -13,6 +15,7 @@ class FreshNames:
     def __init__(self, taken: set[str]) -> None:
         self._taken = taken
         self.origin: dict[str, str] = {}  # node name -> name of the model's own node
+        self.operator: dict[str, str] = {}  # name of the model's own node -> its operator
 
     def take(self, wanted: str) -> str:
         """`wanted`, or `wanted_2` and so on when it is taken."""
@@ -46,6 +49,7 @@ def named_copies(nodes: Sequence[onnx.NodeProto], names: FreshNames) -> list[onn
             copy.name = f"{base}_{count}"
         used.add(copy.name)
         names.origin[copy.name] = copy.name
+        names.operator[copy.name] = qualified_op(copy)
         result.append(copy)
     names.reserve(used)
     return result
@@ -103,6 +107,7 @@ def graph_copy(
         copy = renamed_copy(inner, rename, prefix, names)
         # Nodes of a branch keep their own names in reports: they are the model's.
         names.origin[copy.name] = inner.name or copy.name
+        names.operator[inner.name or copy.name] = qualified_op(inner)
         nodes.append(copy)
     return nodes, weights, [rename.get(output.name, output.name) for output in graph.output]
 

@@ -73,8 +73,8 @@ def import_model(
     errors: tuple[OutputError, ...] = ()
     if check:
         progress("checking against ONNX Runtime")
-        inputs = draw_inputs(ranges, _CHECK_SEED)
-        errors = check_import(path, folded, imported, inputs, every_node=keep_going)
+        drawn = draw_inputs(ranges, _CHECK_SEED)
+        errors = check_import(path, folded, imported, drawn, every_node=keep_going)
     return ImportedModel(
         mod=imported.mod,
         inputs=folded.inputs,

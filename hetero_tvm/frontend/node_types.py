@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -31,8 +33,8 @@ class Schemas:
         self.opset = versions.get("", versions.get("ai.onnx", 1))
         self._versions = {**versions, "": self.opset, "ai.onnx": self.opset}
 
-    def find(self, node: onnx.NodeProto) -> onnx.defs.OpSchema | None:
-        """The operator's schema, `None` for an operator that ONNX does not define."""
+    def find(self, node: onnx.NodeProto) -> Any:
+        """The operator's `OpSchema`, `None` for an operator that ONNX does not define."""
         domain = "" if node.domain in STANDARD_DOMAINS else node.domain
         version = self._versions.get(node.domain, 1)
         if not onnx.defs.has(node.op_type, version, domain):
@@ -73,6 +75,7 @@ class Schemas:
             if kind is None:
                 raise OpenShapeError(_why_open(node))
             outputs[name] = kind
+        _check_reshape(node, types, outputs)
         return outputs
 
     def definition(
@@ -104,6 +107,20 @@ class Schemas:
             if declared.default_value.name and name not in given:
                 body.attribute_proto.append(declared.default_value)
         return body
+
+
+def _check_reshape(
+    node: onnx.NodeProto, types: Mapping[str, ValueType], outputs: Mapping[str, ValueType]
+) -> None:
+    """ONNX's inference believes any target shape."""
+    if node.op_type != "Reshape" or node.domain not in STANDARD_DOMAINS:
+        return
+    before, after = types[node.input[0]].shape, outputs[node.output[0]].shape
+    if math.prod(before) != math.prod(after):
+        raise ShapeMismatchError(
+            f"node {node.name!r} (Reshape) does not fit its inputs: "
+            f"{list(before)} cannot become {list(after)}"
+        )
 
 
 def _why_open(node: onnx.NodeProto) -> str:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import onnx
 from tvm import IRModule, relax
 
 from hetero_tvm.errors import BadInput
@@ -104,7 +105,7 @@ class _Importer:
         value = self._values[name]
         return self._builder.emit_output(value) if isinstance(value, relax.DataflowVar) else value
 
-    def _convert(self, proto: object) -> None:
+    def _convert(self, proto: onnx.NodeProto) -> None:
         view = NodeView(
             proto=proto,
             opset=self._model.opset,

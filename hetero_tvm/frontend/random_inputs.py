@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -127,19 +127,19 @@ class _UseFinder:
     shapes: dict[str, tuple[int, ...]]
 
     def range_of(self, spec: TensorSpec) -> InputRange:
-        common = {"name": spec.name, "dtype": spec.dtype, "shape": spec.shape}
+        base = InputRange(name=spec.name, dtype=spec.dtype, shape=spec.shape, kind="normal")
         if np.dtype(spec.dtype).kind not in "iub":
-            return InputRange(**common, kind="normal")
+            return base
         tables: list[int] = []
         choices: set[int] = set()
         self._follow(spec.name, tables, choices, set())
         if tables:
-            return InputRange(**common, kind="index", size=min(tables))
+            return replace(base, kind="index", size=min(tables))
         if choices:
-            return InputRange(**common, kind="choice", values=tuple(sorted(choices)))
+            return replace(base, kind="choice", values=tuple(sorted(choices)))
         if spec.dtype in ("uint8", "int8"):
-            return InputRange(**common, kind="full")
-        return InputRange(**common, kind="mask")
+            return replace(base, kind="full")
+        return replace(base, kind="mask")
 
     def _follow(self, name: str, tables: list[int], choices: set[int], seen: set[str]) -> None:
         """Collect sizes of tables that `name` indexes, and constants that it is compared with."""

@@ -81,6 +81,7 @@ class FoldedModel:
     constants: dict[str, np.ndarray]
     origin: dict[str, str]  # node name here -> node name in the original
     opset: int
+    alias: Mapping[str, str]  # value of the original -> the value here that equals it
     # Nodes that no output needs. They still tell what an input means: the condition of an `If`
     # of which only one branch can run, say.
     dropped: tuple[onnx.NodeProto, ...] = ()
@@ -186,10 +187,11 @@ class _Folder:
         return self._keep(view)
 
     def _give_up(self, view: NodeView, why: str) -> None:
-        name = self._names.source(view.proto.name)
-        self._unsupported.append(
-            f"{name!r} ({qualified_op(view.proto)}{': ' + why if why else ''})"
-        )
+        name, operator = self._names.source(view.proto.name), qualified_op(view.proto)
+        whole = self._names.operator.get(name, operator)
+        if whole != operator:
+            operator = f"{whole}, which is made of {operator}"
+        self._unsupported.append(f"{name!r} ({operator}{': ' + why if why else ''})")
         self._unknown.update(output for output in view.proto.output if output)
 
     # -- what control flow asks for (`control_flow.Walker`) ------------------------------------
@@ -406,7 +408,7 @@ class _Folder:
 
     def result(self) -> FoldedModel:
         """The kept nodes that an output needs, as a model of their own."""
-        every = self._with_output_names()
+        every, rename = self._with_output_names()
         nodes = live_nodes(every, [output.name for output in self._model.graph.output])
         live = {node.name for node in nodes}
         dropped = tuple(node for node in every if node.name not in live)
@@ -442,6 +444,7 @@ class _Folder:
             constants=constants,
             origin={node.name: self._names.source(node.name) for node in nodes},
             opset=self._schemas.opset,
+            alias={name: rename.get(value, value) for name, value in self._alias.items()},
             dropped=dropped,
             dropped_constants={
                 name: self._constants[name]
@@ -451,8 +454,8 @@ class _Folder:
             },
         )
 
-    def _with_output_names(self) -> list[onnx.NodeProto]:
-        """Kept nodes, renamed so that each graph output is produced under its own name."""
+    def _with_output_names(self) -> tuple[list[onnx.NodeProto], dict[str, str]]:
+        """Kept nodes that produce each graph output under its own name, and the renaming."""
         produced = {name for node in self._kept for name in node.output if name}
         rename: dict[str, str] = {}
         extra = []
@@ -471,7 +474,7 @@ class _Folder:
             for names in (node.input, node.output):
                 for index, name in enumerate(names):
                     names[index] = rename.get(name, name)
-        return self._kept + extra
+        return self._kept + extra, rename
 
     def _is_output(self, name: str) -> bool:
         return any(output.name == name for output in self._model.graph.output)

@@ -104,13 +104,14 @@ def _positions(axis: _Axis, settings: _Settings) -> np.ndarray:
 
 def _nearest(axis: _Axis, settings: _Settings) -> np.ndarray:
     place = _positions(axis, settings)
+    half = np.float32(0.5)
     rounded = {
-        "floor": np.floor,
-        "ceil": np.ceil,
-        "round_prefer_ceil": lambda p: np.floor(p + np.float32(0.5)),
-        "round_prefer_floor": lambda p: np.ceil(p - np.float32(0.5)),
-    }[settings.rounding](place)
-    return np.clip(rounded, 0, axis.size - 1).astype(np.int64)
+        "floor": np.floor(place),
+        "ceil": np.ceil(place),
+        "round_prefer_ceil": np.floor(place + half),
+        "round_prefer_floor": np.ceil(place - half),
+    }
+    return np.clip(rounded[settings.rounding], 0, axis.size - 1).astype(np.int64)
 
 
 def _weights(axis: _Axis, settings: _Settings) -> np.ndarray:
