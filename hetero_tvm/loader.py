@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from hetero_tvm import runtime
-from hetero_tvm.bundle import Manifest, TensorSpec, read_manifest
+from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 
 _SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
 

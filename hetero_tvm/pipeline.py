@@ -21,6 +21,7 @@ from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
 from target_specs.spec import SocSpec
+import tvm
 from tvm import IRModule, relax
 
 from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
@@ -58,6 +59,10 @@ class Phase:
     plan: bool = False  # part of `--plan-only` too
 
 
+def _apply(step: Any, mod: IRModule) -> IRModule:
+    return tvm.transform.Sequential([step])(mod)
+
+
 def _import(state: State) -> State:
     config = state.config
     model = frontend.import_model(
@@ -72,7 +77,7 @@ def _import(state: State) -> State:
 def _to_half(state: State) -> State:
     if state.config.dtype == "float32":
         return state
-    return dataclasses.replace(state, mod=ToHalf()(state.mod))
+    return dataclasses.replace(state, mod=_apply(ToHalf(), state.mod))
 
 
 def _precision(state: State) -> State:
@@ -113,7 +118,8 @@ def _place(state: State) -> State:
 
 
 def _group(state: State) -> State:
-    return dataclasses.replace(state, mod=GroupRegions(state.plan)(state.mod))
+    assert state.plan is not None
+    return dataclasses.replace(state, mod=_apply(GroupRegions(state.plan), state.mod))
 
 
 def _lower_npu(state: State) -> State:
@@ -135,7 +141,8 @@ def _compile_npu(state: State) -> State:
 
 
 def _lower_cpu(state: State) -> State:
-    return dataclasses.replace(state, mod=LowerCpu(state.plan)(state.mod))
+    assert state.plan is not None
+    return dataclasses.replace(state, mod=_apply(LowerCpu(state.plan), state.mod))
 
 
 def _lower_gpu(state: State) -> State:

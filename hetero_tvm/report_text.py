@@ -69,10 +69,10 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
         refused[refusal["device"], refusal["op"], refusal["reason"]].append(node)
     if refused:
         lines += ["", "refused:"]
-        for (device, op, reason), nodes in refused.items():
+        for (device, kind, reason), nodes in refused.items():
             shown = ", ".join(nodes if verbose else nodes[:_NODES_SHOWN])
             more = len(nodes) - _NODES_SHOWN
-            lines.append(f"  {device}: {op.removeprefix('relax.')}: {reason}")
+            lines.append(f"  {device}: {kind.removeprefix('relax.')}: {reason}")
             lines.append(
                 f"       {shown}" + (f" and {more} more" if more > 0 and not verbose else "")
             )

@@ -173,7 +173,7 @@ def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
     if not path.parent.is_dir():
         raise BadInput(f"--save {path}: the folder {path.parent} does not exist")
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **outputs)
+        np.savez(file, allow_pickle=False, **outputs)
 
 
 def _gpu_words(devices: list[dict[str, Any]]) -> str:
