@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx
 
+from hetero_tvm.frontend.folded_model import FoldedModel
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, NodeView
-from hetero_tvm.frontend.shape_folding import FoldedModel
 
 _AFFINE_OPS = frozenset(("Add", "Sub", "Mul", "Div", "BatchNormalization"))
 

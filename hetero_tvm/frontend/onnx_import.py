@@ -16,8 +16,8 @@ from tvm import IRModule, relax
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.converters.context import Conversion, NodeBuilder, constant, static_shape
+from hetero_tvm.frontend.folded_model import FoldedModel
 from hetero_tvm.frontend.node_view import NodeView
-from hetero_tvm.frontend.shape_folding import FoldedModel
 from relay_passes.rewrite_bindings import dataflow_bindings, rename_main
 
 _NOT_IN_A_NAME = re.compile(r"\W+", re.ASCII)

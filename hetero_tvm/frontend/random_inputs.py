@@ -35,8 +35,8 @@ _CARRIERS = frozenset(
     Cast Identity Reshape Squeeze Unsqueeze Flatten Transpose Expand Tile Slice Split Concat
     """.split()
 )
-# Operator -> (position of the table, position of the indices).
-_LOOKUPS = {"Gather": (0, 1), "GatherElements": (0, 1)}
+# Operators whose input 0 is a table and input 1 holds indices into one axis of it.
+_LOOKUPS = frozenset(("Gather", "GatherElements"))
 _LONGEST_CHOICE = 4096
 _NO_CONSTANTS: Mapping[str, np.ndarray] = {}
 
@@ -147,23 +147,32 @@ class _UseFinder:
             return
         seen.add(name)
         for node, position in self.readers[name]:
-            table = _LOOKUPS.get(node.op_type)
-            if table is not None and position == table[1]:
-                axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-                extent = self.shapes.get(node.input[table[0]])
-                tables += [extent[axis]] if extent else []
-            elif node.op_type == "GatherND" and position == 1:
-                depth = self.shapes[name][-1]
-                tables.append(min(self.shapes[node.input[0]][:depth]))
-            elif node.op_type == "OneHot" and position == 0:
-                depth = self.constants.get(node.input[1])
-                if depth is not None:
-                    tables.append(int(onnx.numpy_helper.to_array(depth).reshape(-1)[0]))
+            table = self._table_size(node, position, name)
+            if table is not None:
+                tables.append(table)
             elif node.op_type == "Equal":
-                other = self.constants.get(node.input[1 - position])
-                if other is not None:
-                    found = np.unique(onnx.numpy_helper.to_array(other))[:_LONGEST_CHOICE]
-                    choices.update(int(item) for item in found)
+                choices.update(self._constants_of(node.input[1 - position]))
             elif node.op_type in _CARRIERS or (node.op_type == "Gather" and position == 0):
                 for output in node.output:
                     self._follow(output, tables, choices, seen)
+
+    def _table_size(self, node: onnx.NodeProto, position: int, name: str) -> int | None:
+        """How many indices are valid, when `node` takes `name` as indices."""
+        if node.op_type in _LOOKUPS and position == 1:
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            shape = self.shapes.get(node.input[0])
+            return shape[axis] if shape else None
+        if node.op_type == "GatherND" and position == 1:
+            return min(self.shapes[node.input[0]][: self.shapes[name][-1]])
+        if node.op_type == "OneHot" and position == 0:
+            known = self._constants_of(node.input[1])
+            return known[0] if known else None
+        return None
+
+    def _constants_of(self, name: str) -> list[int]:
+        """The different values of a constant, none when it is not one."""
+        tensor = self.constants.get(name)
+        if tensor is None:
+            return []
+        values = np.unique(onnx.numpy_helper.to_array(tensor))[:_LONGEST_CHOICE]
+        return [int(value) for value in values]

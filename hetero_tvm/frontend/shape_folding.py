@@ -23,7 +23,6 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
@@ -33,19 +32,9 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend import control_flow
 from hetero_tvm.frontend.emitter import Emitter
 from hetero_tvm.frontend.evaluate import evaluate_node
-from hetero_tvm.frontend.inlining import (
-    FreshNames,
-    function_copy,
-    graph_copy,
-    live_nodes,
-    named_copies,
-)
-from hetero_tvm.frontend.node_types import (
-    OpenShapeError,
-    Schemas,
-    ShapeMismatchError,
-    value_info,
-)
+from hetero_tvm.frontend.folded_model import FoldedModel, Walked, assemble
+from hetero_tvm.frontend.inlining import FreshNames, function_copy, graph_copy, named_copies
+from hetero_tvm.frontend.node_types import OpenShapeError, Schemas, ShapeMismatchError
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, NodeView, ValueType, qualified_op
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 
@@ -68,24 +57,6 @@ _NUMBER_ATTRIBUTES = {
     "value_int": "int64",
     "value_ints": "int64",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class FoldedModel:
-    """A static graph: no shape computation, no control flow, every operator importable."""
-
-    proto: onnx.ModelProto  # valid ONNX, the same function as the original at these shapes
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    types: dict[str, ValueType]
-    constants: dict[str, np.ndarray]
-    origin: dict[str, str]  # node name here -> node name in the original
-    opset: int
-    alias: Mapping[str, str]  # value of the original -> the value here that equals it
-    # Nodes that no output needs. They still tell what an input means: the condition of an `If`
-    # of which only one branch can run, say.
-    dropped: tuple[onnx.NodeProto, ...] = ()
-    dropped_constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def fold_model(
@@ -404,77 +375,17 @@ class _Folder:
     def _infer(self, view: NodeView) -> dict[str, ValueType]:
         return self._schemas.infer(view.proto, self._types, self._constants)
 
-    # -- names and the result ------------------------------------------------------------------
-
     def result(self) -> FoldedModel:
         """The kept nodes that an output needs, as a model of their own."""
-        every, rename = self._with_output_names()
-        nodes = live_nodes(every, [output.name for output in self._model.graph.output])
-        live = {node.name for node in nodes}
-        dropped = tuple(node for node in every if node.name not in live)
-        used = {name for node in nodes for name in node.input if name}
-        constants = {name: array for name, array in self._constants.items() if name in used}
-        outputs = tuple(
-            TensorSpec(
-                name=o.name, dtype=self._types[o.name].dtype, shape=self._types[o.name].shape
-            )
-            for o in self._model.graph.output
+        return assemble(
+            self._model,
+            Walked(
+                inputs=tuple(self._inputs),
+                nodes=self._kept,
+                types=self._types,
+                constants=self._constants,
+                alias=self._alias,
+                names=self._names,
+                schemas=self._schemas,
+            ),
         )
-        graph = onnx.helper.make_graph(
-            nodes,
-            self._model.graph.name or "main",
-            [value_info(spec.name, self._types[spec.name]) for spec in self._inputs],
-            [value_info(spec.name, self._types[spec.name]) for spec in outputs],
-            initializer=[onnx.numpy_helper.from_array(a, n) for n, a in constants.items()],
-            value_info=[
-                value_info(name, self._types[name])
-                for node in nodes
-                for name in node.output
-                if name and name not in {spec.name for spec in outputs}
-            ],
-        )
-        proto = onnx.helper.make_model(
-            graph, opset_imports=self._schemas.opsets, ir_version=max(self._model.ir_version, 8)
-        )
-        return FoldedModel(
-            proto=proto,
-            inputs=tuple(self._inputs),
-            outputs=outputs,
-            types=self._types,
-            constants=constants,
-            origin={node.name: self._names.source(node.name) for node in nodes},
-            opset=self._schemas.opset,
-            alias={name: rename.get(value, value) for name, value in self._alias.items()},
-            dropped=dropped,
-            dropped_constants={
-                name: self._constants[name]
-                for node in dropped
-                for name in node.input
-                if name in self._constants
-            },
-        )
-
-    def _with_output_names(self) -> tuple[list[onnx.NodeProto], dict[str, str]]:
-        """Kept nodes that produce each graph output under its own name, and the renaming."""
-        produced = {name for node in self._kept for name in node.output if name}
-        rename: dict[str, str] = {}
-        extra = []
-        for output in self._model.graph.output:
-            value = self._alias.get(output.name, output.name)
-            if value == output.name and value in produced:
-                continue
-            if value in produced and value not in rename and not self._is_output(value):
-                rename[value] = output.name
-            else:
-                source = rename.get(value, value)
-                name = self._names.take(f"{output.name}/output")
-                extra.append(onnx.helper.make_node("Identity", [source], [output.name], name=name))
-            self._types[output.name] = self._types[value]
-        for node in self._kept:
-            for names in (node.input, node.output):
-                for index, name in enumerate(names):
-                    names[index] = rename.get(name, name)
-        return self._kept + extra, rename
-
-    def _is_output(self, name: str) -> bool:
-        return any(output.name == name for output in self._model.graph.output)
