@@ -34,6 +34,7 @@ from target_specs.spec import NpuSpec
 logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 32
+_WORKER = ("-m", "hetero_tvm.npu_session")
 _MISSING = "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
 
 
@@ -225,7 +226,7 @@ def _start(keys: list[str], waiting: dict[str, NpuRegion], npu: NpuSpec, folder:
     paths = os.pathsep.join(path for path in sys.path if path)
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "hetero_tvm.npu_session", str(job)],
+            [sys.executable, *_WORKER, str(job)],
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,  # QNN leaves files behind where it works

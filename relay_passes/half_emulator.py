@@ -125,6 +125,7 @@ class _Segment:
     def _session(self, switched: bool) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = 1  # the caller runs one emulator per core
         return onnxruntime.InferenceSession(
             self._model(switched).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )

@@ -109,7 +109,7 @@ def emit_outputs(
     for index, (source, ty) in enumerate(
         zip(sources if is_tuple else [sources], types, strict=True)
     ):
-        if not isinstance(source, str):
+        if not isinstance(ty, relax.TensorType):
             raise NotExpressible("an NPU region returns tensors, not nested tuples")
         graph.name_output(renamed.get(source, source), f"out{index}")
         renamed.setdefault(source, f"out{index}")

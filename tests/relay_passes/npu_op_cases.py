@@ -1,4 +1,8 @@
-"""One row per form in which the NPU side takes a Relax operator: the shared table of its tests."""
+"""One row per form in which the NPU side takes a Relax operator: the shared table of its tests.
+
+`test_npu_support.py` asks the rules about every row, `npu_onnx/test_*.py` compares its numbers with
+TVM's on the CPU, and `npu_onnx/test_on_htp.py` runs it on Qualcomm's simulator.
+"""
 
 from __future__ import annotations
 
@@ -49,6 +53,12 @@ class Case:
                     outputs = builder.emit_output(result)
             builder.emit_func_output(outputs)
         return builder.get()["main"]
+
+    def call(self) -> relax.Call:
+        """The operator's call itself."""
+        values = [binding.value for binding in self.function().body.blocks[0].bindings]
+        (call,) = [value for value in values if isinstance(value, relax.Call)]
+        return call
 
     def dtype(self, index: int) -> str:
         return self.dtypes[index] if index < len(self.dtypes) else F32
@@ -253,6 +263,15 @@ CASES = [
     Case(
         "resize2d_linear_align_corners", resize("linear", "align_corners", size=(21, 25)), [IMAGE]
     ),
+    Case(
+        "resize2d_nearest_half_pixel",
+        resize("nearest_neighbor", "half_pixel", "round_prefer_floor", (22, 26)),
+        [IMAGE],
+    ),
+    Case("relu_half", O.nn.relu, [PLANE], ("float16",)),
+    Case("add_half", O.add, [PLANE, PLANE], ("float16", "float16")),
+    Case("concat_half", lambda x, y: O.concat([x, y], 1), [PLANE, PLANE], ("float16", "float16")),
+    Case("where_int32", O.where, [PLANE, PLANE, PLANE], ("bool", "int32", "int32")),
     Case("where", O.where, [PLANE, PLANE, PLANE], ("bool", F32, F32)),
     Case("equal", O.equal, [PLANE, PLANE], ("int32", "int32")),
     Case("not_equal", O.not_equal, [PLANE, PLANE], ("int32", "int32")),
