@@ -68,6 +68,7 @@ def fix_input_shapes(
     known_dims = _dims_by_name(inputs, wanted)
     problems: list[str] = []
     open_flags: list[str] = []
+    guesses: dict[str, int] = {}
     specs = []
     for value in inputs:
         tensor = value.type.tensor_type
@@ -79,7 +80,7 @@ def fix_input_shapes(
         problems += _mismatches(value, dtype, spec)
         shape = spec.shape if spec else _declared_shape(value, known_dims)
         if shape is None:
-            open_flags.append(_flag(value, known_dims, dtype))
+            open_flags.append(_flag(value, known_dims, guesses, dtype))
             problems.append(_open_dims(value, known_dims))
             continue
         count = 1
@@ -89,7 +90,7 @@ def fix_input_shapes(
             problems.append(f"input {value.name!r} of shape {list(shape)} has {count} elements")
         specs.append(TensorSpec(name=value.name, dtype=dtype, shape=tuple(shape)))
     if problems:
-        hint = f"; for example: {' '.join(open_flags)}" if open_flags else ""
+        hint = f"; for example: {' '.join(filter(None, open_flags))}" if open_flags else ""
         raise BadInput("; ".join(problems) + hint)
     return tuple(specs)
 
@@ -191,11 +192,22 @@ def _open_dims(value: onnx.ValueInfoProto, known: Mapping[str, int]) -> str:
     return f"input {value.name!r} leaves {', '.join(free)} open"
 
 
-def _flag(value: onnx.ValueInfoProto, known: Mapping[str, int], dtype: str) -> str:
-    """A flag that would fix `value`, with plausible numbers in the open places."""
+def _flag(
+    value: onnx.ValueInfoProto, known: Mapping[str, int], guesses: dict[str, int], dtype: str
+) -> str:
+    """A flag that would fix `value`, with plausible numbers in the open places.
+
+    Empty when the flags before it have guessed all of its dimensions; new guesses are noted.
+    """
     dims = value.type.tensor_type.shape.dim
     usual = 224 if len(dims) == 4 else 128
-    sizes = [
-        _fixed(dim, known) or (1 if index == 0 else usual) for index, dim in enumerate(dims)
-    ] or [1]
-    return f"--input {value.name}={'x'.join(map(str, sizes))}:{dtype}"
+    sizes, fresh = [], not dims
+    for index, dim in enumerate(dims):
+        size = _fixed(dim, {**guesses, **known})
+        if size is None:
+            fresh = True
+            size = 1 if index == 0 else usual
+            if dim.dim_param not in ("", "?"):
+                guesses[dim.dim_param] = size
+        sizes.append(size)
+    return f"--input {value.name}={'x'.join(map(str, sizes or [1]))}:{dtype}" if fresh else ""

@@ -49,8 +49,16 @@ def test_open_dimensions_are_all_named_with_flags():
     assert str(caught.value) == (
         "input 'input_ids' leaves dimension 0 ('batch'), dimension 1 ('length') open; "
         "input 'attention_mask' leaves dimension 0 ('batch'), dimension 1 ('length') open; "
-        "for example: --input input_ids=1x128:int64 --input attention_mask=1x128:int64"
+        "for example: --input input_ids=1x128:int64"
     )
+
+
+def test_example_flags_agree_with_each_other():
+    model = _model(
+        x=(TensorProto.FLOAT, ["batch", "length"]), state=(TensorProto.FLOAT, [2, "batch", "?"])
+    )
+    with pytest.raises(BadInput, match="--input x=1x128:float32 --input state=2x1x128:float32$"):
+        fix_input_shapes(model, {})
 
 
 @pytest.mark.parametrize("dim", [-1, 0, "?", None])

@@ -123,5 +123,19 @@ def test_relative_error(found, wanted, error):
     assert relative_error(np.array(found), np.array(wanted)) == pytest.approx(error)
 
 
+@pytest.mark.parametrize(
+    ("found", "wanted", "close"),
+    [
+        pytest.param([1.00005e-3], [1e-3], True, id="relative"),
+        pytest.param([1.0004e-5], [1e-5], True, id="less_than_one_rounding_of_one"),
+        pytest.param([1.0004], [1.0], False, id="wrong"),
+        pytest.param([np.nan], [1e-9], False, id="nan_is_never_small"),
+    ],
+)
+def test_closeness(found, wanted, close):
+    limits = {"float32": 1e-4}
+    assert is_close(np.array(found, "float32"), np.array(wanted, "float32"), limits) == close
+
+
 def test_shapes_must_agree():
     assert not is_close(np.zeros((2, 1)), np.zeros(2), {"float64": 1.0})
