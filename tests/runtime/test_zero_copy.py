@@ -98,3 +98,23 @@ def test_npu_writes_into_the_middle_of_a_tensor(opencl):
     x = np.arange(n)
     np.testing.assert_array_equal(view, np.concatenate([x + 1, 2 * x, 2 * x + 1]))
     assert runtime.counters()["copies"] == 0, json.dumps(runtime.counters())
+
+
+def test_npu_waits_for_what_the_gpu_still_writes(opencl):
+    import tvm
+    from runtime_harness import ADD_ONE, ADD_ONE_ARGS, X, onnx_region, opencl_module
+
+    from hetero_tvm import runtime
+
+    n = 256
+    kernel = opencl_module({"add_one": (ADD_ONE_ARGS, X)}, {"add_one": ADD_ONE})["add_one"]
+    region = onnx_region("double", "Mul", (n,), constant=[2.0])
+    module = runtime.npu_module([region], "cpu", {})
+    runtime.prepare(module)
+    source = tvm.runtime.tensor(np.arange(n, dtype="float32"), opencl)
+    between, result = (tvm.runtime.empty((n,), "float32", opencl) for _ in range(2))
+    kernel(between, source, n, 0, 4, 64)  # whatever happens only once happens here
+    runtime.host_view(between)[:] = -1
+    kernel(between, source, n, 2_000_000, 4, 64)  # some 100 ms
+    module["double"](between, result)
+    np.testing.assert_array_equal(runtime.host_view(result), 2 * (np.arange(n) + 1))

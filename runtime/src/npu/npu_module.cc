@@ -22,10 +22,10 @@ constexpr std::string_view kMagic = "hetero_npu 1";
 }  // namespace
 
 NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
-                     const std::vector<std::string_view>& models)
+                     std::vector<std::string> models)
     : services_(services),
       header_(header),
-      models_(models.begin(), models.end()),
+      models_(std::move(models)),
       regions_(ParseRegions(header)) {
   HETERO_CHECK(models_.size() == regions_.size(), ValueError)
       << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models";
@@ -41,9 +41,9 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
 
 ffi::Module NpuModule::Create(const NpuServices& services, const ffi::String& header,
                               const ffi::Array<ffi::Bytes>& models) {
-  std::vector<std::string_view> views;
-  for (const ffi::Bytes& model : models) views.emplace_back(model.data(), model.size());
-  return ffi::Module(ffi::make_object<NpuModule>(services, header, views));
+  std::vector<std::string> copies;  // an Array gives its items by value: a view would dangle
+  for (const ffi::Bytes& model : models) copies.emplace_back(model.data(), model.size());
+  return ffi::Module(ffi::make_object<NpuModule>(services, header, std::move(copies)));
 }
 
 ffi::Module NpuModule::Load(const NpuServices& services, const ffi::Bytes& bytes) {
@@ -51,10 +51,10 @@ ffi::Module NpuModule::Load(const NpuServices& services, const ffi::Bytes& bytes
   HETERO_CHECK(reader.Text() == kMagic, ValueError)
       << "NPU module of another version of hetero_tvm; build the model again";
   const ffi::String header{std::string(reader.Text())};
-  std::vector<std::string_view> models;
-  for (auto left = reader.Count(8); left > 0; --left) models.push_back(reader.Text());
+  std::vector<std::string> models;
+  for (auto left = reader.Count(8); left > 0; --left) models.emplace_back(reader.Text());
   reader.ExpectEnd();
-  return ffi::Module(ffi::make_object<NpuModule>(services, header, models));
+  return ffi::Module(ffi::make_object<NpuModule>(services, header, std::move(models)));
 }
 
 ffi::Bytes NpuModule::SaveToBytes() const {

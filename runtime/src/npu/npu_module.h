@@ -40,7 +40,7 @@ class NpuModule : public tvm::ffi::ModuleObj {
   static constexpr const char* kKind = "hetero_npu";
 
   NpuModule(const NpuServices& services, const tvm::ffi::String& header,
-            const std::vector<std::string_view>& models);
+            std::vector<std::string> models);
 
   static tvm::ffi::Module Create(const NpuServices& services, const tvm::ffi::String& header,
                                  const tvm::ffi::Array<tvm::ffi::Bytes>& models);
