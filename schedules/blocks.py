@@ -44,20 +44,28 @@ def inline_all_but(sch: s_tir.Schedule, kept: Any, blocks: list[Any]) -> Any | N
 def follow_accumulator(sch: s_tir.Schedule, accumulate: Any, final: Any) -> None:
     """Make `final` iterate as the block `accumulate` does, whose result it reads at one place."""
     buffer = sch.get(accumulate).writes[0].source
-    block = sch.get(final)
+    first, *_ = _indices_of(sch, final, buffer)
+    variables = [var.var for var in sch.get(final).iter_vars]
+    sch.transform_block_layout(final, tirx.IndexMap(variables, first, None))
+    # The schedule places `final` by these variables: they must be the indices themselves, not
+    # expressions that happen to be equal to them, which TVM may fail to see.
+    places = [var.var for var in sch.get(final).iter_vars]
+    for indices in _indices_of(sch, final, buffer):
+        for index, var in zip(indices, places, strict=True):
+            if not index.same_as(var) and not (isinstance(index, tirx.IntImm) and int(index) == 0):
+                raise s_tir.ScheduleError(f"the epilogue reads the accumulator at {index}")
+
+
+def _indices_of(sch: s_tir.Schedule, block: Any, buffer: tirx.Buffer) -> list[list[tirx.Expr]]:
+    """Where `block` reads `buffer`."""
     indices: list[list[tirx.Expr]] = []
 
     def visit(load: ir.TensorLoad) -> None:
         if load.source.same_as(buffer):
             indices.append(list(load.indices))
 
-    tvm_ffi.structural_walk(block.body, (ir.TensorLoad, visit))
-    first, *rest = indices
-    for other in rest:
-        if not all(tvm_ffi.structural_equal(a, b) for a, b in zip(first, other, strict=True)):
-            raise s_tir.ScheduleError("the epilogue reads the accumulator at two places")
-    variables = [var.var for var in block.iter_vars]
-    sch.transform_block_layout(final, tirx.IndexMap(variables, first, None))
+    tvm_ffi.structural_walk(sch.get(block).body, (ir.TensorLoad, visit))
+    return indices
 
 
 def annotate_unroll(sch: s_tir.Schedule, loops: list[Any], max_steps: int) -> None:
@@ -68,3 +76,17 @@ def annotate_unroll(sch: s_tir.Schedule, loops: list[Any], max_steps: int) -> No
         if steps > max_steps:
             return
         sch.unroll(loop)
+
+
+def leaf_blocks(sch: s_tir.Schedule) -> list[Any]:
+    """Blocks that contain no other block, in program order."""
+    leaves: list[Any] = []
+    pending = [sch.get_sblock("root")]
+    while pending:
+        block = pending.pop()
+        children = sch.get_child_blocks(block)
+        if children:
+            pending.extend(reversed(children))
+        elif sch.get(block).name_hint != "root":
+            leaves.append(block)
+    return leaves

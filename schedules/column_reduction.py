@@ -78,7 +78,7 @@ class ColumnReduction(Rule):
         group, item = sch.split(sch.fuse(*outer, strips), [None, self.items])
         sch.bind(group, "blockIdx.x")
         sch.bind(item, "threadIdx.x")
-        sch.reverse_compute_at(final, item)
+        sch.reverse_compute_at(final, item, preserve_unit_loops=True)
         # 3. Whole vectors in and out; windows as straight-line code.
         stored = sch.get_loops(final)[-1]
         if extent(sch, lane) > 1 and extent(sch, stored) == extent(sch, lane):

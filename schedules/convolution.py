@@ -64,7 +64,10 @@ def legalize_conv2d(gpu: GpuSpec) -> Legalize:
         # [G, O / G, I / G, kh, kw] -> [G, kh, kw, I / G, O / G] -> panels
         grouped = kernel.reshape(window.groups, group_columns, *kernel.shape[1:])
         panels = _conv_panels(grouped.transpose(0, 3, 4, 2, 1), tile.panel)
-        return _call_te(builder, _Dense(window, out_shape, tile), data, panels, "conv2d")
+        dense = _call_te(builder, _Dense(window, out_shape, tile), data, panels, "conv2d")
+        if window.groups == 1:
+            return dense
+        return _side_by_side(builder, builder.emit(dense), out_shape)
 
     return legalize
 
@@ -141,13 +144,13 @@ class _Dense:
         shape = (images * groups, height * width, columns)
         sums = contraction(shape, [kh, kw, k], term, tile)
 
-        def result(n: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
-            place = (n, y * width + x, c)
-            if groups > 1:
-                place = (n * groups + c // columns, y * width + x, c % columns)
-            return sums(*place).astype(data.dtype)
-
-        return te.compute(self.out_shape, result, name="convolved")
+        if groups > 1:  # [N * G, OH * OW, O / G]: see `_side_by_side`
+            return te.compute(shape, lambda *at: sums(*at).astype(data.dtype), name="convolved")
+        return te.compute(
+            self.out_shape,
+            lambda n, y, x, c: sums(n, y * width + x, c).astype(data.dtype),
+            name="convolved",
+        )
 
 
 class _Depthwise:
@@ -215,6 +218,26 @@ class _Scatter:
         return te.compute(
             self.out_shape, lambda *at: sums(*at).astype(products.dtype), name="upsampled"
         )
+
+
+def _side_by_side(
+    builder: relax.BlockBuilder, grouped: relax.Expr, out_shape: tuple[int, ...]
+) -> relax.Call:
+    """[N * G, OH * OW, O / G] -> [N, OH, OW, O], as a kernel that element-wise ones may join.
+
+    In the contraction itself the schedule would have to see through a division by O / G.
+    """
+
+    def compute(tensor: te.Tensor) -> te.Tensor:
+        columns = int(tensor.shape[2])
+        groups = out_shape[3] // columns
+
+        def body(n: tirx.Var, y: tirx.Var, x: tirx.Var, c: tirx.Var) -> tirx.Expr:
+            return tensor[n * groups + c // columns, y * out_shape[2] + x, c % columns]
+
+        return te.compute(out_shape, body, name="side_by_side")
+
+    return builder.call_te(compute, grouped, primfunc_name_hint="side_by_side")
 
 
 def _call_te(

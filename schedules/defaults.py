@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from tvm.s_tir import dlight
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from schedules import activation
 from schedules.column_reduction import ColumnReduction
 from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
 from schedules.elementwise import Elementwise
+from schedules.last_resort import LastResort
 from schedules.layout import Legalize
+from schedules.lockstep_reduction import LockstepReduction
 from schedules.matmul import legalize_matmul
 from schedules.register_tile import RegisterTiled
 from schedules.row_reduction import (
@@ -41,12 +42,12 @@ def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
 
 
 def default_rules(gpu: GpuSpec) -> list[ScheduleRule]:
-    """The rules for the GPU, in order. The last two are TVM's generic ones and always answer."""
+    """The rules for the GPU, in order. The last always answers."""
     return [
         RegisterTiled(),
         RowReduction(),
         Elementwise(gpu),
         ColumnReduction(gpu),
-        dlight.gpu.GeneralReduction(),
-        dlight.gpu.Fallback(),
+        LockstepReduction(gpu),
+        LastResort(gpu),
     ]

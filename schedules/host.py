@@ -12,6 +12,7 @@ from typing import ClassVar
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 
+from schedules.blocks import leaf_blocks
 from schedules.rule import Rule
 
 # Below this many executions of a block the thread pool costs more than it saves.
@@ -34,9 +35,9 @@ class HostLoops(Rule):
         sch = s_tir.Schedule(func)
         if "root" not in _block_names(func):
             return sch
-        for block in _leaf_blocks(sch):
+        for block in leaf_blocks(sch):
             _attempt(sch, _inline, block)
-        for block in _leaf_blocks(sch):
+        for block in leaf_blocks(sch):
             _attempt(sch, _order_loops, block)
         return sch
 
@@ -52,20 +53,6 @@ def host_rules() -> list[ScheduleRule]:
 def _block_names(func: tirx.PrimFunc) -> list[str]:
     body = func.body
     return [body.block.name_hint] if isinstance(body, s_tir.SBlockRealize) else []
-
-
-def _leaf_blocks(sch: s_tir.Schedule) -> list[s_tir.schedule.SBlockRV]:
-    """Blocks that contain no other block, in program order."""
-    leaves: list[s_tir.schedule.SBlockRV] = []
-    pending = [sch.get_sblock("root")]
-    while pending:
-        block = pending.pop()
-        children = sch.get_child_blocks(block)
-        if children:
-            pending.extend(reversed(children))
-        else:
-            leaves.append(block)
-    return [block for block in leaves if sch.get(block).name_hint != "root"]
 
 
 def _attempt(sch: s_tir.Schedule, change, block) -> None:  # noqa: ANN001

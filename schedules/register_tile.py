@@ -166,7 +166,7 @@ class RegisterTiled(Rule):
         for loop, axis in ((item_y, "y"), (item_x, "x")):
             sch.bind(loop, f"threadIdx.{axis}")
         # 3. The epilogue works on the registers and stores whole vectors where the columns allow.
-        sch.reverse_compute_at(final, item_x)
+        sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
         *_, final_row, final_column = sch.get_loops(final)
         columns = int(sch.get(final).iter_vars[-1].dom.extent)
         stored = math.gcd(columns, tile.lanes)

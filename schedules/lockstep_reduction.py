@@ -1,0 +1,38 @@
+"""Reductions across the work-items of a group, for devices that run them in lockstep.
+
+The schedules are TVM's own (dlight); this rule only says when they may be asked.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from tvm import s_tir, tirx
+from tvm.s_tir import dlight
+from tvm.target import Target
+
+from schedules.blocks import leaf_blocks
+from schedules.register_tile import TILE_ATTR
+from schedules.rule import Rule
+from target_specs.spec import GpuSpec
+
+
+class LockstepReduction(Rule):
+    """One group per row, its items across the row; declines where an item is a core."""
+
+    kind: ClassVar[str] = "opencl"
+
+    def __init__(self, gpu: GpuSpec) -> None:
+        self.lockstep = gpu.wave_size > 1
+        self.rules = (dlight.gpu.GeneralReduction(), dlight.gpu.Reduction())
+
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
+        """None for contractions too: inlining their padded result would be wrong."""
+        if not self.lockstep:
+            return None
+        sch = s_tir.Schedule(func)
+        if any(TILE_ATTR in sch.get(block).annotations for block in leaf_blocks(sch)):
+            return None
+        target = Target.current()
+        answers = (rule.apply(func, target, False) for rule in self.rules)
+        return next((answer for answer in answers if answer is not None), None)
