@@ -60,10 +60,14 @@ void ClSession::Free(void* data) {
 }
 
 void ClSession::Wait() {
-  const uint64_t target = submitted_.load();
-  if (completed_.load() >= target) return;
+  if (completed_.load() >= submitted_.load()) return;
   if (memory_.kind() == MemoryKind::kFineSvm) {
     counters_.gpu_waits.Add();
+    uint64_t target = 0;
+    {
+      const std::scoped_lock lock(mutex_);  // a launch is counted before it is in the queue
+      target = submitted_.load();
+    }
     const cl_int status = api_.Finish(queue_.Get());
     const std::scoped_lock lock(mutex_);
     completed_.store(std::max(completed_.load(), target));
