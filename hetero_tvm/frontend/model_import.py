@@ -66,6 +66,8 @@ def import_model(
     inputs = fix_input_shapes(raw.proto, input_shapes)
     progress("folding shapes and constants")
     folded = fold_model(raw.proto, inputs, DECOMPOSITIONS, converters.is_importable)
+    sha256 = raw.sha256
+    del raw  # large models: the original weights are not needed any more
     folded = fold_affine(folded)
     progress("importing")
     imported = canonicalise(to_relax(folded))
@@ -81,7 +83,7 @@ def import_model(
         outputs=folded.outputs,
         onnx_model=folded.proto,
         ranges=ranges,
-        sha256=raw.sha256,
+        sha256=sha256,
         node_of=imported.node_of,
         errors=errors,
     )

@@ -57,7 +57,7 @@ def test_example_flags_agree_with_each_other():
     model = _model(
         x=(TensorProto.FLOAT, ["batch", "length"]), state=(TensorProto.FLOAT, [2, "batch", "?"])
     )
-    with pytest.raises(BadInput, match="--input x=1x128:float32 --input state=2x1x128:float32$"):
+    with pytest.raises(BadInput, match=r"--input x=1x128:float32 --input state=2x1x128:float32$"):
         fix_input_shapes(model, {})
 
 
