@@ -184,11 +184,12 @@ def _broadcast(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     shape = _shape(call)
     if shape is None or len(shape) != 4 or not any(map(rewriter.has_twin, call.args)):
         return None
-    if any(_shape(arg) is None for arg in call.args):
-        return None
-    movable = [len(_shape(arg)) in (0, 4) or isinstance(arg, GenericConst) for arg in call.args]
-    if not all(movable):
-        return None
+    for arg in call.args:
+        arg_shape = _shape(arg)
+        if arg_shape is None:
+            return None
+        if len(arg_shape) not in (0, 4) and not isinstance(arg, GenericConst):
+            return None
     return relax.Call(call.op, [rewriter.operand(arg) for arg in call.args], call.attrs)
 
 
@@ -285,7 +286,8 @@ def _permute_dims(rewriter: _Rewriter, call: relax.Call) -> _Plain | None:
 def _reshape(rewriter: _Rewriter, call: relax.Call) -> _Plain | None:
     data = call.args[0]
     shape, out_shape = _shape(data), _shape(call)
-    if not rewriter.has_twin(data) or out_shape is None or shape[2:] != (1, 1):
+    known = shape is not None and out_shape is not None and rewriter.has_twin(data)
+    if not known or shape is None or shape[2:] != (1, 1):
         return None  # the elements would be in another order
     return _Plain(relax.op.reshape(rewriter.twins[data], out_shape))
 

@@ -83,7 +83,7 @@ class FuseKernels:
                 transform.DeadCodeElimination(),
             ]
         )(mod)
-        legal = KeepBroadcastsApart()(legal)
+        legal = tvm.transform.Sequential([KeepBroadcastsApart()])(legal)
         fused = transform.FuseOps()(legal)
         names = source_names(legal, fused)
         merged = transform.DeadCodeElimination()(transform.FuseTIR()(fused))

@@ -9,6 +9,7 @@ that meet in a pixel. Padding is a kernel of its own, so that the inner loops ha
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from tvm import relax, te, tirx
@@ -43,16 +44,16 @@ def legalize_conv2d(gpu: GpuSpec) -> Legalize:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         data, weight = call.args
         attrs = call.attrs
-        shape, out_shape = static_shape(data), static_shape(call)
+        shape, out_shape = static_shape(data) or (), static_shape(call) or ()
         layouts = (attrs.data_layout, attrs.kernel_layout)
-        if layouts != ("NHWC", "OIHW") or shape is None or not isinstance(weight, GenericConst):
+        if layouts != ("NHWC", "OIHW") or not shape or not isinstance(weight, GenericConst):
             return default_legalize("relax.nn.conv2d")(builder, call)
         kernel = weight.value.numpy()  # [O, I / groups, kh, kw]
         window = _Window(
             kernel=kernel.shape[2:],
             strides=_pair(attrs.strides),
             dilation=_pair(attrs.dilation),
-            padding=tuple(int(n) for n in attrs.padding),
+            padding=_sides(attrs.padding),
             groups=int(attrs.groups),
         )
         data = _pad(builder, data, window.padding)
@@ -78,10 +79,10 @@ def legalize_conv2d_transpose(gpu: GpuSpec) -> Legalize:
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         data, weight = call.args
         attrs = call.attrs
-        shape, out_shape = static_shape(data), static_shape(call)
+        shape, out_shape = static_shape(data) or (), static_shape(call) or ()
         layouts = (attrs.data_layout, attrs.kernel_layout)
         plain = int(attrs.groups) == 1 and _pair(attrs.dilation) == (1, 1)
-        known = shape is not None and isinstance(weight, GenericConst)
+        known = len(shape) == 4 and isinstance(weight, GenericConst)
         if layouts != ("NHWC", "IOHW") or not (plain and known):
             return default_legalize("relax.nn.conv2d_transpose")(builder, call)
         kernel = weight.value.numpy()  # [I, O, kh, kw]
@@ -100,7 +101,7 @@ def legalize_conv2d_transpose(gpu: GpuSpec) -> Legalize:
         scatter = _Scatter(
             kernel=tuple(size),
             strides=_pair(attrs.strides),
-            padding=tuple(int(n) for n in attrs.padding)[:2],
+            padding=_sides(attrs.padding)[:2],
             out_shape=out_shape,
         )
         return builder.call_te(
@@ -284,6 +285,11 @@ def _pad(
     return builder.emit_te(compute, data, primfunc_name_hint="pad")
 
 
-def _pair(values: object) -> tuple[int, int]:
-    first, second = (int(value) for value in values)  # type: ignore[attr-defined]
+def _sides(values: Any) -> tuple[int, int, int, int]:
+    top, left, bottom, right = (int(value) for value in values)
+    return top, left, bottom, right
+
+
+def _pair(values: Any) -> tuple[int, int]:
+    first, second = (int(value) for value in values)
     return first, second

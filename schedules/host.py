@@ -7,7 +7,8 @@ loop walks contiguous memory, and no reduction is innermost where a spatial loop
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
@@ -55,7 +56,9 @@ def _block_names(func: tirx.PrimFunc) -> list[str]:
     return [body.block.name_hint] if isinstance(body, s_tir.SBlockRealize) else []
 
 
-def _attempt(sch: s_tir.Schedule, change, block) -> None:  # noqa: ANN001
+def _attempt(
+    sch: s_tir.Schedule, change: Callable[[s_tir.Schedule, Any], None], block: Any
+) -> None:
     """Apply `change` to `block`; a refused primitive leaves the last good state."""
     try:
         change(sch, block)

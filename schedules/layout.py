@@ -48,6 +48,13 @@ def static_shape(expr: relax.Expr) -> tuple[int, ...] | None:
     return tuple(int(n) for n in shape)
 
 
+def known_shape(expr: relax.Expr) -> tuple[int, ...]:
+    """The shape of an expression whose shape was found to be known."""
+    shape = static_shape(expr)
+    assert shape is not None
+    return shape
+
+
 def default_legalize(op: str) -> Legalize:
     """TVM's own legalisation of `op`."""
     return Op.get(op).get_attr("FLegalize")

@@ -21,6 +21,7 @@ from schedules.layout import (
     accumulator_dtype,
     broadcast_index,
     default_legalize,
+    known_shape,
     pack_panels,
     panel_tensor,
     ravel,
@@ -41,12 +42,12 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         lhs, rhs = call.args  # [.., M, K], [.., K, N]
-        shapes = [static_shape(arg) for arg in call.args]
-        if None in shapes or any(len(shape) < 2 for shape in shapes):
+        lhs_shape, rhs_shape = static_shape(lhs) or (), static_shape(rhs) or ()
+        if min(len(lhs_shape), len(rhs_shape)) < 2:
             return default_legalize("relax.matmul")(builder, call)
-        lhs_shape, rhs_shape = shapes
         if math.prod(rhs_shape[:-2]) == 1:
-            batch, rows = (), math.prod(lhs_shape[:-1])
+            batch: tuple[int, ...] = ()
+            rows = math.prod(lhs_shape[:-1])
         else:
             batch = tuple(np.broadcast_shapes(lhs_shape[:-2], rhs_shape[:-2]))
             rows = lhs_shape[-2]
@@ -54,7 +55,7 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
         tile, packed, panels = _right_side(builder, gpu, rhs, rows)
         product = _Product(
             batch=batch,
-            out_shape=tuple(static_shape(call)),
+            out_shape=known_shape(call),
             columns=rhs_shape[-1],
             tile=tile,
             panels=panels,
@@ -129,7 +130,7 @@ def _right_side(
     builder: relax.BlockBuilder, gpu: GpuSpec, rhs: relax.Expr, rows: int
 ) -> tuple[RegisterTile, relax.Expr, bool]:
     """The tile, the right side as the kernel reads it, and whether that is panels."""
-    shape = static_shape(rhs)
+    shape = known_shape(rhs)
     depth, columns = shape[-2:]
     tile = choose_tile(gpu, rows, columns)
     if isinstance(rhs, GenericConst):

@@ -102,8 +102,8 @@ def legalize_softmax(gpu: GpuSpec) -> Legalize:
     """`relax.nn.softmax` over the last axis."""
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        shape = static_shape(call)
-        if shape is None or int(call.attrs.axis) % len(shape) != len(shape) - 1:
+        shape = static_shape(call) or ()
+        if not shape or int(call.attrs.axis) % len(shape) != len(shape) - 1:
             return default_legalize("relax.nn.softmax")(builder, call)
 
         def compute(data: te.Tensor) -> te.Tensor:
@@ -124,8 +124,8 @@ def legalize_layer_norm(gpu: GpuSpec) -> Legalize:
     """`relax.nn.layer_norm` over the last axes, scaled and shifted."""
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        shape, attrs = static_shape(call), call.attrs
-        count = 0 if shape is None else _trailing(attrs.axes, len(shape))
+        shape, attrs = static_shape(call) or (), call.attrs
+        count = _trailing(attrs.axes, len(shape)) if shape else 0
         if not count or not (attrs.center and attrs.scale):
             return default_legalize("relax.nn.layer_norm")(builder, call)
         length = math.prod(shape[-count:])
@@ -161,9 +161,9 @@ def legalize_reduce(gpu: GpuSpec, op: str) -> Legalize:
     is_mean = op == "relax.mean"
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
-        shape, out_shape = static_shape(call.args[0]), static_shape(call)
+        shape, out_shape = static_shape(call.args[0]) or (), static_shape(call) or ()
         dtype = str(call.ty.dtype)
-        count = 0 if shape is None else _trailing(call.attrs.axis, len(shape))
+        count = _trailing(call.attrs.axis, len(shape)) if shape else 0
         rows = 0 if not count else math.prod(shape[:-count])
         if not rows or dtype not in ("float32", "float16"):
             return default_legalize(op)(builder, call)
