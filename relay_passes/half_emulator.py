@@ -17,6 +17,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
@@ -55,22 +56,32 @@ def missing_ops(func: relax.Function) -> set[str]:
 
 
 class HalfEmulator:
-    """`func` on one set of inputs; `error` says what float16 does to its outputs."""
+    """`func` on sets of inputs; `error` says what float16 does to its outputs."""
 
     def __init__(
-        self, func: relax.Function, names: Sequence[str], inputs: Mapping[str, np.ndarray]
+        self,
+        func: relax.Function,
+        names: Sequence[str],
+        inputs: Sequence[Mapping[str, np.ndarray]],
     ) -> None:
-        """`names`: the bindings that have a switch, in order; `inputs` by parameter name."""
+        """`names`: the bindings that have a switch, in order; each of `inputs` by parameter name.
+
+        The sets of inputs share the sessions, which hold the weights.
+        """
         index_of = {name: index for index, name in enumerate(names)}
-        result = func.body.body
-        self._outputs = _variables(result, bindings_of(func))
+        self._outputs = _variables(func.body.body, bindings_of(func))
         self._segments = _cut(func, index_of, self._outputs)
-        values: _Values = {param: np.asarray(inputs[param.name]) for param in func.params}
-        self._before: list[_Values] = []  # what each segment finds, in float32
+        self._before: list[list[_Values]] = []  # per set: what each segment finds, in float32
+        self._exact: list[_Values] = []
+        for row in inputs:
+            values: _Values = {param: np.asarray(row[param.name]) for param in func.params}
+            self._before.append([])
+            for segment in self._segments:
+                self._before[-1].append(values)
+                values = segment.run(values, frozenset())
+            self._exact.append(values)
         for segment in self._segments:
-            self._before.append(values)
-            values = segment.run(values, frozenset())
-        self._exact = values
+            segment.prepare()
 
     def error(self, runs: Sequence[range]) -> float:
         """The worst output's relative change (norm) when the switches in `runs` are on."""
@@ -78,10 +89,16 @@ class HalfEmulator:
         touched = [i for i, segment in enumerate(self._segments) if segment.switches & on]
         if not touched:
             return 0.0
-        values = self._before[touched[0]]
-        for segment in self._segments[touched[0] :]:
-            values = segment.run(values, on)
-        return max((_change(self._exact[var], values[var]) for var in self._outputs), default=0.0)
+
+        def change(row: int) -> float:
+            values = self._before[row][touched[0]]
+            for segment in self._segments[touched[0] :]:
+                values = segment.run(values, on)
+            exact = self._exact[row]
+            return max((_change(exact[var], values[var]) for var in self._outputs), default=0.0)
+
+        with ThreadPoolExecutor(len(self._exact)) as pool:
+            return max(pool.map(change, range(len(self._exact))), default=0.0)
 
 
 def _change(exact: np.ndarray, other: np.ndarray) -> float:
@@ -114,7 +131,7 @@ class _Segment:
         """What is live after this segment, given what was before it."""
         switched = bool(self.switches & on)
         if switched not in self.sessions:
-            self.sessions[switched] = self._session(switched)
+            self.prepare(switched)
         feeds = {f"in{i}": values[var] for i, var in enumerate(self.inputs)}
         for index in self.switches if switched else ():
             feeds[f"switch{index}"] = np.asarray(index in on)
@@ -122,11 +139,15 @@ class _Segment:
         known = values | dict(zip(self.outputs, results, strict=True))
         return {var: value for var, value in known.items() if var in self.live}
 
-    def _session(self, switched: bool) -> onnxruntime.InferenceSession:
+    def prepare(self, switched: bool = True) -> None:
+        """Make the session now, before several threads run it."""
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.intra_op_num_threads = 1  # the caller runs one emulator per core
-        return onnxruntime.InferenceSession(
+        options.intra_op_num_threads = 1  # one set of inputs per core
+        # Many small sessions: an arena each, and weights packed twice, would be most of the memory.
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
+        self.sessions[switched] = onnxruntime.InferenceSession(
             self._model(switched).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
 

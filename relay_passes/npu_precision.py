@@ -22,7 +22,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from tvm import IRModule, relax
@@ -68,15 +67,10 @@ def precision_declines(
     ]
     if not names:
         return {}
-    emulators = [HalfEmulator(main, names, row) for row in inputs]
-    with ThreadPoolExecutor(len(emulators)) as pool:
-
-        def error(runs: Sequence[range]) -> float:
-            return max(pool.map(lambda emulator: emulator.error(runs), emulators))
-
-        if error([range(len(names))]) <= budget:
-            return {}
-        given_up = _give_up(_runs(len(names)), error, budget)
+    emulator = HalfEmulator(main, names, inputs)
+    if emulator.error([range(len(names))]) <= budget:
+        return {}
+    given_up = _give_up(_runs(len(names)), emulator.error, budget)
     return {
         names[index]: f"float16 here alone changes the model's outputs by {share:.1e}"
         for run, share in given_up

@@ -44,14 +44,14 @@ def doubled(*values):
 
 def test_all_switches_off_is_exact():
     func = chain(product, doubled, product)
-    assert HalfEmulator(func, names_of(func), {"x": X}).error([]) == 0.0
+    assert HalfEmulator(func, names_of(func), [{"x": X}]).error([]) == 0.0
 
 
 def test_weights_and_results_are_rounded():
     func = chain(product, doubled)
     exact = (X @ WEIGHT) * 2
     rounded = half(X @ half(WEIGHT)) * 2
-    emulator = HalfEmulator(func, names_of(func), {"x": X})
+    emulator = HalfEmulator(func, names_of(func), [{"x": X}])
     expected = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
     # Float32 sums in another order are 1e-7 apart, float16 roundings 3e-4.
     assert emulator.error([range(0, 1)]) == pytest.approx(expected, rel=0.05)
@@ -62,7 +62,7 @@ def test_a_product_with_a_bias_is_rounded_once():
     func = chain(product, lambda *values: O.add(values[-1], relax.const(bias)))
     exact = X @ WEIGHT + bias
     rounded = half(X @ half(WEIGHT) + bias)
-    emulator = HalfEmulator(func, names_of(func), {"x": X})
+    emulator = HalfEmulator(func, names_of(func), [{"x": X}])
     expected = np.linalg.norm(exact - rounded) / np.linalg.norm(exact)
     assert emulator.error([range(0, 2)]) == pytest.approx(expected, rel=0.05)
 
@@ -70,7 +70,7 @@ def test_a_product_with_a_bias_is_rounded_once():
 def test_errors_of_later_segments_do_not_need_the_earlier_ones():
     func = chain(*[product, doubled] * 30)  # more operators than segments
     names = names_of(func)
-    emulator = HalfEmulator(func, names, {"x": X})
+    emulator = HalfEmulator(func, names, [{"x": X}])
     assert len(emulator._segments) > 10
     last = emulator.error([range(len(names) - 1, len(names))])
     everything = emulator.error([range(len(names))])
@@ -87,7 +87,7 @@ def test_tuples_are_never_cut():
 
     func = chain(*[halves, joined, doubled] * 12)
     names = names_of(func)
-    assert HalfEmulator(func, names, {"x": X}).error([range(len(names))]) < 5e-4
+    assert HalfEmulator(func, names, [{"x": X}]).error([range(len(names))]) < 5e-4
 
 
 def test_an_overflow_counts_as_the_largest_number():
@@ -95,7 +95,7 @@ def test_an_overflow_counts_as_the_largest_number():
         return O.multiply(values[-1], relax.const(1e6, "float32"))
 
     func = chain(far, lambda *values: O.multiply(values[-1], relax.const(1e-6, "float32")))
-    error = HalfEmulator(func, names_of(func), {"x": X}).error([range(2)])
+    error = HalfEmulator(func, names_of(func), [{"x": X}]).error([range(2)])
     assert 0.5 < error < 1.0
 
 
