@@ -30,9 +30,23 @@ def legalize_gelu(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     return _elementwise(builder, call, "relax.nn.gelu", gelu)
 
 
+def legalize_leakyrelu(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """`relax.nn.leakyrelu`: max(x, 0) + alpha * min(x, 0), without a condition."""
+    alpha = float(call.attrs.alpha)
+
+    def leaky(x: te.Tensor) -> te.Tensor:
+        zero, slope = tirx.const(0, x.dtype), tirx.const(alpha, x.dtype)
+        return te.compute(
+            x.shape, lambda *i: te.max(x(*i), zero) + slope * te.min(x(*i), zero), name="leaky"
+        )
+
+    return _elementwise(builder, call, "relax.nn.leakyrelu", leaky)
+
+
 LEGALIZATIONS: dict[str, Legalize] = {
     "relax.erf": legalize_erf,
     "relax.nn.gelu": legalize_gelu,
+    "relax.nn.leakyrelu": legalize_leakyrelu,
 }
 
 

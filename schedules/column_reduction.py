@@ -21,6 +21,7 @@ from schedules.blocks import (
     inline_all_but,
     is_reduction,
 )
+from schedules.conditions import is_bool
 from schedules.rule import Rule
 from target_specs.spec import GpuSpec
 
@@ -81,7 +82,8 @@ class ColumnReduction(Rule):
         sch.reverse_compute_at(final, item, preserve_unit_loops=True)
         # 3. Whole vectors in and out; windows as straight-line code.
         stored = sch.get_loops(final)[-1]
-        if extent(sch, lane) > 1 and extent(sch, stored) == extent(sch, lane):
+        whole = extent(sch, lane) > 1 and extent(sch, stored) == extent(sch, lane)
+        if whole and not is_bool(sch.get(final).writes[0].source):
             sch.vectorize(stored)
         if extent(sch, lane) > 1:
             sch.vectorize(lane)

@@ -15,6 +15,7 @@ from tvm import ir, s_tir, tirx
 from tvm.ir.prim import expr as prim
 
 from schedules.blocks import extent, is_reduction
+from schedules.conditions import is_bool
 from schedules.rule import Rule
 from target_specs.spec import GpuSpec
 
@@ -60,13 +61,17 @@ class Elementwise(Rule):
         if len(loops) > 1 and _is_flat(sch, block):
             loops = [sch.fuse(*loops)]
         lanes = _uniform_lanes(sch, block, math.gcd(extent(sch, loops[-1]), self.lanes))
+        if is_bool(sch.get(block).writes[0].source):
+            lanes = 1
         short = len(loops) > 1 and extent(sch, loops[-1]) <= _SHORT_AXIS
         inner = None
         if lanes >= (_MIN_LANES if short else 2):
             strips, inner = sch.split(loops[-1], [None, lanes])
             sch.vectorize(inner)
             loops = [*loops[:-1], strips]
-        elif short:  # a pixel of few channels: index arithmetic once for all of them
+        elif (
+            short and extent(sch, loops[-1]) > 1
+        ):  # a pixel of few channels: index arithmetic once for all of them
             *loops, inner = loops
             sch.unroll(inner)
         if self.serial:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from tvm import s_tir, te, tirx
 
 from schedules.blocks import follow_accumulator, inline_all_but
+from schedules.conditions import is_bool
 from schedules.rule import Rule
 from target_specs.spec import GpuSpec
 
@@ -170,6 +171,8 @@ class RegisterTiled(Rule):
         *_, final_row, final_column = sch.get_loops(final)
         columns = int(sch.get(final).iter_vars[-1].dom.extent)
         stored = math.gcd(columns, tile.lanes)
+        if is_bool(sch.get(final).writes[0].source):
+            stored = 1
         strip, store_lane = sch.split(final_column, [None, stored])
         if stored > 1:
             sch.vectorize(store_lane)

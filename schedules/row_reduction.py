@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from tvm import relax, s_tir, te, tirx
 
 from schedules.blocks import extent, is_reduction
+from schedules.conditions import is_bool
 from schedules.layout import (
     Legalize,
     accumulator_dtype,
@@ -242,7 +243,7 @@ def _vectorize(sch: s_tir.Schedule, block: Any, row: Any, lanes: int) -> None:
         _vectorize_reduction(sch, block, inner, lanes)
         return
     inner = [loop for loop in inner if extent(sch, loop) > 1]
-    if not inner:
+    if not inner or is_bool(sch.get(block).writes[0].source):
         return
     column = sch.fuse(*inner) if len(inner) > 1 else inner[0]
     length = extent(sch, column)

@@ -14,6 +14,8 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
+from schedules.conditions import scalar_conditions
+
 logger = logging.getLogger(__name__)
 
 
@@ -32,7 +34,7 @@ class Rule(ScheduleRule):
         if target.kind.name != self.kind:
             return None
         try:
-            return self.schedule(func)
+            return self.schedule(scalar_conditions(func) if self.kind == "opencl" else func)
         except s_tir.ScheduleError as error:
             # A primitive said no: this is an answer about the function, not a failure.
             logger.debug("%s declines: %s", type(self).__name__, str(error).splitlines()[:1])
