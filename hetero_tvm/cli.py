@@ -22,6 +22,7 @@ from hetero_tvm.errors import HeteroError
 
 VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "build": "compile an ONNX model into one .so for a target",
+    "plan": "say where every operator would run, what it costs there and elsewhere, and why",
     "run": "run an artefact, and compare it with its ONNX model",
 }
 SCHEMA_VERSION = 1

@@ -9,19 +9,17 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import platform
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
-from relay_passes.plan import Plan
-from target_specs.loader import SpecError, load_spec, resolve
-from target_specs.spec import SocSpec
-
-from hetero_tvm import bundle, pipeline, runtime, vm_lowering
+from hetero_tvm import bundle, memory, pipeline, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from hetero_tvm.progress import Progress
+from relay_passes.plan import Plan
+from target_specs.loader import SpecError, load_spec, resolve
+from target_specs.spec import SocSpec
 
 _LINK_WEIGHT = 3.0
 _VERSIONED = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnxruntime-qnn")
@@ -38,7 +36,7 @@ class BuildResult:
     manifest: bundle.Manifest | None
     node_of: dict[str, str]  # operator (binding) name -> ONNX node name
     seconds: dict[str, float]
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # of this process, or of the vendor's compiler where that is more
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, the `--json` of the verb."""
@@ -108,7 +106,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         manifest=manifest,
         node_of=dict(state.model.node_of),
         seconds=seconds,
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=max(memory.peak_bytes(), state.npu_compiler_bytes),
     )
 
 
@@ -171,12 +169,3 @@ def _dump(directory: Path, phase: str, state: pipeline.State) -> None:
             for device in module.imports:
                 if device.kind == "opencl":
                     (directory / "kernels.cl").write_text(device.inspect_source())
-
-
-def _peak_memory_bytes() -> int:
-    """High-water mark of this process and of its largest child (the vendor's compiler)."""
-    kilobytes = max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    return kilobytes * 1024

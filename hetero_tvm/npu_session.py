@@ -14,7 +14,6 @@ import functools
 import json
 import os
 import re
-import resource
 import sys
 import tempfile
 import time
@@ -23,6 +22,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import onnxruntime
+
+from hetero_tvm.memory import peak_bytes
 
 _PROVIDER = "QNNExecutionProvider"
 _VERBOSE = 0
@@ -87,8 +88,7 @@ def compile_context(model: Path, result: Path, options: Mapping[str, str]) -> di
     except Exception as error:  # noqa: BLE001  whatever ONNX Runtime throws is the refusal
         result.unlink(missing_ok=True)
         reasons = _why(model, options) or [str(error).strip().splitlines()[0]]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"reasons": reasons, "seconds": time.monotonic() - begin, "peak_bytes": peak}
+    return {"reasons": reasons, "seconds": time.monotonic() - begin, "peak_bytes": peak_bytes()}
 
 
 def _why(model: Path, options: Mapping[str, str]) -> list[str]:

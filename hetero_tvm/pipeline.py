@@ -10,6 +10,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import tvm
+from tvm import IRModule, relax
+
+from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
+from hetero_tvm.config import BuildConfig
+from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
@@ -19,15 +25,9 @@ from relay_passes.plan import Plan
 from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
+from schedules.host import host_rules
 from schedules.tvm_target import tvm_target
 from target_specs.spec import SocSpec
-import tvm
-from tvm import IRModule, relax
-
-from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
-from hetero_tvm.config import BuildConfig
-from relay_passes import gpu_support, npu_precision, npu_support
-
 
 # Inputs on which the effect of float16 is looked at; none that a user's comparison starts with.
 _PRECISION_SEEDS = (1001, 1002)
@@ -46,6 +46,7 @@ class State:
     plan: Plan | None = None
     regions: tuple[NpuRegion, ...] = ()
     npu_module: Any | None = None
+    npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
     executable: relax.VMExecutable | None = None
 
 
@@ -136,13 +137,15 @@ def _compile_npu(state: State) -> State:
     )
     options = npu_compiler.session_options(npu)
     return dataclasses.replace(
-        state, npu_module=runtime.npu_module(compiled, npu.provider, options)
+        state,
+        npu_module=runtime.npu_module(compiled, npu.provider, options),
+        npu_compiler_bytes=max(region.peak_bytes for region in compiled),
     )
 
 
 def _lower_cpu(state: State) -> State:
     assert state.plan is not None
-    return dataclasses.replace(state, mod=_apply(LowerCpu(state.plan), state.mod))
+    return dataclasses.replace(state, mod=_apply(LowerCpu(state.plan, host_rules()), state.mod))
 
 
 def _lower_gpu(state: State) -> State:

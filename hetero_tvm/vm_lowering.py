@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import tvm
-from relay_passes.lower_cpu import InsertGpuWaits
-from schedules.host_memory import host_memory_pipeline
 from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
 from tvm.relax import transform
 from tvm.support import cc
 
 from hetero_tvm.errors import EnvironmentProblem
+from relay_passes.lower_cpu import InsertGpuWaits
+from schedules.host_memory import host_memory_pipeline
 
 
 def lower_to_vm() -> list[tvm.ir.transform.Pass]:

@@ -39,16 +39,16 @@ def hetero():
 
 @pytest.fixture(scope="session")
 def built(hetero, tmp_path_factory):
-    """`built(model, target, **inputs)` -> (artefact, the build's --json); each built once."""
+    """`built(model, target, inputs, *flags)` -> (artefact, the build's --json); each built once."""
     folder = tmp_path_factory.mktemp("artefacts")
     cache = {}
 
-    def build(name, target, inputs=None):
+    def build(name, target, inputs=None, *more):
         inputs = inputs or MODELS[name].inputs
-        key = (name, target, tuple(inputs))
+        key = (name, target, tuple(inputs), more)
         if key not in cache:
             artefact = folder / f"{name}-{target}-{len(cache)}.so"
-            flags = [word for text in inputs for word in ("--input", text)]
+            flags = [*more, *(word for text in inputs for word in ("--input", text))]
             done = hetero("build", fetch(name), "-t", target, "-o", artefact, *flags, "--json")
             assert done.returncode == 0, done.stderr
             cache[key] = artefact, done.json

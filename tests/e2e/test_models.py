@@ -32,10 +32,7 @@ def check_placement(report):
         assert refusal["reason"]
 
 
-@pytest.mark.parametrize(("name", "inputs"), CASES)
-def test_host(hetero, built, model_path, name, inputs):
-    artefact, report = built(name, "host", inputs)
-    check_placement(report)
+def check_host(hetero, model_path, artefact, name):
     for seed in SEEDS:
         done = hetero("run", artefact, "--compare", model_path(name), "--seed", seed, "--json")
         assert done.returncode == 0, done.stderr + done.stdout
@@ -46,13 +43,31 @@ def test_host(hetero, built, model_path, name, inputs):
             assert output["relative_error"] <= 1e-4, output
 
 
+@pytest.mark.parametrize(("name", "inputs"), CASES)
+def test_host(hetero, built, model_path, name, inputs):
+    artefact, report = built(name, "host", inputs)
+    check_placement(report)
+    check_host(hetero, model_path, artefact, name)
+
+
+@pytest.mark.parametrize("devices", ["gpu", "npu"])
+@pytest.mark.parametrize("name", MODELS)
+def test_each_device_alone_on_the_host(hetero, built, model_path, name, devices):
+    """Whatever the plan chose above, both devices' versions of every operator are right."""
+    artefact, report = built(name, "host", None, "--devices", devices, "--no-check")
+    macs = report["placement"]["macs"]
+    assert macs[devices] >= 0.9 * sum(macs.values())
+    check_host(hetero, model_path, artefact, name)
+
+
 @needs_qnn
 @pytest.mark.parametrize(("name", "inputs"), CASES)
 def test_snapdragon_on_the_simulator(hetero, built, model_path, name, inputs):
     artefact, report = built(name, "snapdragon-8-gen-3", inputs)
     check_placement(report)
     macs = report["placement"]["macs"]
-    assert report["npu_regions"] > 0
+    if name != "silero-vad":  # 1.3 million MACs: less than it costs to wake the NPU
+        assert report["npu_regions"] > 0
     if name == "minilm":
         assert macs["npu"] >= 0.6 * sum(macs.values())
     for seed in SEEDS:
@@ -65,15 +80,10 @@ def test_snapdragon_on_the_simulator(hetero, built, model_path, name, inputs):
             assert output["cosine"] >= 0.9999, output
 
 
-def test_minilm_uses_both_devices_on_the_host(built):
-    _, report = built("minilm", "host")
-    devices = {op["device"] for op in report["placement"]["operators"]}
-    assert {"gpu", "npu"} <= devices
-
-
-def test_no_copies_between_gpu_and_npu(hetero, built):
-    """A run of a loaded artefact moves data between devices by no copy at all."""
-    artefact, _ = built("minilm", "host")
+def test_one_artefact_on_both_devices_without_copies(hetero, built):
+    """GPU and NPU take turns on one memory: nothing is copied between them."""
+    artefact, report = built("minilm", "host", None, "--devices", "npu", "--no-check")
+    assert {"gpu", "npu"} <= {op["device"] for op in report["placement"]["operators"]}
     done = hetero("run", artefact, "--json", "--repeat", 3)
     assert done.returncode == 0, done.stderr
     assert done.json["per_run"]["npu_runs"] >= 1

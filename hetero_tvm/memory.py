@@ -1,0 +1,23 @@
+"""How much memory a process has used at most."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_bytes() -> int:
+    """High-water mark of this process's resident memory.
+
+    Linux keeps one per program (`VmHWM`); getrusage's survives exec, so a child would report its
+    parent's. Elsewhere getrusage has to do.
+    """
+    try:
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
