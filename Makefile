@@ -35,7 +35,7 @@ nightly: $(READY)
 	$(PY) -m pytest -m "nightly or not nightly" $(PYTEST_FLAGS)
 
 bench: $(READY)
-	$(PY) benchmarks/models.py
+	$(PY) benchmarks/real_models.py
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -1,6 +1,6 @@
 """Real models on this host: build time and memory, start-up, and run time against ONNX Runtime.
 
-    python benchmarks/models.py [--json] [MODEL ...]
+    python benchmarks/real_models.py [--json] [MODEL ...]
 
 Both engines get two threads and run in turn, A B A B …, in one process; the figure to quote is the
 ratio of the medians. Builds run as a user's do, each in a process of its own.
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
-from models import MODELS, fetch
+from models import MODELS, fetch  # noqa: E402
 
 DEFAULT = ("minilm", "ocr-detector")
 
