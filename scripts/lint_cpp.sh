@@ -7,7 +7,6 @@ cd "$(dirname "$0")/.."
 mapfile -t sources < <(find runtime -name '*.cc')
 mapfile -t headers < <(find runtime -name '*.h')
 "$tools/clang-format" --dry-run --Werror "${sources[@]}" "${headers[@]}"
-"$tools/python" -c 'import tvm_ffi' # the headers come from the installed packages
-"$tools/cmake" -G Ninja -S runtime -B build/lint -DPython_EXECUTABLE="$PWD/$tools/python" \
+"$tools/cmake" -G Ninja -S runtime -B build/lint -DPython3_EXECUTABLE="$PWD/$tools/python" \
   -DCMAKE_MAKE_PROGRAM="$PWD/$tools/ninja" -DCMAKE_EXPORT_COMPILE_COMMANDS=ON >/dev/null
 "$tools/clang-tidy" -p build/lint --quiet --warnings-as-errors='*' "${sources[@]}"
