@@ -9,6 +9,7 @@ import os
 import struct
 import subprocess
 import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+
+ANSWER_LIMIT_S = 120  # a device that hangs is a failure, not a test run without an end
 
 POINTER = (3, 64, 1)
 INT32, INT64 = (0, 32, 1), (0, 64, 1)
@@ -157,9 +160,12 @@ class Worker:
         self.unavailable = self._answer()["skip"]
 
     def _answer(self):
+        limit = threading.Timer(ANSWER_LIMIT_S, self._process.kill)
+        limit.start()
         line = self._process.stdout.readline()
+        limit.cancel()
         if not line:
-            raise RuntimeError(f"the device's process died with {self._process.wait()}")
+            raise RuntimeError(f"the device's process ended with {self._process.wait()}")
         return json.loads(line)
 
     def run(self, check):
