@@ -1,0 +1,117 @@
+"""The verb: its words, its JSON, its refusals."""
+
+import importlib.util
+
+import pytest
+import tiny_models as tiny
+
+needs_qnn = pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_qnn") is None,
+    reason="onnxruntime-qnn is not installed (pip install 'hetero-tvm[qnn]')",
+)
+
+
+def test_json_has_every_operator_and_every_mode(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx")
+    done = hetero("plan", path, "-t", "snapdragon", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = done.json
+    assert (found["schema_version"], found["verb"]) == (1, "plan")
+    assert (found["target"], found["devices"]) == ("snapdragon-8-gen-3", "gpu+npu")
+    assert "snapdragon stands for snapdragon-8-gen-3" in done.stderr
+    matmuls = [op for op in found["operators"] if op["op"] == "relax.matmul"]
+    assert [op["node"] for op in matmuls] == ["first", "second"]
+    for op in matmuls:
+        assert op["predicted"].keys() == {"gpu", "npu"}
+        for predicted in op["predicted"].values():
+            assert predicted["provenance"] == "modelled"
+            assert predicted["us"] > 0
+            figure = found["figures"][predicted["figure"]]
+            assert figure["provenance"] == "published"
+            assert figure["source"]
+    assert found["modes"].keys() == {"gpu", "npu", "gpu+npu"}
+    for mode in found["modes"].values():
+        assert mode["provenance"] == "modelled"
+        parts = sum(mode["device_us"].values()) + mode["handover_us"]
+        assert mode["predicted_us"] == pytest.approx(parts)
+        assert sum(mode["operators"].values()) == len(found["operators"])
+    assert found["modes"]["npu"]["operators"]["npu"] == len(found["operators"])
+    assert found["best"] == "npu"  # its launch is cheaper than waiting for the GPU
+    assert found["npu_regions"] is None
+    assert [file.name for file in tmp_path.iterdir()] == ["mlp.onnx"]
+
+
+def test_flags_reach_the_plan(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", free_rows=True)
+    done = hetero(
+        "plan", path, "-t", "host", "--input", "x=7x32", "--devices", "npu",
+        "--dtype", "float16", "--json", "-q",
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.json["devices"], done.json["dtype"]) == ("npu", "float16")
+    macs = {op["node"]: op["macs"] for op in done.json["operators"] if op["macs"]}
+    assert macs == {"first": 7 * 32 * 64, "second": 7 * 64 * 16}
+    assert {op["device"] for op in done.json["operators"] if op["macs"]} == {"npu"}
+
+
+def test_table_on_stdout(hetero, tmp_path):
+    done = hetero("plan", tiny.mlp(tmp_path / "mlp.onnx"), "-t", "host", "-v")
+    assert done.returncode == 0, done.stderr
+    assert "Times are modelled" in done.stdout
+    assert "m measured" in done.stdout
+    assert "Best: " in done.stdout
+    assert "first" in done.stdout  # -v names the nodes
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "no model given; usage: hetero-tvm plan MODEL.onnx --target TARGET"),
+        (["absent.onnx"], "absent.onnx"),
+        (["mlp.onnx", "-t", "snapdragno"], "snapdragon"),
+        (["mlp.onnx", "--input", "x=4x32x"], "write the dimensions as whole numbers"),
+        (["mlp.onnx", "--input", "z=4x32"], "z"),
+        (
+            ["mlp.onnx", "-t", "host", "--estimate"],
+            "--estimate: ONNX Runtime CPU provider, standing in for an NPU: Qualcomm's compiler "
+            "estimates only its own NPUs; plan without it",
+        ),
+    ],
+    ids=["no_model", "no_file", "no_target", "bad_dims", "no_input", "not_qualcomms"],
+)
+def test_bad_input_is_one_clear_line(hetero, tmp_path, words, message):
+    tiny.mlp(tmp_path / "mlp.onnx")
+    done = hetero("plan", *words, "-q", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("hetero-tvm plan: error: ")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_free_dimensions_are_asked_for(hetero, tmp_path):
+    done = hetero("plan", tiny.mlp(tmp_path / "mlp.onnx", free_rows=True), "-q")
+    assert done.returncode == 2
+    assert "--input x=" in done.stderr
+
+
+@needs_qnn
+def test_estimate_beside_the_prediction(hetero, tmp_path):
+    """Also from the cache, and for the plan that has no region."""
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=64)
+    words = ("plan", path, "-t", "snapdragon", "--estimate", "-q")
+    env = {"HETERO_CACHE_DIR": str(tmp_path / "cache")}
+    done = hetero(*words, "--devices", "npu", "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    (region,) = done.json["npu_regions"]
+    estimated = region["estimated"]
+    assert estimated["provenance"] == "vendor-estimated"
+    assert estimated["proxy"]["soc"] == "QCS9100"
+    assert estimated["low_us"] <= estimated["us"] <= estimated["high_us"]
+    assert region["ratio"] == pytest.approx(estimated["us"] / region["predicted"]["us"])
+    assert not estimated["cached"]
+    again = hetero(*words, "--devices", "npu", "--json", env=env)
+    assert again.json["npu_regions"][0]["estimated"] == {**estimated, "cached": True}
+    gpu = hetero(*words, "--devices", "gpu", env=env)
+    assert gpu.returncode == 0, gpu.stderr
+    assert "The plan has no NPU region to estimate." in gpu.stdout
