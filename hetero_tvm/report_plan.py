@@ -121,12 +121,12 @@ def _regions(regions: tuple[Region, ...]) -> Iterator[str]:
         yield "The plan has no NPU region to estimate."
         return
     yield (
-        f"{'NPU region':<16}{'operators':>9}{'modelled':>12}{'estimated':>12}"
-        f"{'from … to':>20}{'ratio':>7}{'filled':>12}{'spilled':>12}{'uncosted':>9}"
+        f"{'NPU region':<14}{'ops':>4}{'modelled':>12}{'estimated':>12}"
+        f"{'from … to':>18}{'ratio':>6}{'filled':>13}{'spilled':>12}{'uncosted':>9}"
     )
     shown = None
     for region in regions:
-        head = f"{region.symbol:<16}{len(region.operators):>9}{region.predicted_us:>9.1f} µs"
+        head = f"{region.symbol:<14}{len(region.operators):>4}{region.predicted_us:>9.1f} µs"
         estimate = region.estimate
         if isinstance(estimate, NoEstimate):
             yield f"{head}  no estimate: {estimate.reason}"
@@ -137,8 +137,8 @@ def _regions(regions: tuple[Region, ...]) -> Iterator[str]:
         filled = profile.input_fill_bytes + profile.intermediate_fill_bytes
         spilled = profile.output_spill_bytes + profile.intermediate_spill_bytes
         yield (
-            f"{head}{estimate.us:>9.1f} µs{f'{low:.1f} … {high:.1f}':>20}{ratio:>7}"
-            f"{filled:>12,}{spilled:>12,}{profile.missing_ops:>9}"
+            f"{head}{estimate.us:>9.1f} µs{f'{low:.0f} … {high:.0f}':>18}{ratio:>6}"
+            f"{filled:>13,}{spilled:>12,}{profile.missing_ops:>9}"
         )
         shown = estimate
     if shown is None:

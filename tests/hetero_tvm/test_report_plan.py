@@ -131,7 +131,7 @@ def test_modes_side_by_side_and_the_winner():
 def test_regions_name_proxy_scale_and_ratio():
     text = plan_summary(dataclasses.replace(REPORT, regions=(REGION,)), verbose=False)
     (row,) = [line for line in text.splitlines() if line.startswith("npu_region_0")]
-    assert row.split() == "npu_region_0 2 20.0 µs 25.0 µs 20.0 … 30.0 1.25 3 7 0".split()
+    assert row.split() == "npu_region_0 2 20.0 µs 25.0 µs 20 … 30 1.25 3 7 0".split()
     assert "(vendor-estimated), for the proxy QCS9100 (v73): there is no table of v75" in text
     assert "Scaled halved." in text
     assert "this plan takes 0.105 ms, against 0.300 ms" in text
