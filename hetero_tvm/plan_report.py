@@ -19,7 +19,7 @@ from hetero_tvm.progress import Progress
 from relay_passes.op_work import op_work
 from relay_passes.plan import DEVICES, Plan
 from relay_passes.program import Node, read_program
-from relay_passes.solve_placement import Op, tensors
+from relay_passes.solve_placement import Move, Op, moves
 from schedules.cost_model import CostModel
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
 from schedules.npu_profile import NoEstimate
@@ -35,6 +35,7 @@ class Handover:
 
     source: str  # "cpu" for the model's inputs too
     target: str  # "cpu" for the model's outputs too
+    waits: int  # times that one device waits for the other
     tensors: int
     nbytes: int  # of operators' results; the model's inputs and outputs are not counted
     us: float
@@ -58,6 +59,7 @@ class Mode:
             "macs": self.plan.macs,
             "handover_us": self.plan.handover_us,
             "handovers": [dataclasses.asdict(handover) for handover in self.handovers],
+            "waits": sum(handover.waits for handover in self.handovers),
             "handed_over_tensors": sum(handover.tensors for handover in self.handovers),
             "handed_over_bytes": sum(handover.nbytes for handover in self.handovers),
         }
@@ -204,23 +206,19 @@ def handovers(nodes: list[Node], device: Mapping[str, str], costs: CostModel) ->
         )
         for node in nodes
     ]
-    placed = [device[node.name] for node in nodes]
-    moves: dict[tuple[str, str], list[int]] = {}
-    for tensor in tensors(ops):
-        source = "cpu" if tensor.maker is None else placed[tensor.maker]
-        for target in {placed[reader] for reader in tensor.readers} - {source}:
-            moves.setdefault((source, target), []).append(tensor.nbytes)
-    for source in {placed[i] for i, op in enumerate(ops) if op.is_output} - {"cpu"}:
-        moves.setdefault((source, "cpu"), []).append(0)
+    found: dict[tuple[str, str], list[Move]] = {}
+    for move in moves(ops, [device[node.name] for node in nodes], costs.handover_us):
+        found.setdefault((move.source, move.target), []).append(move)
     return [
         Handover(
             source=source,
             target=target,
-            tensors=len(sizes),
-            nbytes=sum(sizes),
-            us=sum(costs.handover_us(source, target, size) for size in sizes),
+            waits=len(group),
+            tensors=sum(len(move.sizes) for move in group),
+            nbytes=sum(sum(move.sizes) for move in group),
+            us=sum(move.us for move in group),
         )
-        for (source, target), sizes in sorted(moves.items())
+        for (source, target), group in sorted(found.items())
     ]
 
 

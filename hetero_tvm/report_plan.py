@@ -98,7 +98,7 @@ def _modes(report: PlanReport) -> Iterator[str]:
     for name in reversed(MODES):
         mode = report.modes[name].to_dict()
         times = "".join(f"{mode['device_us'][d] / 1e3:>8.3f} ms" for d in ("gpu", "npu", "cpu"))
-        moves = f"{mode['handed_over_tensors']} in {mode['handover_us'] / 1e3:.3f} ms"
+        moves = f"{mode['waits']} in {mode['handover_us'] / 1e3:.3f} ms"
         yield (
             f"{_TITLES[name]:<12}{mode['predicted_us'] / 1e3:>9.3f} ms{times}{moves:>19}, "
             f"{mode['handed_over_bytes']:,} bytes"

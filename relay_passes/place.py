@@ -1,8 +1,7 @@
 """Decide where every operator runs: NPU, GPU, or for what neither takes the CPU.
 
-Costs decide, through an exact minimum cut (`solve_placement`). Views cost nothing and follow
-their neighbours. A hand-over is paid per tensor that changes device, so a lone cheap operator
-never makes a region of its own.
+Costs decide, through minimum cuts (`solve_placement`). Views cost nothing and follow their
+neighbours. A hand-over is paid per wait, so a lone cheap operator never makes a region of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from tvm import IRModule, relax
 from relay_passes.op_work import VIEWS, Work, op_name, op_work
 from relay_passes.plan import OpPlan, Plan
 from relay_passes.program import Node, read_program
-from relay_passes.solve_placement import Handover, Op, solve, total_us
+from relay_passes.solve_placement import Handover, Op, cheapest, elapsed_us
 
 Declined = Callable[[relax.Call, str], str | None]  # None: the device takes it, else why not
 Cost = Callable[[Work, str], float]  # µs of the operator alone on the device
@@ -48,10 +47,11 @@ def place(
         for work, refusals in zip(works, refused, strict=True)
     ]
     solutions: dict[str, tuple[list[str], float, float]] = {}
-    for name, allowed in {"both": _BOTH, "gpu": ("gpu",), "npu": ("npu",)}.items():
+    for name, allowed in {"gpu": ("gpu",), "npu": ("npu",), "both": _BOTH}.items():
         ops = _problem(nodes, works, costs, allowed)
-        solution = solve(ops, handover_us)
-        solutions[name] = (solution, *total_us(ops, solution, handover_us))
+        singles = [solution for solution, *_ in solutions.values()]
+        solution = cheapest(ops, handover_us, singles if name == "both" else ())
+        solutions[name] = (solution, *elapsed_us(ops, solution, handover_us))
     chosen, work, moves = solutions["both" if set(devices) == set(_BOTH) else next(iter(devices))]
     crossing = min(handover_us("gpu", "npu", 0), handover_us("npu", "gpu", 0))
     return Plan(

@@ -1,14 +1,15 @@
-"""The cheapest device for every operator, exactly: a minimum s-t cut.
+"""The cheapest device for every operator, by minimum s-t cuts.
 
 Two devices, a cost for each operator on each, a cost for every tensor that changes device: cut
 the graph between "gpu" and "npu" so that the capacity cut is least (H. S. Stone, "Multiprocessor
 scheduling with the aid of network flow algorithms", IEEE TSE 3(1), 1977). With time added up
-operator after operator this is the optimum over all 2^n assignments, the two that use one device
-among them; so the plan is never predicted slower than the better single device.
+operator after operator this is the optimum over all 2^n assignments. A tensor is paid once per
+device that reads it, however many operators read it there: an auxiliary vertex gathers its readers.
 
-A tensor is paid once per device that reads it, however many operators read it there: an auxiliary
-vertex gathers its readers. Several tensors over one border are paid each, although one wait could
-serve them all: a plan may turn out cheaper than predicted, never dearer for that.
+The cut pays several tensors over one border each, although one wait serves them all. So `cheapest`
+cuts several times, with the price of a hand-over scaled down, and takes the assignment that costs
+least when waits are counted as the runtime makes them (`moves`). The assignments that use one
+device are among the candidates: no plan is predicted slower than the better single device.
 
 What only the CPU takes is not placed; it stands for a third device whose edges cost a hand-over on
 either side. The model's inputs are one tensor that the CPU made, its outputs one that it reads.
@@ -23,6 +24,13 @@ import networkx as nx
 
 Handover = Callable[[str, str, int], float]  # from, to, bytes -> µs
 _GPU, _NPU = "gpu", "npu"
+_SHARES = (
+    1.0,
+    0.5,
+    0.25,
+    0.1,
+    0.0,
+)  # of a hand-over's price, for the cuts that `cheapest` compares
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,6 +81,73 @@ def total_us(ops: Sequence[Op], device: Sequence[str], handover: Handover) -> tu
     for source in sorted({device[i] for i, op in enumerate(ops) if op.is_output} - {"cpu"}):
         moves += handover(source, "cpu", 0)
     return work, moves
+
+
+@dataclasses.dataclass(frozen=True)
+class Move:
+    """One wait at which tensors change device."""
+
+    source: str
+    target: str
+    sizes: tuple[int, ...]  # bytes of each tensor; none for the model's outputs
+    us: float
+
+
+def moves(ops: Sequence[Op], device: Sequence[str], handover: Handover) -> list[Move]:
+    """What an assignment hands over, wait by wait, as the runtime does it.
+
+    Between GPU and NPU one wait serves every tensor that the same stage needs (an operator's stage
+    is how often the work before it left the NPU; the NPU's operators of one stage run as one
+    region). A hand-over with the CPU is paid per tensor.
+    """
+    stage: list[int] = []
+    for index, op in enumerate(ops):
+        on_npu = device[index] == _NPU
+        left = [stage[i] + (not on_npu and device[i] == _NPU) for i in op.inputs]
+        stage.append(max(left, default=0))
+    found: dict[tuple[str, str, int], list[int]] = {}
+    for number, tensor in enumerate(tensors(ops)):
+        source = "cpu" if tensor.maker is None else device[tensor.maker]
+        crossings = {(device[r], stage[r]) for r in tensor.readers if device[r] != source}
+        paid: set[str] = set()
+        for target, when in sorted(crossings, key=lambda crossing: crossing[1]):
+            size = 0 if target in paid else tensor.nbytes  # once there, it stays there
+            if "cpu" in (source, target):
+                if target not in paid:
+                    found[source, target, -1 - number] = [size]
+            elif target == _NPU or target not in paid:
+                found.setdefault((source, target, when), []).append(size)
+            paid.add(target)
+    result = []
+    for (source, target, _), sizes in found.items():
+        start = handover(source, target, 0)
+        us = start + sum(handover(source, target, size) - start for size in sizes)
+        result.append(Move(source, target, tuple(sizes), us))
+    for source in sorted({device[i] for i, op in enumerate(ops) if op.is_output} - {"cpu"}):
+        result.append(Move(source, "cpu", (), handover(source, "cpu", 0)))
+    return result
+
+
+def elapsed_us(ops: Sequence[Op], device: Sequence[str], handover: Handover) -> tuple[float, float]:
+    """Predicted time in operators, and in hand-overs counted as `moves` does."""
+    work = sum(op.cost_us[place] for op, place in zip(ops, device, strict=True))
+    return work, sum(move.us for move in moves(ops, device, handover))
+
+
+def cheapest(
+    ops: Sequence[Op], handover: Handover, others: Sequence[Sequence[str]] = ()
+) -> list[str]:
+    """The best by `elapsed_us` of several cuts and of the assignments in `others`."""
+    candidates = []
+    for share in _SHARES:
+
+        def scaled(source: str, target: str, nbytes: int, share: float = share) -> float:
+            return share * handover(source, target, nbytes)
+
+        candidates.append(solve(ops, scaled))
+    candidates += [list(device) for device in others]
+    # Rounded, so that of equals the first, the cut at the full price, is taken.
+    return min(candidates, key=lambda device: round(sum(elapsed_us(ops, device, handover)), 6))
 
 
 def solve(ops: Sequence[Op], handover: Handover) -> list[str]:

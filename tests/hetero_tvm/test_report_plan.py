@@ -50,7 +50,7 @@ REPORT = PlanReport(
         "gpu": mode(300.0),
         "npu": mode(200.0),
         "gpu+npu": mode(
-            100.0, (Handover(source="gpu", target="npu", tensors=3, nbytes=4096, us=66.0),)
+            100.0, (Handover(source="gpu", target="npu", waits=3, tensors=3, nbytes=4096, us=66.0),)
         ),
     },
     figures=FIGURES,

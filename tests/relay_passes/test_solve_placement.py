@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from relay_passes.solve_placement import Op, solve, total_us
+from relay_passes.solve_placement import Op, cheapest, elapsed_us, moves, solve, total_us
 
 GPU, NPU, CPU = ("gpu",), ("npu",), ("cpu",)
 
@@ -106,3 +106,53 @@ def test_views_follow():
     for tail, place in ((heavy, "npu"), (only_gpu, "gpu")):
         first = Op(cost_us={"gpu": 90.0, "npu": 1.0} if place == "npu" else {"gpu": 1.0})
         assert solve([first, view, tail], fixed()) == [place] * 3
+
+
+@given(problems())
+@settings(deadline=None, max_examples=200)
+def test_the_chosen_plan_is_never_slower_than_one_device_when_waits_are_counted(problem):
+    ops, handover = problem
+    alone = [
+        ["cpu" if "cpu" in op.cost_us else device for op in ops]
+        for device in ("gpu", "npu")
+        if all(device in op.cost_us or "cpu" in op.cost_us for op in ops)
+    ]
+    chosen = sum(elapsed_us(ops, cheapest(ops, handover, alone), handover))
+    for device in alone:
+        assert chosen <= sum(elapsed_us(ops, device, handover)) + 1e-5
+    assert chosen <= sum(elapsed_us(ops, solve(ops, handover), handover)) + 1e-5
+
+
+def test_one_wait_serves_every_tensor_of_a_stage():
+    both = {"gpu": 1.0, "npu": 1.0}
+    ops = [
+        Op(cost_us=both, nbytes=10),
+        Op(cost_us=both, nbytes=20),
+        Op(cost_us=both, inputs=(0, 1), nbytes=40),
+        Op(cost_us=both, inputs=(2,), nbytes=80),
+        Op(cost_us=both, inputs=(0, 3), is_output=True),
+    ]
+
+    def price(source, target, nbytes):
+        return 100.0 + nbytes
+
+    found = moves(ops, ["gpu", "gpu", "npu", "gpu", "npu"], price)
+    assert [(move.source, move.target, move.sizes, move.us) for move in found] == [
+        ("gpu", "npu", (10, 20), 130.0),  # both before the first region
+        ("gpu", "npu", (0, 80), 180.0),  # the first tensor is there already
+        ("npu", "gpu", (40,), 140.0),
+        ("npu", "cpu", (), 100.0),
+    ]
+
+
+def test_scaled_cuts_find_what_the_full_price_hides():
+    """Four tensors over one border: each alone would not pay for a hand-over, one wait does."""
+    ops = [Op(cost_us={"gpu": 0.0}, nbytes=1) for _ in range(4)]
+    ops += [Op(cost_us={"gpu": 50.0, "npu": 1.0}, inputs=(i,), nbytes=1) for i in range(4)]
+    ops += [Op(cost_us={"gpu": 9.0, "npu": 1.0}, inputs=(4, 5, 6, 7), is_output=True)]
+
+    def price(source, target, nbytes):
+        return 0.0 if "cpu" in (source, target) else 100.0
+
+    assert solve(ops, price) == ["gpu"] * 9
+    assert cheapest(ops, price) == ["gpu"] * 4 + ["npu"] * 5
