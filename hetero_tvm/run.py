@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         "artefact": str(args.artefact),
         "target": manifest.target,
         "simulated": model.simulated,
-        "gpu": _gpu_words(runtime.opencl_devices()),
+        "gpu": _gpu_words(runtime.opencl_devices(), manifest),
         "npu": _npu_words(manifest, model.simulated),
         "load_s": model.load_seconds,
         "first_run_ms": times_ms[0],
@@ -176,10 +176,13 @@ def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **outputs)
 
 
-def _gpu_words(devices: list[dict[str, Any]]) -> str:
+def _gpu_words(devices: list[dict[str, Any]], manifest: Manifest) -> str:
     chosen = next(device for device in devices if device["selected"])
-    half = "" if chosen["half"] else ", float16 storage with float32 arithmetic"
-    return f"{chosen['name']} ({chosen['platform']}, {chosen['memory']} memory{half})"
+    words = [chosen["platform"], f"{chosen['memory']} memory"]
+    if manifest.dtype == "float16":
+        has = "has" if chosen["half"] else "lacks"
+        words.append(f"float16 storage, float32 arithmetic; the device {has} cl_khr_fp16")
+    return f"{chosen['name']} ({', '.join(words)})"
 
 
 def _npu_words(manifest: Manifest, simulated: bool) -> str:

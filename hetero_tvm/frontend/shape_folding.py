@@ -134,12 +134,15 @@ class _Folder:
         node.CopyFrom(original)
         for index, name in enumerate(node.input):
             node.input[index] = self._alias.get(name, name)
-        if any(name in self._unknown for name in node.input):
-            self._unknown.update(name for name in node.output if name)
-            return []
         view = NodeView(
             proto=node, opset=self._schemas.opset, types=self._types, constants=self._constants
         )
+        if any(name in self._unknown for name in node.input):
+            # Its types cannot be known any more; whether it has a rule at all can.
+            if not self._has_rule(node):
+                self._give_up(view, "")
+            self._unknown.update(name for name in node.output if name)
+            return []
         if node.op_type in _CONTROL_FLOW and node.domain in STANDARD_DOMAINS:
             if not control_flow.expand(view, self):
                 self._give_up(view, "its course depends on the data")
@@ -156,6 +159,17 @@ class _Folder:
             self._give_up(view, "")
             return []
         return self._keep(view)
+
+    def _has_rule(self, node: onnx.NodeProto) -> bool:
+        domain = "" if node.domain in STANDARD_DOMAINS else node.domain
+        if not domain and node.op_type in _CONTROL_FLOW:
+            return True
+        if self._is_importable(node) or (domain, node.op_type) in self._decompositions:
+            return True
+        schema = self._schemas.find(node)
+        return schema is not None and bool(
+            schema.has_function or schema.has_context_dependent_function
+        )
 
     def _give_up(self, view: NodeView, why: str) -> None:
         name, operator = self._names.source(view.proto.name), qualified_op(view.proto)

@@ -103,3 +103,13 @@ def test_save_folder_must_exist(hetero, files, tmp_path):
     done = hetero("run", files[0], "--save", tmp_path / "no" / "out.npz")
     assert done.returncode == 2
     assert "does not exist" in done.stderr
+
+
+def test_half_storage_says_what_the_arithmetic_is(files):
+    import dataclasses
+
+    manifest = dataclasses.replace(bundle.read_manifest(files[0]), dtype="float16")
+    device = {"selected": True, "name": "G", "platform": "P", "memory": "svm", "half": False}
+    words = run._gpu_words([device], manifest)
+    assert "float16 storage, float32 arithmetic" in words
+    assert "lacks cl_khr_fp16" in words
