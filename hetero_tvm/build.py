@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.config import DEVICES, DTYPES, BuildConfig
+from hetero_tvm.arguments import add_model_arguments, model_config
+from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 
 if TYPE_CHECKING:
@@ -82,27 +83,8 @@ def build(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm build`."""
-    parser.add_argument("model", nargs="?", type=Path, help="ONNX file")
-    parser.add_argument(
-        "-t", "--target", default="snapdragon", help="target name or TOML file; `help` lists them"
-    )
+    add_model_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, help="artefact (default: MODEL.so, here)")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="NAME=DIMS[:DTYPE]",
-        help="fix an input's dimensions, as in input_ids=1x128:int64; once per input",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="storage type of weights and activations (default float32)",
-    )
-    parser.add_argument(
-        "--devices", choices=DEVICES, default="gpu+npu", help="accelerators to use (default both)"
-    )
     parser.add_argument("--plan-only", action="store_true", help="place operators, compile nothing")
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
@@ -126,18 +108,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             cli.emit(report_text.targets_table(targets))
         return 0
-    if args.model is None:
-        raise BadInput("no model given; usage: hetero-tvm build MODEL.onnx --target TARGET")
-    from hetero_tvm import compiler, frontend
+    from hetero_tvm import compiler
     from hetero_tvm.progress import Progress
 
-    config = BuildConfig(
-        model=args.model,
-        target=args.target,
-        output=None if args.plan_only else args.output or Path(f"{args.model.stem}.so"),
-        inputs={spec.name: spec for spec in map(frontend.parse_input_flag, args.input)},
-        dtype=args.dtype,
-        devices=args.devices,
+    stem = args.model.stem if args.model else ""
+    config = model_config(
+        args,
+        output=None if args.plan_only else args.output or Path(f"{stem}.so"),
         check=args.check,
         keep_going=args.keep_going,
         dump_ir=args.dump_ir,

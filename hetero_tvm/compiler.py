@@ -65,7 +65,7 @@ class BuildResult:
 def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     """Compile as `config` says. See `hetero_tvm.build.build` for the errors."""
     progress = progress or Progress(quiet=True)
-    spec, alias_of = _target(config.target)
+    spec, alias_of = target_spec(config.target)
     if alias_of:
         progress.note(f"target {config.target} stands for {spec.name}")
     if config.output is not None and not config.output.parent.is_dir():
@@ -110,7 +110,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     )
 
 
-def _target(name: str) -> tuple[SocSpec, str | None]:
+def target_spec(name: str) -> tuple[SocSpec, str | None]:
     """The spec of `name`, and the name it stands for where `name` is an alias."""
     try:
         if name.endswith(".toml"):

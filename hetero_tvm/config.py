@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 DTYPES = ("float32", "float16")
 DEVICES = ("gpu", "npu", "gpu+npu")
+
+
+def default_cache_dir() -> Path:
+    """Where compiled NPU regions, estimates and GPU kernels are kept; safe to delete."""
+    if chosen := os.environ.get("HETERO_CACHE_DIR"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetero_tvm"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +36,7 @@ class BuildConfig:
     check: bool = True
     keep_going: bool = False
     dump_ir: Path | None = None
-    cache_dir: Path | None = None
+    cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

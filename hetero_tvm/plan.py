@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
 from hetero_tvm import cli
-from hetero_tvm.config import DEVICES, DTYPES, BuildConfig
-from hetero_tvm.errors import BadInput
+from hetero_tvm.arguments import add_model_arguments, model_config
 
 EXAMPLES = """\
 examples:
@@ -27,27 +25,7 @@ exit codes: 0 planned, 2 bad input, 3 something is missing on this machine, 5 ou
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm plan`."""
-    parser.add_argument("model", nargs="?", type=Path, help="ONNX file")
-    parser.add_argument("-t", "--target", default="snapdragon", help="target name or TOML file")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="NAME=DIMS[:DTYPE]",
-        help="fix an input's dimensions, as in input_ids=1x128:int64; once per input",
-    )
-    parser.add_argument(
-        "--dtype",
-        choices=DTYPES,
-        default="float32",
-        help="storage type of weights and activations (default float32)",
-    )
-    parser.add_argument(
-        "--devices",
-        choices=DEVICES,
-        default="gpu+npu",
-        help="accelerators that the plan in detail uses (default both); totals are of all",
-    )
+    add_model_arguments(parser)
     parser.add_argument(
         "--estimate",
         action="store_true",
@@ -57,19 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan and print."""
-    if args.model is None:
-        raise BadInput("no model given; usage: hetero-tvm plan MODEL.onnx --target TARGET")
-    from hetero_tvm import frontend, plan_report, report_plan
+    from hetero_tvm import plan_report, report_plan
     from hetero_tvm.progress import Progress
 
-    config = BuildConfig(
-        model=args.model,
-        target=args.target,
-        output=None,
-        inputs={spec.name: spec for spec in map(frontend.parse_input_flag, args.input)},
-        dtype=args.dtype,
-        devices=args.devices,
-    )
+    config = model_config(args, output=None)
     with Progress(quiet=args.quiet) as progress:
         report = plan_report.explain(config, progress, estimate=args.estimate)
     if args.json:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from pathlib import Path
 from typing import Any
 
 from hetero_tvm import pipeline
@@ -72,7 +70,7 @@ def estimate_regions(state: pipeline.State, costs: CostModel) -> tuple[Region, .
         estimates = estimate_models(
             {region.symbol: region.onnx for region in state.regions},
             state.spec.npu,
-            cache_dir=_cache_dir(),
+            cache_dir=state.config.cache_dir,
             progress=state.note,
         )
     except EstimateUnavailable as error:
@@ -92,11 +90,6 @@ def estimate_regions(state: pipeline.State, costs: CostModel) -> tuple[Region, .
         )
         for region in state.regions
     )
-
-
-def _cache_dir() -> Path:
-    """Where the runtime keeps its compiled kernels, too."""
-    return Path(os.environ.get("HETERO_CACHE_DIR") or Path.home() / ".cache" / "hetero_tvm")
 
 
 def _nbytes(tensor: TensorSpec) -> int:
