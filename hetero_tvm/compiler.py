@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib.metadata
+import os
 import platform
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 
 from hetero_tvm import bundle, memory, pipeline, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.progress import Progress
 from relay_passes.plan import Plan
 from target_specs.loader import SpecError, load_spec, resolve
@@ -68,8 +69,8 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     spec, alias_of = target_spec(config.target)
     if alias_of:
         progress.note(f"target {config.target} stands for {spec.name}")
-    if config.output is not None and not config.output.parent.is_dir():
-        raise BadInput(f"{config.output}: the folder {config.output.parent} does not exist")
+    if config.output is not None:
+        _check_output(config.output)
     runtime.load()
 
     plan_only = config.output is None
@@ -110,6 +111,16 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     )
 
 
+def _check_output(path: Path) -> None:
+    """Say now what would otherwise be found out after the work."""
+    if not path.parent.is_dir():
+        raise BadInput(f"{path}: the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise BadInput(f"{path}: is a folder; give a file name, as in -o {path / 'model.so'}")
+    if not os.access(path.parent, os.W_OK):
+        raise BadInput(f"{path}: the folder {path.parent} cannot be written to")
+
+
 def target_spec(name: str) -> tuple[SocSpec, str | None]:
     """The spec of `name`, and the name it stands for where `name` is an alias."""
     try:
@@ -140,9 +151,12 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
         plan=state.plan.to_dict(),
         npu_regions=len(state.regions),
     )
-    with bundle.whole_file(path) as temporary:
-        vm_lowering.export(state.executable, temporary)
-        return bundle.append_manifest(temporary, manifest)
+    try:
+        with bundle.whole_file(path) as temporary:
+            vm_lowering.export(state.executable, temporary)
+            return bundle.append_manifest(temporary, manifest)
+    except OSError as error:  # a full disk, a folder that went away
+        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _versions() -> dict[str, str]:

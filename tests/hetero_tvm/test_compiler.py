@@ -5,7 +5,7 @@ import tiny_models as tiny
 
 from hetero_tvm import bundle, compiler, pipeline, vm_lowering
 from hetero_tvm.config import BuildConfig
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, EnvironmentProblem
 
 
 def config(tmp_path, **changes):
@@ -54,6 +54,7 @@ def test_a_target_may_be_a_file(tmp_path):
         ({"target": "hostt"}, r"unknown target 'hostt'; did you mean host"),
         ({"target": "none.toml"}, r"none\.toml"),
         ({"output": "no/such/folder/m.so"}, r"the folder no/such/folder does not exist"),
+        ({"output": "."}, r"is a folder; give a file name"),
     ],
 )
 def test_bad_input(tmp_path, changes, message):
@@ -63,3 +64,13 @@ def test_bad_input(tmp_path, changes, message):
         changes = {"output": Path(changes["output"])}
     with pytest.raises(BadInput, match=message):
         compiler.build(config(tmp_path, **changes))
+
+
+def test_a_full_disk_is_the_environment(tmp_path, monkeypatch):
+    def fail(executable, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(vm_lowering, "export", fail)
+    with pytest.raises(EnvironmentProblem, match=r"cannot write .*m\.so: No space left on device"):
+        compiler.build(config(tmp_path))
+    assert [file.name for file in tmp_path.iterdir()] == ["mlp.onnx"]
