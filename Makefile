@@ -11,11 +11,12 @@ help:
 	@echo "make test     the tests      make nightly  the long ones too"
 	@echo "make lint     every linter   make bench    the benchmarks of the README"
 
-$(VENV)/bin/python:
+$(VENV)/.made:
 	scripts/bootstrap.sh $(PYTHON) $(VENV)
+	touch $@
 
 # TVM first: the runtime is compiled against its headers, without a second copy in a build sandbox.
-$(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.dependencies: pyproject.toml | $(VENV)/.made
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
 	$(PY) scripts/requirements.py --build qnn cpu-opencl dev > $(VENV)/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt

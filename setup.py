@@ -93,7 +93,11 @@ def package_dir(name: str) -> str:
 
 setup(
     packages=find_packages(
-        include=["hetero_tvm", "hetero_tvm.*", "relay_passes", "schedules", "target_specs"]
+        include=[
+            pattern
+            for name in ("hetero_tvm", "relay_passes", "schedules", "target_specs")
+            for pattern in (name, f"{name}.*")
+        ]
     ),
     package_data={"hetero_tvm": ["lib/*.so"], "target_specs": ["**/*.toml"]},
     ext_modules=[Extension("hetero_tvm.lib.hetero_runtime", sources=[])],

@@ -40,6 +40,8 @@ def model_config(args: argparse.Namespace, *, output: Path | None, **more: Any) 
     Raises:
         BadInput: no model, or an `--input` that cannot be read or is given twice.
     """
+    if args.target == "help" and args.verb != "build":
+        raise BadInput("hetero-tvm build --target help lists the targets")
     if args.model is None:
         raise BadInput(f"no model given; usage: hetero-tvm {args.verb} MODEL.onnx --target TARGET")
     from hetero_tvm import frontend

@@ -85,7 +85,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm build`."""
     add_model_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, help="artefact (default: MODEL.so, here)")
-    parser.add_argument("--plan-only", action="store_true", help="place operators, compile nothing")
+    parser.add_argument(
+        "--plan-only", action="store_true", help="place operators; compile, prove, write nothing"
+    )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="skip the proof against ONNX Runtime"
@@ -93,7 +95,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep-going",
         action="store_true",
-        help="move NPU regions that the vendor's compiler rejects to the GPU instead of stopping",
+        help="leave NPU regions that the vendor's compiler rejects to the GPU instead of stopping; "
+        "where the proof against ONNX Runtime fails, name every differing node",
     )
 
 

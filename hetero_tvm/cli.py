@@ -11,10 +11,13 @@ import argparse
 import importlib
 import json
 import logging
+import math
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hetero_tvm import __version__
@@ -27,6 +30,8 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
 }
 SCHEMA_VERSION = 1
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_TERMINATED = 143  # 128 + SIGTERM
+_NO_OUTPUT = 3
 _OUR_BUG = 5
 
 
@@ -54,10 +59,24 @@ def entry() -> int:
     Vendor libraries print to file descriptor 1. It becomes stderr for the whole process, and only
     `emit` writes to the real stdout, so that `--json | jq` always works.
     """
-    sys.stdout.flush()
-    sys.stdout = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return main()
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        if sys.stdout is not None:  # None where the shell closed it
+            sys.stdout.flush()
+            sys.stdout = os.fdopen(os.dup(1), "w")
+            os.dup2(2, 1)
+        else:
+            sys.stdout = Path(os.devnull).open("w")
+        code = main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:  # before a verb had started
+        say("hetero-tvm: interrupted")
+        return _INTERRUPTED
+    except OSError as error:  # the reader of our output went away, or its disk is full
+        say(f"hetero-tvm: the output could not be written: {error.strerror}")
+        sys.stdout = Path(os.devnull).open("w")
+        return _NO_OUTPUT
+    return code
 
 
 def verb_main(name: str) -> int:
@@ -79,7 +98,24 @@ def emit(text: str) -> None:
 
 def emit_json(verb: str, data: dict[str, Any]) -> None:
     """The verb's result as one JSON document on stdout."""
-    emit(json.dumps({"schema_version": SCHEMA_VERSION, "verb": verb, **data}, indent=2))
+    document = {"schema_version": SCHEMA_VERSION, "verb": verb, **data}
+    emit(json.dumps(_finite(document), indent=2, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for infinities and NaN, which JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _terminated(_signal: int, _frame: Any) -> None:
+    """End as Ctrl-C does, so that children are stopped and temporary files are removed."""
+    sys.exit(_TERMINATED)
 
 
 def _add_verb(subparsers: Any, name: str, summary: str) -> None:
@@ -116,9 +152,7 @@ def _guarded(args: argparse.Namespace) -> int:
         say(f"hetero-tvm {args.verb}: interrupted; nothing was left half-written")
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away (`| head`); not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise  # `entry` reports it: a result that nobody could read is not a result
     except Exception as error:
         if args.debug:
             raise

@@ -70,7 +70,9 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     if alias_of:
         progress.note(f"target {config.target} stands for {spec.name}")
     if config.output is not None:
-        _check_output(config.output)
+        _check_output(config.output, config.model)
+    if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
+        raise BadInput(f"--dump-ir {config.dump_ir}: is a file; name a folder")
     runtime.load()
 
     plan_only = config.output is None
@@ -111,8 +113,10 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     )
 
 
-def _check_output(path: Path) -> None:
+def _check_output(path: Path, model: Path) -> None:
     """Say now what would otherwise be found out after the work."""
+    if path.resolve() == model.resolve():
+        raise BadInput(f"{path}: is the model itself; give the artefact another name")
     if not path.parent.is_dir():
         raise BadInput(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():

@@ -34,7 +34,7 @@ class Model:
 
     @property
     def simulated(self) -> bool:
-        """True where the NPU part is made for a chip that this machine is not."""
+        """True where the artefact is made for a chip that this machine is not."""
         return self.manifest.npu_provider == "qnn" and platform.machine() == "x86_64"
 
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, np.ndarray]:
@@ -124,7 +124,7 @@ def _check_fits(path: Path, manifest: Manifest) -> None:
     if manifest.host != here:
         raise BadInput(
             f"{path}: built for {manifest.host} host code, this machine is {here}; "
-            f"rebuild it on or for {here}"
+            f"rebuild it on {here}"
         )
     for package in ("apache-tvm", "apache-tvm-ffi"):
         built = manifest.versions.get(package)

@@ -11,6 +11,7 @@ Ensures:  a result stands for the whole region: nothing in it falls back to the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -41,13 +42,26 @@ _MISSING = "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'
 class NpuRegionRejected(HeteroError):
     """The vendor's compiler did not take a region although our rules did."""
 
+    exit_code = 2
+
     def __init__(self, symbol: str, reasons: Sequence[str], ops: Sequence[str] = ()) -> None:
         self.symbol = symbol
         self.reasons = tuple(reasons)
         self.ops = tuple(ops)
         super().__init__(
             f"{symbol}: the NPU's compiler rejects it: {'; '.join(reasons)}. Build with "
-            "--devices gpu, and report this with the model"
+            "--keep-going to leave its operators to the GPU, and report this with the model"
+        )
+
+
+class NpuCompilerFailed(EnvironmentProblem):
+    """The vendor's compiler crashed, was killed, or hung: it said nothing about the region."""
+
+    def __init__(self, symbol: str, what: str) -> None:
+        self.symbol = symbol
+        super().__init__(
+            f"{symbol}: the NPU's compiler failed: {what}. Try again with more memory free; "
+            "--devices gpu builds without it"
         )
 
 
@@ -92,7 +106,8 @@ def compile_regions(
 
     Raises:
         EnvironmentProblem: onnxruntime-qnn is not installed.
-        NpuRegionRejected: the vendor's compiler refuses, crashes on, or hangs in a region.
+        NpuRegionRejected: the vendor's compiler refuses a region.
+        NpuCompilerFailed: it crashes on a region, or hangs in it.
     """
     if npu.provider != "qnn":
         return tuple(_finished(region, region.onnx) for region in regions)
@@ -152,10 +167,16 @@ def _write_cache(cache_dir: Path | None, key: str, binary: bytes) -> None:
     path = _cache_path(cache_dir, key)
     if path is None:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(hashlib.sha256(binary).digest() + binary)
-    Path(file.name).replace(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(hashlib.sha256(binary).digest() + binary)
+        beside.replace(path)
+    except OSError as error:  # the next build compiles again; this one has what it needs
+        logger.warning("%s is not kept: %s", path, error.strerror)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _cache_path(cache_dir: Path | None, key: str) -> Path | None:
@@ -246,10 +267,9 @@ def _collect(
         report_path = job.folder / f"{key}.json"
         if not report_path.is_file():
             if ended is not None:
-                raise NpuRegionRejected(region.symbol, [_died(ended, job.folder)], region.ops)
+                raise NpuCompilerFailed(region.symbol, _died(ended, job.folder))
             if time.monotonic() - job.since > timeout_s:
-                reason = f"no result after {timeout_s:g} s"
-                raise NpuRegionRejected(region.symbol, [reason], region.ops)
+                raise NpuCompilerFailed(region.symbol, f"no result after {timeout_s:g} s")
             return
         report = json.loads(report_path.read_text())
         if report["reasons"]:

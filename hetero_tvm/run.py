@@ -7,6 +7,7 @@ import dataclasses
 import statistics
 import sys
 import time
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import numpy as np
 from hetero_tvm import cli
 from hetero_tvm.bundle import Manifest, whole_file
 from hetero_tvm.compare import FLOAT16, FLOAT32, OutputError, Tolerance, compare
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, EnvironmentProblem
 
 EXAMPLES = """\
 examples:
@@ -60,6 +61,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.repeat is not None and args.repeat < 0:
         raise BadInput(f"--repeat {args.repeat}: at least 0")
+    if args.seed < 0:
+        raise BadInput(f"--seed {args.seed}: at least 0")
+    if args.tolerance is not None and not args.tolerance >= 0:  # NaN too
+        raise BadInput(f"--tolerance {args.tolerance}: at least 0")
+    if args.save is not None:
+        check_save(args.save, [args.artefact, args.compare])
     if args.device is not None:
         runtime.configure(opencl_device=args.device)
     given = read_inputs(args.inputs)
@@ -82,7 +89,13 @@ def run(args: argparse.Namespace) -> int:
         tolerance = default_tolerance(manifest)
         if args.tolerance is not None:
             tolerance = dataclasses.replace(tolerance, relative_error=args.tolerance)
-        errors = compare(outputs, reference(args.compare, inputs), tolerance)
+        wanted = reference(args.compare, inputs)
+        if set(wanted) != set(outputs):
+            raise BadInput(
+                f"{args.compare}: its outputs are {', '.join(wanted)}, the artefact's are "
+                f"{', '.join(outputs)}; compare with the model it was built from"
+            )
+        errors = compare(outputs, wanted, tolerance)
     if args.save is not None:
         save_outputs(args.save, outputs)
     held = all(error.held for error in errors) if errors else None
@@ -120,14 +133,14 @@ def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
         path = Path(file)
         try:
             loaded = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            if not isinstance(loaded, np.ndarray):
+                arrays.update(loaded)  # reads the members
+                continue
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise BadInput(f"--inputs {flag}: {error}") from None
-        if isinstance(loaded, np.ndarray):
-            if not separator:
-                raise BadInput(f"--inputs {flag}: say which input it is, as in NAME={file}")
-            arrays[name] = loaded
-        else:
-            arrays.update(loaded)
+        if not separator:
+            raise BadInput(f"--inputs {flag}: say which input it is, as in NAME={file}")
+        arrays[name] = loaded
     return arrays
 
 
@@ -168,12 +181,23 @@ def reference(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nda
         raise BadInput(f"{model}: ONNX Runtime cannot run it on these inputs: {error}") from None
 
 
-def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
-    """Write the outputs as .npz, whole or not at all."""
+def check_save(path: Path, inputs: list[Path | None]) -> None:
+    """Say before the run what would go wrong after it."""
     if not path.parent.is_dir():
         raise BadInput(f"--save {path}: the folder {path.parent} does not exist")
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **outputs)
+    if path.is_dir():
+        raise BadInput(f"--save {path}: is a folder; give a file name")
+    if path.resolve() in [file.resolve() for file in inputs if file is not None]:
+        raise BadInput(f"--save {path}: would overwrite an input")
+
+
+def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
+    """Write the outputs as .npz, whole or not at all."""
+    try:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _gpu_words(devices: list[dict[str, Any]], manifest: Manifest) -> str:

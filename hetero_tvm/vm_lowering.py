@@ -80,6 +80,10 @@ def export(executable: relax.VMExecutable, path: Path) -> None:
             "install one (Debian: apt-get install g++) or point CXX at one"
         )
     # The temporary name ends in .part; say outright that a shared library is wanted.
-    executable.export_library(
-        str(path), fcompile=lambda out, files, **_: cc.create_shared(out, files, ["-shared"])
-    )
+    try:
+        executable.export_library(
+            str(path), fcompile=lambda out, files, **_: cc.create_shared(out, files, ["-shared"])
+        )
+    except RuntimeError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise EnvironmentProblem(f"linking with {compiler} failed: {last[:300]}") from error

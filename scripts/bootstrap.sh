@@ -22,4 +22,4 @@ if [ ${#missing[@]} -gt 0 ]; then
     exit 3
   fi
 fi
-"$python" -m venv "$venv"
+"$python" -m venv --clear "$venv" # --clear: an interrupted one starts anew

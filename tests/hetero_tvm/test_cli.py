@@ -101,3 +101,27 @@ def test_json_is_one_document_with_a_schema_version(capsys):
     cli.emit_json("build", {"a": 1})
     document = json.loads(capsys.readouterr().out)
     assert document == {"schema_version": cli.SCHEMA_VERSION, "verb": "build", "a": 1}
+
+
+def test_json_has_no_infinities(capsys):
+    cli.emit_json("run", {"a": [float("inf"), float("nan"), 1.5]})
+    assert json.loads(capsys.readouterr().out)["a"] == [None, None, 1.5]
+
+
+def test_output_that_cannot_be_written_is_not_a_success():
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        done = subprocess.run(
+            [sys.executable, "-m", "hetero_tvm.build", "--target", "help"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 3
+    assert "could not be written" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_closed_stdout_is_no_traceback():
+    command = f"{sys.executable} -m hetero_tvm.build --target help >&-"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr

@@ -14,7 +14,12 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hetero_tvm import npu_compiler
 from hetero_tvm.errors import EnvironmentProblem
-from hetero_tvm.npu_compiler import NpuRegionRejected, compile_regions, session_options
+from hetero_tvm.npu_compiler import (
+    NpuCompilerFailed,
+    NpuRegionRejected,
+    compile_regions,
+    session_options,
+)
 from relay_passes.lower_npu import NpuRegion, TensorSpec
 from target_specs.loader import load_spec
 
@@ -158,7 +163,7 @@ def fake_worker(monkeypatch, tmp_path, body):
 )
 def test_vendors_faults_are_messages(monkeypatch, tmp_path, body, reason):
     fake_worker(monkeypatch, tmp_path, body)
-    with pytest.raises(NpuRegionRejected, match=reason):
+    with pytest.raises(NpuCompilerFailed, match=reason):
         compile_regions([region()], HTP, cache_dir=None, timeout_s=0.5)
 
 
@@ -177,8 +182,16 @@ def test_job_files_hold_what_the_worker_needs(monkeypatch, tmp_path):
     """The worker is told keys and options; `soc_model` is always among them."""
     seen = tmp_path / "seen.json"
     fake_worker(monkeypatch, tmp_path, f"open({str(seen)!r}, 'w').write(open(sys.argv[1]).read())")
-    with pytest.raises(NpuRegionRejected, match="the compiler ended with 0"):
+    with pytest.raises(NpuCompilerFailed, match="the compiler ended with 0"):
         compile_regions([region()], HTP, cache_dir=None)
     job = json.loads(seen.read_text())
     assert len(job["keys"]) == 1
     assert job["options"]["soc_model"] == "57"
+
+
+@needs_qnn
+def test_a_cache_that_cannot_be_written_does_not_cost_the_build(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    (compiled,) = compile_regions([region()], HTP, cache_dir=tmp_path / "file")
+    assert compiled.onnx
+    assert "is not kept" in caplog.text

@@ -113,3 +113,21 @@ def test_half_storage_says_what_the_arithmetic_is(files):
     words = run._gpu_words([device], manifest)
     assert "float16 storage, float32 arithmetic" in words
     assert "lacks cl_khr_fp16" in words
+
+
+def test_a_model_with_other_outputs_is_bad_input(hetero, files, tmp_path):
+    model = onnx.load(tiny.mlp(tmp_path / "other.onnx"))
+    model.graph.output[0].name = "q"
+    model.graph.node[-1].output[0] = "q"
+    onnx.save(model, tmp_path / "other.onnx")
+    done = hetero("run", files[0], "--compare", tmp_path / "other.onnx")
+    assert done.returncode == 2
+    assert "compare with the model it was built from" in done.stderr
+
+
+def test_save_never_overwrites_what_is_read(hetero, files):
+    artefact, _ = files
+    before = artefact.read_bytes()
+    done = hetero("run", artefact, "--save", artefact)
+    assert done.returncode == 2
+    assert artefact.read_bytes() == before
