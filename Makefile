@@ -16,7 +16,7 @@ $(VENV)/.made:
 	touch $@
 
 # TVM first: the runtime is compiled against its headers, without a second copy in a build sandbox.
-$(VENV)/.dependencies: pyproject.toml | $(VENV)/.made
+$(VENV)/.dependencies: pyproject.toml $(VENV)/.made
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
 	$(PY) scripts/requirements.py --build qnn cpu-opencl dev > $(VENV)/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
