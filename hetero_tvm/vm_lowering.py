@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,11 +82,26 @@ def export(executable: relax.VMExecutable, path: Path) -> None:
             f"no C++ compiler to link {path.name} with (CXX={os.environ.get('CXX', '')!r}); "
             "install one (Debian: apt-get install g++) or point CXX at one"
         )
-    # The temporary name ends in .part; say outright that a shared library is wanted.
-    try:
-        executable.export_library(
-            str(path), fcompile=lambda out, files, **_: cc.create_shared(out, files, ["-shared"])
-        )
-    except RuntimeError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise EnvironmentProblem(f"linking with {compiler} failed: {last[:300]}") from error
+    executable.export_library(
+        str(path), fcompile=lambda out, files, **_: _link(compiler, out, files)
+    )
+
+
+def _link(compiler: str, output: str, files: Sequence[str]) -> None:
+    """Link `files` into a shared library; whatever ends this ends the linker too.
+
+    The compiler driver starts the linker as a child of its own, which would go on writing when
+    only the driver is stopped: so both are one group, and the group is killed.
+    """
+    command = [compiler, "-shared", "-fPIC", "-o", output, *files]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as process:
+        try:
+            said, _ = process.communicate()
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    if process.returncode != 0:
+        last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
+        raise EnvironmentProblem(f"linking with {compiler} failed: {last[:300]}")
