@@ -7,9 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from models import MODELS, fetch
 
 ROOT = Path(__file__).parent.parent
+
+# Shared machines stall; a slow example is not a wrong one.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
