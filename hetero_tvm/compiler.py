@@ -5,9 +5,7 @@ Nothing appears at the output path before it is whole (see `bundle.whole_file`).
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import importlib.metadata
 import os
 import platform
 import time
@@ -32,7 +30,6 @@ class BuildResult:
 
     path: Path | None  # None after --plan-only
     target: str
-    alias_of: str | None
     plan: Plan
     manifest: bundle.Manifest | None
     node_of: dict[str, str]  # operator (binding) name -> ONNX node name
@@ -66,9 +63,7 @@ class BuildResult:
 def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     """Compile as `config` says. See `hetero_tvm.build.build` for the errors."""
     progress = progress or Progress(quiet=True)
-    spec, alias_of = target_spec(config.target)
-    if alias_of:
-        progress.note(f"target {config.target} stands for {spec.name}")
+    spec = target_spec(config.target, progress)
     if config.output is not None:
         _check_output(config.output, config.model)
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
@@ -104,7 +99,6 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     return BuildResult(
         path=config.output,
         target=spec.name,
-        alias_of=alias_of,
         plan=state.plan,
         manifest=manifest,
         node_of=dict(state.model.node_of),
@@ -125,13 +119,15 @@ def _check_output(path: Path, model: Path) -> None:
         raise BadInput(f"{path}: the folder {path.parent} cannot be written to")
 
 
-def target_spec(name: str) -> tuple[SocSpec, str | None]:
-    """The spec of `name`, and the name it stands for where `name` is an alias."""
+def target_spec(name: str, progress: Progress) -> SocSpec:
+    """The spec of a target or TOML file; an alias says what it stands for."""
     try:
         if name.endswith(".toml"):
-            return load_spec(Path(name)), None
+            return load_spec(Path(name))
         resolved = resolve(name)
-        return load_spec(resolved), resolved if resolved != name else None
+        if resolved != name:
+            progress.note(f"target {name} stands for {resolved}")
+        return load_spec(resolved)
     except SpecError as error:
         raise BadInput(str(error)) from None
 
@@ -151,7 +147,9 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
         inputs=state.model.inputs,
         outputs=state.model.outputs,
         ranges=state.model.ranges,
-        versions=_versions(),
+        versions={
+            name: version for name in _VERSIONED if (version := runtime.package_version(name))
+        },
         plan=state.plan.to_dict(),
         npu_regions=len(state.regions),
     )
@@ -161,15 +159,6 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
             return bundle.append_manifest(temporary, manifest)
     except OSError as error:  # a full disk, a folder that went away
         raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _versions() -> dict[str, str]:
-    """Installed versions of what a build depends on."""
-    versions = {}
-    for name in _VERSIONED:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
 
 
 def _dump(directory: Path, phase: str, state: pipeline.State) -> None:

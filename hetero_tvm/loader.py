@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping
@@ -128,7 +127,7 @@ def _check_fits(path: Path, manifest: Manifest) -> None:
         )
     for package in ("apache-tvm", "apache-tvm-ffi"):
         built = manifest.versions.get(package)
-        installed = importlib.metadata.version(package)
+        installed = runtime.package_version(package)
         if installed != built:
             raise BadInput(
                 f"{path}: built with {package} {built}, {installed} is installed; "

@@ -154,9 +154,7 @@ def explain(config: BuildConfig, progress: Progress, *, estimate: bool = False) 
     """
     assert config.output is None, "a plan writes nothing"
     begin = time.perf_counter()
-    spec, alias_of = compiler.target_spec(config.target)
-    if alias_of:
-        progress.note(f"target {config.target} stands for {spec.name}")
+    spec = compiler.target_spec(config.target, progress)
     if estimate:
         try:
             proxy_for(spec.npu)

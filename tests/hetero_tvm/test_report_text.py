@@ -20,7 +20,6 @@ def op(name, device, cost, declined=None, macs=0, kind="relax.matmul"):
 RESULT = BuildResult(
     path=None,
     target="host",
-    alias_of=None,
     plan=Plan(
         ops=(
             op("a", "npu", {"npu": 10.0, "gpu": 30.0}, macs=300),
