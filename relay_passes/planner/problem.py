@@ -1,0 +1,83 @@
+"""What the planner is asked: operators with the ways to run each, and what waiting costs.
+
+Nothing here knows Relax. A *cut* says how a tensor is divided between the two devices:
+
+    Cut(axis=0, at=96, extent=128)      rows 0..95 are the NPU's, rows 96..127 the GPU's
+
+`None` in place of a cut means the whole tensor.
+
+Time is counted on one clock per device, as the runtime works: each device does its work in the
+order of the program, nobody waits unless data makes them, and a wait serves everything that the
+other device was given before it. `timeline.evaluate` is that rule as code, and what `solve`
+minimises.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Literal
+
+DEVICES = ("cpu", "gpu", "npu")
+Kind = Literal["weight", "activation", "hybrid"]
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Cut:
+    """A tensor in two parts along one axis; the NPU has the first, the GPU the second."""
+
+    axis: int
+    at: int  # elements of the axis before it are the NPU's; 0 < at < extent
+    extent: int
+
+    def of(self, device: str) -> tuple[int, int]:
+        """The part of `device`: first element, and one past the last."""
+        return (0, self.at) if device == "npu" else (self.at, self.extent)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One way to run an operator."""
+
+    us: Mapping[str, float]  # device -> time of its part; two devices where the operator is cut
+    reads: tuple[Cut | None, ...]  # of each of `Op.inputs`: its own part, or None: all of it
+    makes: Cut | None = None  # how the result is cut; None: whole, on the one device in `us`
+    kind: Kind | None = None  # of the split; None where there is none
+    gather_us: float = 0.0  # paid by a device that needs all of a result that cannot lie in one
+    # buffer as two views (the cut is not along the outermost axis that is longer than one)
+    joules: float = 0.0  # of all parts together, 0 where power is not known
+
+    @property
+    def device(self) -> str:
+        """`cpu`, `gpu`, `npu` or, for a split, `gpu+npu`."""
+        return "+".join(sorted(self.us))
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operator."""
+
+    choices: tuple[Choice, ...]  # at least one
+    inputs: tuple[int, ...] = ()  # operators before it whose results it reads, each once
+    nbytes: int = 0  # of its result
+    reads_graph_inputs: bool = False
+    is_output: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """What order between devices costs, in µs."""
+
+    # (waiter, on) -> from the end of the last work on `on` to the start of `waiter`'s next work.
+    # All six ordered pairs of cpu, gpu, npu are there.
+    wait_us: Mapping[tuple[str, str], float]
+    region_us: float = 0.0  # submission of an NPU region
+    border_us_per_byte: float = 0.0  # of what an NPU region reads or writes outside the chip
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """The whole question."""
+
+    ops: tuple[Op, ...]  # in the order of the program
+    waiting: Waiting
