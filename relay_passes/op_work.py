@@ -29,6 +29,8 @@ class Work:
     output_bytes: int = 0  # of `bytes`: the result
     element_bytes: int = 4  # of one element of the result
     rows: int = 1  # of a matmul's left operand, per batch; an accelerator pads them
+    depth: int = 0  # elements that one result of a matmul sums over; 0 where it is not one
+    columns: int = 0  # of a matmul's right operand
     fuses: bool = False  # one element out per element in: runs inside its producer's kernel
     reduces: bool = False  # several steps per byte: softmax, norm, pool, depthwise convolution
 
@@ -78,6 +80,7 @@ def op_work(call: relax.Call) -> Work:
         return Work(kind="view", output_bytes=output)
     count = _MULTIPLIERS.get(name)
     kind, macs, rows, reduces = count(call) if count else ("vector", 0, 1, name in _REDUCTIONS)
+    depth, columns = _inner_sizes(call) if name == "relax.matmul" else (0, 0)
     operands = list(tensor_args(call))
     weights = sum(_nbytes(arg.ty) for arg in operands if isinstance(arg, GenericConst))
     activations = sum(_nbytes(arg.ty) for arg in operands if not isinstance(arg, GenericConst))
@@ -92,6 +95,8 @@ def op_work(call: relax.Call) -> Work:
         output_bytes=output,
         element_bytes=max((dtype_bytes(str(ty.dtype)) for ty in results), default=4),
         rows=rows,
+        depth=depth,
+        columns=columns,
         fuses=name in _FUSED,
         reduces=reduces,
     )
@@ -160,6 +165,12 @@ def _matmul(call: relax.Call) -> Count:
     weight_right = isinstance(rhs, GenericConst) and len(_shape(rhs)) <= 2
     rows = math.prod(left[:-1]) if weight_right else (left[-2] if len(left) > 1 else 1)
     return kind, math.prod(_shape(call)) * depth, rows, False
+
+
+def _inner_sizes(call: relax.Call) -> tuple[int, int]:
+    """Depth and columns of a matmul; a vector on the right is one column."""
+    lhs, rhs = call.args
+    return _shape(lhs)[-1], _shape(rhs)[-1] if len(_shape(rhs)) > 1 else 1
 
 
 def _conv(call: relax.Call) -> Count:

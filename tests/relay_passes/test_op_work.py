@@ -133,3 +133,17 @@ def test_several_results_count():
 def test_flags(call, fuses, reduces):
     work = op_work(typed(call))
     assert (work.fuses, work.reduces) == (fuses, reduces)
+
+
+@pytest.mark.parametrize(
+    ("call", "depth", "columns"),
+    [
+        pytest.param(relax.op.matmul(V("x", [4, 8]), C([8, 16])), 8, 16, id="weight_right"),
+        pytest.param(relax.op.matmul(C([16, 8]), V("x", [8, 4])), 8, 4, id="weight_left"),
+        pytest.param(relax.op.matmul(V("x", [4, 8]), C([8])), 8, 1, id="vector_right"),
+        pytest.param(relax.op.nn.relu(V("x", [4, 8])), 0, 0, id="no_product"),
+    ],
+)
+def test_depth_and_columns(call, depth, columns):
+    work = op_work(typed(call))
+    assert (work.depth, work.columns) == (depth, columns)
