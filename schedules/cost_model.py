@@ -1,27 +1,38 @@
-"""What one operator costs on one device, in µs, from the figures of a target spec: a roofline.
+"""What an operator, or a part of one, costs on a device, in µs: a roofline over a spec's figures.
 
     time = max(multiply-accumulates / rate of their kind, bytes / bandwidth) + launch
 
 GPU. All bytes come from memory. A kernel costs one launch. An element-wise operator costs neither
 a launch nor its main operand's traffic, because it runs inside its producer's kernel (TVM's
 FuseOps): only its other operands are read. The first of a chain has no such producer when that
-producer runs elsewhere; the hand-over, which holds a launch, stands for that.
+producer runs elsewhere; the wait, which holds a launch, stands for that.
 
 NPU. Weights come from memory, activations stay on the chip; what crosses a region's border is
-paid by the hand-over. Rows are padded to the matrix unit's tile. A region is launched as one, so
-the launch is in the hand-over too and an operator only has its small fixed cost.
+paid apart. Rows are padded to the matrix unit's tile. A region is launched as one, so an operator
+only has its small fixed cost.
 
 CPU. Nothing is placed there by cost: memory traffic alone, so that totals are not silly.
 
+Rows. A matmul's rate may depend on its rows (`matmul_at_rows`): the *time* of a row count between
+two figures lies on the line between their times, outside them the nearest rate holds.
+
+Both at once (`both=True`). Each device alone gets at most `one_device_gbps`, both together
+`two_devices_gbps`; both ask for as much as they can, so each keeps the same share of its own rate,
+two_devices_gbps / (2 * one_device_gbps). Compute rates fall to `both_rate` where devices share
+their cores (a host), else they stay. The other device is taken to be busy for the whole time.
+
+A part of an operator is a `Work` with fewer macs, bytes, rows or columns, and costs the same way.
 Figures are those of float16 except `float32_rate`; a "qnn" NPU computes float32 as float16.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Mapping
 from typing import Protocol
 
-from target_specs.spec import Origin, SocSpec
+from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
 
 
 class OpWork(Protocol):
@@ -42,9 +53,49 @@ class OpWork(Protocol):
     @property
     def rows(self) -> int: ...  # noqa: D102
     @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def columns(self) -> int: ...  # noqa: D102
+    @property
     def fuses(self) -> bool: ...  # noqa: D102
     @property
     def reduces(self) -> bool: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Product:
+    """`[rows, depth] x [depth, columns]` with a constant right operand, as `OpWork`."""
+
+    rows: int
+    depth: int
+    columns: int
+    weight_bytes: int
+    element_bytes: int
+    kind: str = "matmul"
+    fuses: bool = False
+    reduces: bool = False
+
+    @property
+    def macs(self) -> int:
+        return self.rows * self.depth * self.columns
+
+    @property
+    def output_bytes(self) -> int:
+        return self.rows * self.columns * self.element_bytes
+
+    @property
+    def bytes(self) -> int:
+        return self.weight_bytes + self.output_bytes + self.rows * self.depth * self.element_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WaitCosts:
+    """What order between devices costs, in µs; field by field the planner's `Waiting`."""
+
+    # (waiter, on) -> from the end of the last work on `on` to the start of `waiter`'s next work.
+    wait_us: Mapping[tuple[str, str], float]
+    region_us: float  # submission of an NPU region
+    border_us_per_byte: float  # of what an NPU region reads or writes outside the chip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,16 +104,79 @@ class CostModel:
 
     spec: SocSpec
 
-    def cost_us(self, work: OpWork, device: str) -> float:
-        """Predicted time of the operator on `device`, alone."""
+    def cost_us(self, work: OpWork, device: str, *, both: bool = False) -> float:
+        """Predicted time of the operator, or of a part of it, on `device`.
+
+        Args:
+            work: what is done; of a part, the part's.
+            device: "gpu", "npu" or "cpu".
+            both: the other one of GPU and NPU works at the same time.
+        """
         if work.kind == "view":
             return 0.0
         if device == "gpu":
-            return self._gpu_us(work)
+            return self._gpu_us(work, both)
         if device == "npu":
-            return self._npu_us(work)
+            return self._npu_us(work, both)
         assert device == "cpu", device
         return _us(work.bytes, self.spec.memory.one_device_gbps)
+
+    def product_us(
+        self,
+        device: str,
+        rows: int,
+        depth: int,
+        columns: int,
+        *,
+        weight_bits: int = 16,
+        both: bool = False,
+    ) -> float:
+        """Predicted time of `[rows, depth] x [depth, columns]` with a constant weight.
+
+        Args:
+            device: "gpu" or "npu".
+            rows: of the activation, such as tokens.
+            depth: what is summed over.
+            columns: of the weight: output channels, or a share of them.
+            weight_bits: of one weight in memory; scales of groups are not counted.
+                Activations are float32 with 32, else float16.
+            both: the other device works at the same time.
+        """
+        assert weight_bits in (4, 8, 16, 32), weight_bits
+        product = _Product(
+            rows=rows,
+            depth=depth,
+            columns=columns,
+            weight_bytes=depth * columns * weight_bits // 8,
+            element_bytes=4 if weight_bits == 32 else 2,
+        )
+        return self.cost_us(product, device, both=both)
+
+    def waiting(self, *, fast: bool = True, element_bytes: int = 4) -> WaitCosts:
+        """What order between devices costs.
+
+        Args:
+            fast: devices are waited for by a predicted sleep and a poll of a flag, and an NPU
+                region is submitted without waiting for its end; else by the drivers' own waits.
+            element_bytes: of the tensors that cross an NPU region's border; an NPU that computes
+                float32 as float16 moves half of their bytes.
+        """
+        gpu, npu = self.spec.gpu, self.spec.npu
+        gpu_ends = gpu.flag_us if fast else gpu.handover_us
+        npu_ends = npu.flag_us if fast else 0.0  # inside launch_us
+        border = self._npu_bytes(1 << 20, element_bytes) / (1 << 20)
+        return WaitCosts(
+            wait_us={
+                ("cpu", "gpu"): gpu_ends,
+                ("npu", "gpu"): gpu_ends,
+                ("cpu", "npu"): npu_ends,
+                ("gpu", "npu"): npu_ends + npu.handover_us,  # the GPU's queue has drained meanwhile
+                ("gpu", "cpu"): gpu.launch_us,
+                ("npu", "cpu"): 0.0,
+            },
+            region_us=npu.submit_us if fast else npu.launch_us,
+            border_us_per_byte=_us(border, self.spec.memory.one_device_gbps),
+        )
 
     def handover_us(self, source: str, target: str, nbytes: int) -> float:
         """Cost of a tensor made on `source` before an operator on `target` works on it.
@@ -85,33 +199,58 @@ class CostModel:
         if device == "cpu":
             return self.spec.memory.origin("one_device_gbps")
         table = self.spec.gpu if device == "gpu" else self.spec.npu
+        if work.kind == "matmul" and table.matmul_at_rows is not None:
+            return table.origin("matmul_at_rows")
         return table.origin(_rate_key(work))
 
-    def _gpu_us(self, work: OpWork) -> float:
-        gpu = self.spec.gpu
+    def _gpu_us(self, work: OpWork, both: bool) -> float:
+        gpu, left = self.spec.gpu, self._memory_left(both)
         if work.fuses:
             main = min(work.output_bytes, work.bytes - work.output_bytes)
-            return _us(work.bytes - work.output_bytes - main, gpu.vector_gbps)
+            return _us(work.bytes - work.output_bytes - main, gpu.vector_gbps * left)
         compute = 0.0
         if work.macs and not work.reduces:
             share = gpu.float32_rate if work.element_bytes == 4 else 1.0
-            compute = _us(2 * work.macs, share * getattr(gpu, _rate_key(work)))
+            compute = _us(2 * work.macs, share * _rate(gpu, work, both))
         gbps = gpu.reduction_gbps if work.reduces else gpu.vector_gbps
-        return max(compute, _us(work.bytes, gbps)) + gpu.launch_us
+        return max(compute, _us(work.bytes, gbps * left)) + gpu.launch_us
 
-    def _npu_us(self, work: OpWork) -> float:
-        npu = self.spec.npu
+    def _npu_us(self, work: OpWork, both: bool) -> float:
+        npu, left = self.spec.npu, self._memory_left(both)
         weights = self._npu_bytes(work.weight_bytes, work.element_bytes)
         rest = self._npu_bytes(work.bytes - work.weight_bytes, work.element_bytes)
         compute = 0.0
         if work.macs and not work.reduces:
             padded = -(-work.rows // npu.tile) * npu.tile / work.rows
-            compute = _us(2 * work.macs * padded, getattr(npu, _rate_key(work)))
+            compute = _us(2 * work.macs * padded, _rate(npu, work, both))
         onchip = _us(rest, npu.reduction_gbps if work.reduces else npu.vector_gbps)
-        return max(compute, onchip, _us(weights, self.spec.memory.one_device_gbps)) + npu.op_us
+        memory = _us(weights, self.spec.memory.one_device_gbps * left)
+        return max(compute, onchip, memory) + npu.op_us
+
+    def _memory_left(self, both: bool) -> float:
+        """The share of its rate to memory that a device keeps."""
+        memory = self.spec.memory
+        return min(1.0, memory.two_devices_gbps / (2 * memory.one_device_gbps)) if both else 1.0
 
     def _npu_bytes(self, nbytes: int, element_bytes: int) -> int:
         return nbytes // 2 if self.spec.npu.provider == "qnn" and element_bytes == 4 else nbytes
+
+
+def _rate(table: GpuSpec | NpuSpec, work: OpWork, both: bool) -> float:
+    """GFLOP/s of the work's kind at its rows."""
+    left = (table.both_rate or 1.0) if both else 1.0
+    at_rows = table.matmul_at_rows
+    if work.kind != "matmul" or at_rows is None:
+        rate: float = getattr(table, _rate_key(work))
+        return rate * left
+    rows = work.rows
+    if rows <= at_rows[0][0]:
+        return at_rows[0][1] * left
+    for (below, slow), (above, fast) in itertools.pairwise(at_rows):
+        if rows <= above:
+            low, high = below / slow, above / fast  # times, up to a factor
+            return rows / (low + (high - low) * (rows - below) / (above - below)) * left
+    return at_rows[-1][1] * left
 
 
 def _rate_key(work: OpWork) -> str:

@@ -162,7 +162,11 @@ def _build(cls: type[T], table: dict[str, Any], where: str, cite: Cite) -> T:
         value = table[key]
         if isinstance(value, dict):
             value, origins[key] = _figure(value, where, key, cite)
-        values[key] = _check_value(value, hints[key], field.metadata.get("range"), where, key)
+        limits = field.metadata.get("range")
+        if field.metadata.get("at_rows"):
+            values[key] = _check_at_rows(value, limits, where, key)
+        else:
+            values[key] = _check_value(value, hints[key], limits, where, key)
     _check_provenance(values["provenance"], where, "provenance")
     values["source"] = cite(values["source"], f"{where}: source")
     return cls(**values, origins=types.MappingProxyType(origins))
@@ -206,6 +210,22 @@ def _check_number(value: Any, whole: bool, limits: Range, where: str, key: str) 
             f"({limits.why}), got {value!r}"
         )
     return int(value) if whole else float(value)
+
+
+def _check_at_rows(
+    value: Any, limits: Range | None, where: str, key: str
+) -> tuple[tuple[int, float], ...]:
+    assert limits is not None, key
+    pairs = isinstance(value, list) and all(isinstance(v, list) and len(v) == 2 for v in value)
+    if not (pairs and value):
+        raise SpecError(f"{where}: {key} must be a list of [rows, rate], got {value!r}")
+    rows = [row for row, _ in value]
+    if not all(type(row) is int and row > 0 for row in rows) or rows != sorted(set(rows)):
+        raise SpecError(f"{where}: {key} must have ascending positive whole rows, got {rows}")
+    return tuple(
+        (row, _check_number(rate, False, limits, where, f"{key} at {row} rows"))
+        for row, rate in value
+    )
 
 
 def _check_word(value: Any, where: str, key: str) -> None:

@@ -50,6 +50,21 @@ def _gbps() -> Any:
     return _in(0.1, 20_000, "below is a disk, above is more than on-chip memory gives")
 
 
+def _rate_at_rows() -> Any:
+    return dataclasses.field(
+        default=None,
+        metadata={"range": Range(0.1, 200_000, "GFLOP/s, as for the other rates"), "at_rows": True},
+    )
+
+
+def _power() -> Any:
+    return _optional_in(0.05, 500, "watts of one unit of a phone, laptop or desktop at work")
+
+
+def _left_rate() -> Any:
+    return _optional_in(0.05, 1, "a share; two devices on the same cores leave each about half")
+
+
 def _us() -> Any:
     return _in(0.01, 50_000, "a tenth of a clock tick to a twentieth of a second")
 
@@ -94,13 +109,18 @@ class GpuSpec(Table):
     half: bool  # arithmetic in float16, not only storage
     vector_width: int = _in(1, 64, "32-bit lanes that one work-item should use")
     matmul_gflops: float = _gflops()
+    # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
+    matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
     batched_matmul_gflops: float = _gflops()
     conv_gflops: float = _gflops()
     float32_rate: float = _in(0.05, 4, "share of the three rates above that float32 reaches")
     vector_gbps: float = _gbps()  # memory-bound kernels: element-wise, data movement
     reduction_gbps: float = _gbps()  # softmax, norms, pools, depthwise convolution
     launch_us: float = _us()  # one more kernel on a queue that is at work
-    handover_us: float = _us()  # until another processor may read what the GPU wrote
+    handover_us: float = _us()  # until another processor may read what the GPU wrote: clFinish
+    flag_us: float = _us()  # the same by a predicted sleep and a poll of a flag in shared memory
+    both_rate: float | None = _left_rate()  # of the compute rates, while the NPU works too
+    power_w: float | None = _power()  # at work
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,6 +136,8 @@ class NpuSpec(Table):
     max_rank: int = _in(1, 8, "QNN tensors have at most 6 dimensions")
     tile: int = _in(1, 128, "rows of a matmul are padded to a multiple of it")
     matmul_gflops: float = _gflops()  # activation × constant weight
+    # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
+    matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
     batched_matmul_gflops: float = _gflops()  # activation × activation
     conv_gflops: float = _gflops()
     vector_gbps: float = _gbps()  # element-wise and data movement inside a region
@@ -123,6 +145,10 @@ class NpuSpec(Table):
     op_us: float = _us()  # fixed cost of one operator inside a region
     launch_us: float = _us()  # to start one region and see it end
     handover_us: float = _us()  # from a region's end until the GPU works on what it wrote
+    submit_us: float = _us()  # to start one region without waiting for its end
+    flag_us: float = _us()  # to see its end by a poll of a flag in shared memory
+    both_rate: float | None = _left_rate()  # of the compute rates, while the GPU works too
+    power_w: float | None = _power()  # at work
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +165,7 @@ class SocSpec:
 
     @property
     def provenance(self) -> str:
-        """`22 published, 8 scaled`: how solid the figures are."""
+        """`24 published, 10 scaled`: how solid the figures are."""
         return ", ".join(f"{count} {kind}" for kind, count in self.provenance_counts().items())
 
     def provenance_counts(self) -> dict[str, int]:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from schedules.cost_model import CostModel
-from target_specs.loader import load_spec
+from target_specs.loader import list_specs, load_spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -17,6 +17,8 @@ class Work:
     output_bytes: int = 0
     element_bytes: int = 2
     rows: int = 1
+    depth: int = 0
+    columns: int = 0
     fuses: bool = False
     reduces: bool = False
 
@@ -24,10 +26,10 @@ class Work:
 BASE = load_spec("snapdragon-8-gen-3")
 SPEC = dataclasses.replace(
     BASE,
-    memory=dataclasses.replace(BASE.memory, one_device_gbps=40.0),
+    memory=dataclasses.replace(BASE.memory, one_device_gbps=40.0, two_devices_gbps=60.0),
     gpu=dataclasses.replace(
         BASE.gpu, matmul_gflops=1000.0, float32_rate=0.5, vector_gbps=40.0, reduction_gbps=20.0,
-        launch_us=10.0, handover_us=400.0,
+        matmul_at_rows=None, launch_us=10.0, handover_us=400.0,
     ),
     npu=dataclasses.replace(
         BASE.npu, tile=32, matmul_gflops=5000.0, vector_gbps=200.0, reduction_gbps=50.0, op_us=1.0,
@@ -119,14 +121,133 @@ def test_origin_is_that_of_the_deciding_figure():
     assert model.origin(Work(), "gpu").provenance == "published"
 
 
-# Published latencies of whole matmuls on this SoC (arXiv 2501.14794 table 3), weights in 4 bits.
+# Published latencies on this SoC (arXiv 2501.14794 table 3), weights in 4 bits.
+GPU_TABLE = [  # depth, columns, rows, µs
+    pytest.param(4096, 4096, 128, 7306, 0.05, id="attention_128"),
+    pytest.param(4096, 4096, 193, 9000, 0.05, id="attention_193"),
+    pytest.param(4096, 4096, 256, 10841, 0.05, id="attention_256"),
+    pytest.param(14336, 4096, 256, 35231, 0.05, id="ffn_down_256"),
+    pytest.param(14336, 4096, 384, 50000, 0.10, id="ffn_down_384"),
+]
+# One token. An isolated row holds 200 to 300 µs of launch and synchronisation; the rest is traffic.
+GPU_DECODE = [  # the last one reaches half the bandwidth that the paper prints for whole tokens
+    pytest.param(4096, 4096, 511, 0.15, id="attention"),
+    pytest.param(4096, 28672, 1903, 0.15, id="gate_and_up"),
+    pytest.param(14336, 4096, 1467, 0.37, id="ffn_down"),
+]
+
+
+@pytest.mark.parametrize(("depth", "columns", "rows", "us", "error"), GPU_TABLE)
+def test_gpu_close_to_published(depth, columns, rows, us, error):
+    found = CostModel(BASE).product_us("gpu", rows, depth, columns, weight_bits=4)
+    assert found == pytest.approx(us, rel=error)
+
+
+@pytest.mark.parametrize(("depth", "columns", "us", "error"), GPU_DECODE)
+def test_gpu_decode_close_to_published(depth, columns, us, error):
+    found = CostModel(BASE).product_us("gpu", 1, depth, columns, weight_bits=4) + 250
+    assert found == pytest.approx(us, rel=error)
+
+
+@pytest.mark.parametrize(("rows", "us"), [(128, 912), (256, 1884)])
+def test_npu_close_to_published(rows, us):
+    found = CostModel(BASE).product_us("npu", rows, 4096, 4096, weight_bits=4)
+    assert found == pytest.approx(us, rel=0.05)
+
+
+def at_rows(*figures):
+    return CostModel(
+        dataclasses.replace(
+            SPEC, gpu=dataclasses.replace(SPEC.gpu, matmul_at_rows=figures, launch_us=1.0)
+        )
+    )
+
+
 @pytest.mark.parametrize(
-    ("rows", "inner", "columns", "gpu_us", "npu_us"),
-    [(128, 4096, 4096, 7306, 912), (256, 4096, 4096, 10841, 1884)],
+    ("rows", "us"),
+    [
+        # 2 * rows * 100 * 1000 operations; 100 rows at 10e9 a second take 2000 µs
+        pytest.param(50, 1000, id="before_the_first_figure_its_rate_holds"),
+        pytest.param(100, 2000, id="first_figure"),
+        pytest.param(150, 2500, id="time_between_two_is_on_a_line"),
+        pytest.param(200, 3000, id="last_figure"),
+        pytest.param(400, 6000, id="behind_it_its_rate_holds"),
+    ],
 )
-def test_close_to_published(rows, inner, columns, gpu_us, npu_us):
-    work = Work(kind="matmul", macs=rows * inner * columns, rows=rows, bytes=inner * columns // 2)
-    model = CostModel(BASE)
-    assert model.cost_us(work, "npu") == pytest.approx(npu_us, rel=0.05)
-    # A spec has one GPU rate for all sizes; the paper's own three differ by a factor of 1.4.
-    assert model.cost_us(work, "gpu") == pytest.approx(gpu_us, rel=0.25)
+def test_rate_at_rows(rows, us):
+    model = at_rows((100, 10.0), (200, 200 * 200_000 / 3e6))
+    assert model.product_us("gpu", rows, 100, 1000) == pytest.approx(us + 1)
+    work = Work(kind="batched_matmul", macs=rows * 100_000, rows=rows)
+    assert model.cost_us(work, "gpu") != pytest.approx(us + 1)  # the table is of weights alone
+
+
+def test_products_in_fewer_bits_read_less():
+    # 4e6 weights of 4 bits are 2e6 bytes, at 40e9 a second 50 µs; activations are 4000 * 2 bytes
+    assert MODEL.product_us("gpu", 1, 2000, 2000, weight_bits=4) == pytest.approx(60.2)
+    assert MODEL.product_us("gpu", 1, 2000, 2000, weight_bits=8) == pytest.approx(110.2)
+    assert MODEL.product_us("gpu", 1, 2000, 2000, weight_bits=16) == pytest.approx(210.2)
+    assert MODEL.product_us("npu", 1, 2000, 2000, weight_bits=4) == pytest.approx(52.2, rel=0.02)
+
+
+def test_both_at_once_share_the_memory_and_only_that():
+    # two devices get 60 of 2 * 40: each keeps 3/4 of its rate to memory
+    reads = Work(kind="matmul", macs=1, bytes=3_000_000, weight_bytes=3_000_000, rows=32)
+    assert MODEL.cost_us(reads, "gpu", both=True) == pytest.approx(100 + 10)
+    assert MODEL.cost_us(reads, "npu", both=True) == pytest.approx(100 + 1)
+    fused = Work(bytes=900_000, output_bytes=300_000, fuses=True)
+    assert MODEL.cost_us(fused, "gpu", both=True) == pytest.approx(10.0)
+    computes = Work(kind="matmul", macs=50_000_000, rows=32)
+    on_chip = Work(bytes=4_000_000)
+    for work, device in [(computes, "gpu"), (computes, "npu"), (on_chip, "npu")]:
+        assert MODEL.cost_us(work, device, both=True) == MODEL.cost_us(work, device)
+
+
+def test_devices_that_share_their_cores_slow_each_other_down():
+    halved = dataclasses.replace(
+        SPEC,
+        gpu=dataclasses.replace(SPEC.gpu, both_rate=0.5),
+        npu=dataclasses.replace(SPEC.npu, both_rate=0.25),
+    )
+    work = Work(kind="matmul", macs=50_000_000, rows=32)
+    assert CostModel(halved).cost_us(work, "gpu", both=True) == pytest.approx(210.0)
+    assert CostModel(halved).cost_us(work, "npu", both=True) == pytest.approx(81.0)
+    assert CostModel(halved).cost_us(work, "npu") == MODEL.cost_us(work, "npu")
+
+
+@pytest.mark.parametrize("device", ["gpu", "npu"])
+@pytest.mark.parametrize("rows", [1, 33, 128, 300])
+@pytest.mark.parametrize("name", list_specs())
+def test_a_part_never_costs_more_than_the_whole(name, rows, device):
+    model = CostModel(load_spec(name))
+    whole = model.product_us(device, rows, 1024, 4096)
+    parts = [model.product_us(device, rows, 1024, columns) for columns in range(512, 4097, 512)]
+    assert parts == sorted(parts)
+    assert parts[-1] == whole
+    assert parts[0] + parts[-2] >= whole  # cutting alone saves nothing
+
+
+def test_waiting():
+    fast = dataclasses.replace(
+        SPEC,
+        gpu=dataclasses.replace(SPEC.gpu, flag_us=3.0),
+        npu=dataclasses.replace(SPEC.npu, flag_us=2.0, submit_us=15.0),
+    )
+    costs = CostModel(fast).waiting()
+    assert costs.wait_us == {
+        ("cpu", "gpu"): 3.0,
+        ("npu", "gpu"): 3.0,
+        ("cpu", "npu"): 2.0,
+        ("gpu", "npu"): 77.0,
+        ("gpu", "cpu"): 10.0,
+        ("npu", "cpu"): 0.0,
+    }
+    assert costs.region_us == 15.0
+    assert costs.border_us_per_byte * 8e6 == pytest.approx(100.0)  # float32 as float16, 40e9 a s
+    assert CostModel(fast).waiting(element_bytes=2).border_us_per_byte * 8e6 == pytest.approx(200.0)
+
+
+def test_waiting_as_drivers_do_it():
+    costs = MODEL.waiting(fast=False)
+    assert costs.wait_us["npu", "gpu"] == costs.wait_us["cpu", "gpu"] == 400.0
+    assert costs.wait_us["gpu", "npu"] == 75.0
+    assert costs.region_us == 250.0

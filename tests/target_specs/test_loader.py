@@ -49,6 +49,7 @@ vector_gbps = 40.0
 reduction_gbps = 40.0
 launch_us = 15.0
 handover_us = 400.0
+flag_us = 3.0
 
 [npu]
 name = "N1"
@@ -69,6 +70,8 @@ reduction_gbps = 36.0
 op_us = 0.7
 launch_us = 250.0
 handover_us = 75.0
+submit_us = 15.0
+flag_us = 3.0
 """
 
 
@@ -149,7 +152,7 @@ def test_figures_own_source_beats_the_tables(tmp_path):
 
 
 def test_provenance_is_summed_up(tmp_path):
-    assert _load(tmp_path, GOOD).provenance == "1 measured, 15 published, 14 vendor-estimated"
+    assert _load(tmp_path, GOOD).provenance == "1 measured, 16 published, 16 vendor-estimated"
 
 
 @pytest.mark.parametrize(
@@ -183,6 +186,38 @@ def test_provenance_is_summed_up(tmp_path):
             'provenance = "measured"',
             r"\[gpu\]: matmul_gflops needs value, provenance and source, got provenance, value",
         ),
+        ("flag_us = 3.0", "", r"demo.toml \[gpu\]: missing key 'flag_us'"),
+        ("submit_us = 15.0", "submit_us = 9e9", r"\[npu\]: submit_us must be within 0.01 to 50000"),
+        (
+            "tile = 32",
+            "tile = 32\npower_w = 1e4",
+            r"\[npu\]: power_w must be within 0.05 to 500 \(w",
+        ),
+        (
+            "half = true",
+            "half = true\nboth_rate = 1.5",
+            r"\[gpu\]: both_rate must be within 0.05 to 1",
+        ),
+        (
+            "half = true",
+            "half = true\nmatmul_at_rows = 7",
+            r"\[gpu\]: matmul_at_rows must be a list of \[rows, rate\], got 7",
+        ),
+        (
+            "tile = 32",
+            "tile = 32\nmatmul_at_rows = []",
+            r"\[npu\]: matmul_at_rows must be a list of",
+        ),
+        (
+            "half = true",
+            "half = true\nmatmul_at_rows = [[64, 10], [1, 5]]",
+            r"\[gpu\]: matmul_at_rows must have ascending positive whole rows, got \[64, 1\]",
+        ),
+        (
+            "half = true",
+            'half = true\nmatmul_at_rows = [[64, "x"]]',
+            r"\[gpu\]: matmul_at_rows at 64 rows must be a number, got 'x'",
+        ),
         ("soc_ids = [7]", "", r"demo.toml: soc_ids must be a list of positive whole numbers"),
         ('soc = "D1"', "", r"demo.toml: soc must be a non-empty text, got None"),
         (
@@ -197,6 +232,14 @@ def test_refuses(tmp_path, old, new, message):
     assert GOOD.count(old) >= 1
     with pytest.raises(SpecError, match=message):
         _load(tmp_path, GOOD.replace(old, new, 1))
+
+
+def test_rates_at_rows(tmp_path):
+    text = GOOD.replace("half = true", "half = true\nmatmul_at_rows = [[1, 5], [64, 10.5]]")
+    gpu = _load(tmp_path, text).gpu
+    assert gpu.matmul_at_rows == ((1, 5.0), (64, 10.5))
+    assert gpu.origin("matmul_at_rows").provenance == "published"
+    assert _load(tmp_path, GOOD).gpu.matmul_at_rows is None
 
 
 def test_missing_table_and_file(tmp_path):
