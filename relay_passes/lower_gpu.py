@@ -26,6 +26,7 @@ from relay_passes.channels_last import ChannelsLast
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.kernel_names import source_names
+from relay_passes.store_permuted import StorePermuted
 
 # PrimFunc attribute: names of the bindings of the imported model that this kernel computes.
 OPS_ATTR = "hetero.ops"
@@ -83,7 +84,7 @@ class FuseKernels:
                 transform.DeadCodeElimination(),
             ]
         )(mod)
-        legal = tvm.transform.Sequential([KeepBroadcastsApart()])(legal)
+        legal = tvm.transform.Sequential([StorePermuted(), KeepBroadcastsApart()])(legal)
         fused = transform.FuseOps()(legal)
         names = source_names(legal, fused)
         merged = transform.DeadCodeElimination()(transform.FuseTIR()(fused))

@@ -16,6 +16,7 @@ from tvm import relax, te, tirx
 from tvm.ir.expr import GenericConst
 
 from schedules.layout import (
+    CONTRACTION_ATTRS,
     OUT_ELEMENTWISE_FUSABLE,
     Legalize,
     accumulator_dtype,
@@ -248,12 +249,13 @@ def _call_te(
     weight: np.ndarray,
     name: str,
 ) -> relax.Call:
+    fusable = {"op_pattern": OUT_ELEMENTWISE_FUSABLE}
     return builder.call_te(
         kernel.compute,
         data,
         relax.const(weight),
         primfunc_name_hint=name,
-        primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+        primfunc_attrs=CONTRACTION_ATTRS if isinstance(kernel, _Dense) else fusable,
     )
 
 

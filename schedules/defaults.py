@@ -9,7 +9,7 @@ from schedules.column_reduction import ColumnReduction
 from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
 from schedules.elementwise import Elementwise
 from schedules.last_resort import LastResort
-from schedules.layout import Legalize
+from schedules.layout import Legalize, legalize_permute_dims
 from schedules.lockstep_reduction import LockstepReduction
 from schedules.matmul import legalize_matmul
 from schedules.register_tile import RegisterTiled
@@ -29,6 +29,7 @@ def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
     ours = {
         **activation.LEGALIZATIONS,
         "relax.matmul": legalize_matmul(gpu),
+        "relax.permute_dims": legalize_permute_dims,
         "relax.nn.conv2d": legalize_conv2d(gpu),
         "relax.nn.conv2d_transpose": legalize_conv2d_transpose(gpu),
     }

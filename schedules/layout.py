@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from tvm import relax, te, tirx
+from tvm import relax, te, tirx, topi
 from tvm.ir import Op
 
 from schedules.register_tile import round_up
 
 # FuseOps may add element-wise consumers to a function of this pattern.
 OUT_ELEMENTWISE_FUSABLE = 4
+# As in `relay_passes.store_permuted`: a permutation may join a function of the second kind.
+PERMUTES, STORES_ANYWHERE = "hetero.permutes", "hetero.stores_anywhere"
+# Of a function around a `contraction`.
+CONTRACTION_ATTRS = {"op_pattern": OUT_ELEMENTWISE_FUSABLE, STORES_ANYWHERE: True}
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
@@ -58,6 +62,18 @@ def known_shape(expr: relax.Expr) -> tuple[int, ...]:
 def default_legalize(op: str) -> Legalize:
     """TVM's own legalisation of `op`."""
     return Op.get(op).get_attr("FLegalize")
+
+
+def legalize_permute_dims(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+    """`relax.permute_dims` to a function that says what it is."""
+    axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+    return builder.call_te(
+        topi.transpose,
+        call.args[0],
+        axes,
+        primfunc_name_hint="transpose",
+        primfunc_attrs={PERMUTES: True},
+    )
 
 
 def accumulator_dtype(dtype: str) -> str:

@@ -16,7 +16,7 @@ from tvm import relax, te, tirx
 from tvm.ir.expr import GenericConst
 
 from schedules.layout import (
-    OUT_ELEMENTWISE_FUSABLE,
+    CONTRACTION_ATTRS,
     Legalize,
     accumulator_dtype,
     broadcast_index,
@@ -66,7 +66,7 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
             lhs,
             packed,
             primfunc_name_hint="matmul",
-            primfunc_attrs={"op_pattern": OUT_ELEMENTWISE_FUSABLE},
+            primfunc_attrs=CONTRACTION_ATTRS,
         )
 
     return legalize

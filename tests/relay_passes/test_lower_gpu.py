@@ -31,7 +31,7 @@ def test_every_kernel_is_scheduled_and_says_what_it_computes():
     lowered = lower(_network())
     relax.analysis.well_formed(lowered)
     named = [set(kernel.attrs[OPS_ATTR]) for kernel in kernels(lowered).values()]
-    assert {"conv", "active"} in named
+    assert any(names >= {"conv", "active"} for names in named)
     assert {"scores"} in named
     assert {"chances"} in named
     assert all(kernel.attrs["tirx.is_scheduled"] == 1 for kernel in kernels(lowered).values())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_gpu import assert_close, kernels, lower, module, normal, run
+from on_gpu import assert_close, kernels, lower, module, normal, run, run_lowered
 from tvm import relax
 
 # float32 sums of up to a few hundred products, in another order: eps * sqrt(depth) and some room.
@@ -26,6 +26,38 @@ def test_constant_weight_with_an_epilogue(rows, columns, depth, seed):
     x = normal(seed + 2, rows, depth)
     want = np.maximum(x.astype(np.float64) @ weight + bias, 0)
     assert_close(run(build, x), want, _TOLERANCE)
+
+
+@pytest.mark.parametrize("target", ["host", "snapdragon-8-gen-3"])
+# float16 results of float32 sums: half a unit in the last place, and the bias added in float16.
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", _TOLERANCE), ("float16", 2e-3)])
+@settings(max_examples=6, deadline=None)
+@given(rows=_SIZES, columns=_SIZES, depth=_SIZES)
+def test_stored_transposed(target, dtype, tolerance, rows, columns, depth):
+    weight, bias = normal(1, depth, columns, dtype=dtype), normal(2, columns, dtype=dtype)
+
+    def build(x):
+        product = relax.op.add(relax.op.matmul(x, relax.const(weight)), relax.const(bias))
+        return relax.op.permute_dims(relax.op.nn.relu(product), [2, 0, 1])
+
+    x = normal(3, 1, rows, depth, dtype=dtype)
+    lowered = lower(module(build, (x.shape, dtype)), target)
+    (kernel,) = kernels(lowered).values()
+    assert 'scope="local"' in kernel.script()
+    (got,) = run_lowered(lowered, [x], target=target)
+    want = np.maximum(x.astype(np.float64) @ weight + bias, 0).transpose(2, 0, 1)
+    assert_close(got, want, tolerance)
+
+
+@pytest.mark.parametrize("axes", [(0, 2, 1, 3), (3, 1, 0, 2), (0, 1, 3, 2)])
+def test_a_batch_stored_permuted(axes):
+    x, y = normal(1, 2, 3, 37, 41), normal(2, 2, 3, 41, 18)
+
+    def build(a, b):
+        return relax.op.permute_dims(relax.op.matmul(a, b), list(axes))
+
+    want = (x.astype(np.float64) @ y).transpose(axes)
+    assert_close(run(build, x, y), want, _TOLERANCE)
 
 
 @settings(max_examples=10, deadline=None)
