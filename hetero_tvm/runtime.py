@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_DEVICES = ("cpu", "gpu", "npu")  # by the numbers that compiled code uses
+
 LIBRARY = Path(__file__).resolve().parent / "lib" / "libhetero_runtime.so"
 
 
@@ -201,6 +203,48 @@ def gpu_wait() -> None:
     _call("gpu_wait")
 
 
+def wait(waiter: str, on: str) -> None:
+    """Let what `waiter` begins after this call see what `on` was given before it.
+
+    Both are "cpu", "gpu" or "npu". Blocks this thread when the waiter is the CPU, or the GPU
+    waiting for the NPU; a waiting NPU waits by itself. Raises what an NPU region failed with when
+    it waits for the NPU, once.
+    """
+    load()
+    _call("wait", _DEVICES.index(waiter), _DEVICES.index(on))
+
+
+def sync() -> None:
+    """Wait for all devices; then every tensor may be read."""
+    load()
+    _call("sync")
+
+
+def configure_sync(*, implicit_waits: bool | None = None, fast: bool | None = None) -> None:
+    """Choose how devices wait for each other, at any time when nothing is running.
+
+    `implicit_waits`: an NPU call waits for the GPU and for its own end (else
+    HETERO_IMPLICIT_WAITS). `fast`: sleep and poll instead of clFinish (else HETERO_FAST_SYNC).
+    """
+    load()
+    settings = {"sync.implicit_waits": implicit_waits, "sync.fast": fast}
+    for key, value in settings.items():
+        if value is not None:
+            _call("setting_set", key, str(int(value)))
+
+
+def view(tensor: tvm.runtime.Tensor, byte_offset: int, shape: Sequence[int]) -> tvm.runtime.Tensor:
+    """Return `shape` at `byte_offset` in a dense tensor's memory, as a tensor that keeps it alive.
+
+    Its data pointer is advanced and its own byte offset 0, as compiled kernels want it. Raises
+    ValueError when it does not lie inside.
+    """
+    load()
+    from tvm_ffi import Shape
+
+    return _call("view", tensor, byte_offset, Shape(shape))
+
+
 def counters() -> dict[str, int]:
     """Return what the runtime did since the process began or `reset_counters()`."""
     load()
@@ -219,7 +263,9 @@ def npu_module(
     """Make a module whose functions are the regions' symbols: `symbol(*inputs, *outputs)`.
 
     `provider` "cpu" takes the option `threads`; "qnn" takes the QNN provider's options, among them
-    `soc_model`. Raises ValueError when a description is inconsistent.
+    `soc_model`; "null" copies inputs to outputs, after `latency_us`, or fails with `fail`. A call
+    returns before the outputs are written, except where nobody could wait for them: see `wait`.
+    Raises ValueError when a description is inconsistent.
     """
     load()
     header = {
@@ -248,14 +294,14 @@ def prepare(module: tvm.runtime.Module) -> None:
 
 
 def host_view(tensor: tvm.runtime.Tensor) -> np.ndarray:
-    """Return a tensor's own memory as an array, without a copy; waits for GPU work first.
+    """Return a tensor's own memory as an array, without a copy; waits for GPU and NPU first.
 
     Valid until the next kernel or region that uses the tensor; keeps the tensor alive.
     """
     load()
     import numpy as np
 
-    gpu_wait()
+    sync()
     return np.asarray(_Memory(tensor, np.dtype(str(tensor.dtype)).str))
 
 

@@ -5,12 +5,18 @@
 #ifndef HETERO_TVM_RUNTIME_CONTEXT_H_
 #define HETERO_TVM_RUNTIME_CONTEXT_H_
 
+#include <cstdint>
+#include <cstdlib>
+
 #include "counters.h"
 #include "npu/npu_module.h"
 #include "npu/ort_session.h"
+#include "npu/worker.h"
 #include "null_device.h"
 #include "opencl/device_api.h"
+#include "ordering.h"
 #include "settings.h"
+#include "sync_options.h"
 
 namespace hetero_tvm::runtime {
 
@@ -22,15 +28,29 @@ namespace hetero_tvm::runtime {
  */
 struct Context {
   Settings settings;
+  SyncOptions options{settings};
   Counters counters;
-  opencl::DeviceApi opencl{settings, counters};
-  NullDevice null_device{counters};
+  npu::Worker worker{counters};
+  opencl::DeviceApi opencl{settings, options, counters, [this] { worker.Wait(); }};
+  NullDevice null_device{counters, [this] { worker.Wait(); }};
+  Ordering ordering{opencl, worker, counters};
   npu::OrtEnvironment ort{settings, counters};
-  npu::NpuServices npu{ort, counters, [this] { opencl.WaitIfOpen(); }};
+  npu::NpuServices npu{ort,
+                       counters,
+                       options,
+                       worker,
+                       [this] { return ordering.gpu_ticket(); },
+                       [this](uint64_t ticket) { opencl.WaitIfOpen(ticket); },
+                       [this] { return opencl.FenceIfOpen(); }};
 
   /*! \brief Made at the first call and never destroyed: drivers' threads may outlive main(). */
   static Context& Get() {
-    static auto* context = new Context;
+    static auto* context = [] {
+      auto* made = new Context;
+      // Before TVM's own objects are destroyed, which a running job may need.
+      std::atexit([] { Get().worker.Stop(); });
+      return made;
+    }();
     return *context;
   }
 };

@@ -25,6 +25,11 @@ class Counter {
 #define HETERO_COUNTERS(X)                                               \
   X(kernel_launches) /* GPU kernels put into the queue */                \
   X(gpu_waits)       /* times a thread waited for the GPU to catch up */ \
+  X(npu_waits)       /* times a thread waited for the NPU to catch up */ \
+  X(wait_cpu_on_gpu) /* waits in compiled code: the host for the GPU */  \
+  X(wait_cpu_on_npu) /* ... the host for the NPU */                      \
+  X(wait_gpu_on_npu) /* ... the GPU for the NPU */                       \
+  X(wait_npu_on_gpu) /* ... the NPU for the GPU */                       \
   X(copies)          /* copies from one tensor's memory to another's */  \
   X(bytes_copied)    /* bytes of those copies */                         \
   X(allocations)     /* device allocations */                            \

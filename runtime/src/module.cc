@@ -10,6 +10,7 @@
 #include "opencl/kernel_table.h"
 #include "opencl/opencl_module.h"
 #include "opencl/timer.h"
+#include "tensor_view.h"
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -58,6 +59,7 @@ void SetSetting(const ffi::String& key, const ffi::String& value) {
   HETERO_CHECK(!is_of_opencl || !context.opencl.IsOpen(), ValueError)
       << name << " cannot change any more: the OpenCL device is in use";
   context.settings.Set(name, std::string(value));
+  context.options.ReadFrom(context.settings);
 }
 
 ffi::Map<ffi::String, int64_t> ReadCounters() {
@@ -107,6 +109,10 @@ TVM_FFI_STATIC_INIT_BLOCK() {
                     Context::Get().opencl.WaitIfOpen();
                     if (args.size() > 0) *rv = args[0];
                   })
+      .def("hetero_tvm.wait",
+           [](int64_t waiter, int64_t on) { Context::Get().ordering.Wait(waiter, on); })
+      .def("hetero_tvm.sync", [] { Context::Get().ordering.WaitForAll(); })
+      .def("hetero_tvm.view", ViewTensor)
       .def("hetero_tvm.npu_module_create", CreateNpu)
       .def("hetero_tvm.npu_module_prepare", Prepare)
       .def("hetero_tvm.module_prepare", Prepare)

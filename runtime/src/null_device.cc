@@ -127,6 +127,7 @@ void NullDevice::CopyDataFromTo(const void* from, size_t from_offset, void* to, 
                                 size_t bytes, tvm::Device, tvm::Device, DLDataType,
                                 TVMStreamHandle) {
   Wait();
+  wait_for_npu_();
   std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
                bytes);
   counters_.copies.Add();

@@ -11,10 +11,12 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 
 #include "counters.h"
 
@@ -34,7 +36,9 @@ class NullDevice : public tvm::runtime::DeviceAPI {
     int64_t memory_bytes = 1 << 30;
   };
 
-  explicit NullDevice(Counters& counters) : counters_(counters) {}
+  /*! \param wait_for_npu NPU regions may work on this memory too. */
+  NullDevice(Counters& counters, std::function<void()> wait_for_npu)
+      : counters_(counters), wait_for_npu_(std::move(wait_for_npu)) {}
   NullDevice(const NullDevice&) = delete;
   NullDevice& operator=(const NullDevice&) = delete;
   ~NullDevice() override;
@@ -53,7 +57,10 @@ class NullDevice : public tvm::runtime::DeviceAPI {
   void* AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment,
                        DLDataType type_hint) final;
   void FreeDataSpace(tvm::Device device, void* data) final;
-  void StreamSync(tvm::Device, TVMStreamHandle) final { Wait(); }
+  void StreamSync(tvm::Device, TVMStreamHandle) final {
+    Wait();
+    wait_for_npu_();
+  }
   bool SupportsDevicePointerArithmeticsOnHost() final { return true; }
 
  protected:
@@ -73,6 +80,7 @@ class NullDevice : public tvm::runtime::DeviceAPI {
   void Work();
 
   Counters& counters_;
+  const std::function<void()> wait_for_npu_;
   std::mutex mutex_;  // guards everything below; never held while a launch runs
   std::condition_variable changed_;
   Behaviour behaviour_;

@@ -24,6 +24,9 @@ constexpr std::array kSettings = {
             "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
     Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "coarse_svm" or "buffer"
     Setting{"cache.directory", "HETERO_CACHE_DIR"},
+    Setting{"sync.implicit_waits", "HETERO_IMPLICIT_WAITS"},  // 0 or 1
+    Setting{"sync.fast", "HETERO_FAST_SYNC"},                 // 0 or 1
+    Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
     Setting{"ort.library", nullptr},
     Setting{"qnn.library", nullptr},  // the execution provider's plug-in
     Setting{"qnn.backend", nullptr},  // libQnnHtp.so

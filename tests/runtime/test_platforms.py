@@ -68,7 +68,8 @@ NOT_HERE(clEnqueueUnmapMemObject) NOT_HERE(clCreateProgramWithSource)
 NOT_HERE(clCreateProgramWithBinary) NOT_HERE(clBuildProgram) NOT_HERE(clGetProgramInfo)
 NOT_HERE(clGetProgramBuildInfo) NOT_HERE(clReleaseProgram) NOT_HERE(clCreateKernel)
 NOT_HERE(clReleaseKernel) NOT_HERE(clSetKernelArg) NOT_HERE(clEnqueueNDRangeKernel)
-NOT_HERE(clFlush) NOT_HERE(clFinish)
+NOT_HERE(clEnqueueMarkerWithWaitList) NOT_HERE(clGetEventInfo) NOT_HERE(clWaitForEvents)
+NOT_HERE(clReleaseEvent) NOT_HERE(clFlush) NOT_HERE(clFinish)
 """
 
 

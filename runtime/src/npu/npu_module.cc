@@ -11,6 +11,7 @@
 
 #include "../check.h"
 #include "../wire.h"
+#include "null_session.h"
 
 namespace hetero_tvm::runtime::npu {
 namespace {
@@ -18,6 +19,36 @@ namespace {
 namespace ffi = tvm::ffi;
 
 constexpr std::string_view kMagic = "hetero_npu 1";
+
+/*! \brief One run of one region. */
+class RegionJob : public Job {
+ public:
+  RegionJob(ffi::ObjectPtr<NpuModule> module, const NpuServices& services, RegionSession& session,
+            std::vector<const DLTensor*> tensors)
+      : module_(std::move(module)),
+        services_(services),
+        session_(session),
+        tensors_(std::move(tensors)),
+        gpu_ticket_(services.gpu_ticket()) {}
+
+  void Keep(ffi::Tensor tensor) { kept_.push_back(std::move(tensor)); }
+
+  void Run() final {
+    services_.wait_for_gpu(gpu_ticket_);
+    session_.Run(tensors_);
+    services_.counters.npu_runs.Add();
+  }
+
+  Prediction& Expected() final { return session_.expected(); }
+
+ private:
+  const ffi::ObjectPtr<NpuModule> module_;  // keeps session_
+  const NpuServices& services_;
+  RegionSession& session_;
+  const std::vector<const DLTensor*> tensors_;
+  const uint64_t gpu_ticket_;
+  std::vector<ffi::Tensor> kept_;  // what tensors_ points to, where that can be kept
+};
 
 }  // namespace
 
@@ -31,10 +62,7 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models";
   for (size_t i = 0; i < regions_.size(); ++i) {
     regions_[i].model = models_[i];
-    const bool is_new = sessions_
-                            .emplace(regions_[i].symbol, std::make_unique<RegionSession>(
-                                                             services.environment, regions_[i]))
-                            .second;
+    const bool is_new = sessions_.emplace(regions_[i].symbol, MakeSession(regions_[i])).second;
     HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
   }
 }
@@ -79,13 +107,29 @@ ffi::Optional<ffi::Function> NpuModule::GetFunction(const ffi::String& name) {
       [self, &session](ffi::PackedArgs args, ffi::Any*) { self->Run(session, args); });
 }
 
+std::unique_ptr<RegionSession> NpuModule::MakeSession(const Region& region) const {
+  if (region.provider == "null") return std::make_unique<NullRegionSession>(region);
+  return std::make_unique<OrtRegionSession>(services_.environment, region);
+}
+
 void NpuModule::Run(RegionSession& session, ffi::PackedArgs args) {
   std::vector<const DLTensor*> tensors;
   tensors.reserve(static_cast<size_t>(args.size()));
   for (int i = 0; i < args.size(); ++i) tensors.push_back(args[i].cast<DLTensor*>());
-  services_.wait_for_gpu();
-  session.Run(tensors);
-  services_.counters.npu_runs.Add();
+  session.CheckTensors(tensors);
+  session.Prepare();
+  bool wait = services_.options.implicit_waits.load(std::memory_order_relaxed);
+  if (wait) services_.wait_for_gpu(services_.ticket_of_all_of_gpu());
+  auto job = std::make_unique<RegionJob>(ffi::GetObjectPtr<NpuModule>(this), services_, session,
+                                         std::move(tensors));
+  for (int i = 0; i < args.size(); ++i) {
+    auto tensor = args[i].try_cast<ffi::Tensor>();
+    const bool can_be_kept = args[i].type_index() == ffi::TypeIndex::kTVMFFITensor;
+    if (!can_be_kept || tensor->device().device_type == kDLCPU) wait = true;
+    if (can_be_kept) job->Keep(*std::move(tensor));
+  }
+  const uint64_t ticket = services_.worker.Submit(std::move(job));
+  if (wait) services_.worker.Wait(ticket);
 }
 
 void NpuModule::Prepare() {

@@ -15,8 +15,11 @@
 #include <vector>
 
 #include "../counters.h"
+#include "../sync_options.h"
 #include "ort_session.h"
 #include "region.h"
+#include "region_session.h"
+#include "worker.h"
 
 namespace hetero_tvm::runtime::npu {
 
@@ -24,14 +27,20 @@ namespace hetero_tvm::runtime::npu {
 struct NpuServices {
   OrtEnvironment& environment;
   Counters& counters;
-  std::function<void()> wait_for_gpu;  // returns once queued GPU work is done
+  const SyncOptions& options;
+  Worker& worker;
+  std::function<uint64_t()> gpu_ticket;            // of the GPU work that the next job needs done
+  std::function<void(uint64_t)> wait_for_gpu;      // returns once it is
+  std::function<uint64_t()> ticket_of_all_of_gpu;  // of everything queued so far
 };
 
 /*!
  * \brief Regions, each callable as `<symbol>(inputs..., outputs...)`.
  *
- * A call waits for queued GPU work, runs on the tensors' own memory, and returns when the outputs
- * are written.
+ * A call checks its tensors, gives the worker a job that keeps them and works on their own memory,
+ * and returns. It returns only when the outputs are written if nobody could wait for them: with
+ * tensors of the device `cpu`, which TVM reads without asking, and with plain DLTensors, which can
+ * be gone any time.
  *
  * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, all length-prefixed.
  */
@@ -59,6 +68,7 @@ class NpuModule : public tvm::ffi::ModuleObj {
   void Prepare();
 
  private:
+  std::unique_ptr<RegionSession> MakeSession(const Region& region) const;
   void Run(RegionSession& session, tvm::ffi::PackedArgs args);
 
   const NpuServices& services_;

@@ -4,13 +4,11 @@
  */
 #include "ort_session.h"
 
-#include <tvm/ffi/dtype.h>
 #include <tvm/ffi/error.h>
 
 #include <charconv>
 #include <cstring>
 #include <optional>
-#include <sstream>
 
 #include "../check.h"
 #include "quiet_stdout.h"
@@ -25,64 +23,19 @@ constexpr const char* kQnnHint =
     "this model's NPU regions need Qualcomm's runtime: pip install onnxruntime-qnn==2.7.0";
 constexpr int kLogErrorsOnly = 3;
 
-/*! \brief ONNX's number for a type; 0 where it has none. */
-int OnnxType(DLDataType type) {
-  if (type.lanes != 1) return 0;
-  struct Known {
-    uint8_t code;
-    uint8_t bits;
-    int onnx;
-  };
-  constexpr Known kKnown[] = {
-      {kDLFloat, 32, 1}, {kDLUInt, 8, 2},     {kDLInt, 8, 3},     {kDLUInt, 16, 4},
-      {kDLInt, 16, 5},   {kDLInt, 32, 6},     {kDLInt, 64, 7},    {kDLBool, 8, 9},
-      {kDLUInt, 1, 9},   {kDLFloat, 16, 10},  {kDLFloat, 64, 11}, {kDLUInt, 32, 12},
-      {kDLUInt, 64, 13}, {kDLBfloat, 16, 16},
-  };
-  for (const Known& known : kKnown) {
-    if (known.code == type.code && known.bits == type.bits) return known.onnx;
-  }
-  return 0;
-}
-
-bool HostVisible(DLDeviceType type) {
-  return type == kDLCPU || type == kDLOpenCL || type == kDLExtDev;
-}
-
-bool IsDense(const DLTensor& tensor) {
-  if (tensor.strides == nullptr) return true;
-  int64_t expected = 1;
-  for (int axis = tensor.ndim - 1; axis >= 0; --axis) {
-    if (tensor.shape[axis] != 1 && tensor.strides[axis] != expected) return false;
-    expected *= tensor.shape[axis];
-  }
-  return true;
-}
-
-std::string Describe(DLDataType dtype, const int64_t* shape, size_t axes) {
-  std::ostringstream text;
-  text << std::string(ffi::DLDataTypeToString(dtype)) << "[";
-  for (size_t axis = 0; axis < axes; ++axis) text << (axis == 0 ? "" : ", ") << shape[axis];
-  text << "]";
-  return text.str();
-}
-
-void CheckTensor(const Region& region, const TensorSpec& spec, const DLTensor& tensor) {
-  const auto axes = static_cast<size_t>(tensor.ndim);
-  const bool same =
-      OnnxType(tensor.dtype) == OnnxType(spec.dtype) && axes == spec.shape.size() &&
-      (axes == 0 || std::memcmp(tensor.shape, spec.shape.data(), axes * sizeof(int64_t)) == 0);
-  if (!same) {
-    TVM_FFI_THROW(ValueError) << "NPU region " << region.symbol << ": tensor '" << spec.name
-                              << "' is " << Describe(tensor.dtype, tensor.shape, axes) << ", not "
-                              << Describe(spec.dtype, spec.shape.data(), spec.shape.size());
-  }
-  HETERO_CHECK(IsDense(tensor), ValueError)
-      << "NPU region " << region.symbol << ": tensor '" << spec.name
-      << "' has gaps between its elements; make it contiguous";
-  HETERO_CHECK(HostVisible(tensor.device.device_type), ValueError)
-      << "NPU region " << region.symbol << ": tensor '" << spec.name
-      << "' lies on a device whose memory the NPU cannot see";
+/*! \brief How many threads a region on the host's processor gets; 0 leaves it to ONNX Runtime. */
+int Threads(const Settings& settings, const Region& region) {
+  const std::string forced = settings.Get("npu.threads");
+  const auto option = region.options.find("threads");
+  if (forced.empty() && option == region.options.end()) return 0;
+  const std::string where = forced.empty() ? "NPU region " + region.symbol + ": option threads"
+                                           : std::string("HETERO_NPU_THREADS");
+  const std::string& text = forced.empty() ? option->second : forced;
+  int count = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
+  HETERO_CHECK(parsed.ec == std::errc() && parsed.ptr == text.data() + text.size(), ValueError)
+      << where << " is '" << text << "', not a number";
+  return count;
 }
 
 }  // namespace
@@ -159,15 +112,8 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
                 where);
     AppendQnn(raw_options, region);
   } else if (region.provider == "cpu") {
-    const auto threads = region.options.find("threads");
-    if (threads != region.options.end()) {
-      int count = 0;
-      const std::string& text = threads->second;
-      const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
-      HETERO_CHECK(parsed.ec == std::errc() && parsed.ptr == text.data() + text.size(), ValueError)
-          << where << ": option threads is '" << text << "', not a number";
-      api_->Check(api_->SetIntraOpNumThreads(raw_options, count), where);
-    }
+    const int threads = Threads(settings_, region);
+    if (threads != 0) api_->Check(api_->SetIntraOpNumThreads(raw_options, threads), where);
     // Threads that spin after a run would take the processor from the OpenCL kernels that follow.
     api_->Check(api_->AddSessionConfigEntry(raw_options, "session.intra_op.allow_spinning", "0"),
                 where);
@@ -185,30 +131,24 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   return {session, api_->ReleaseSession};
 }
 
-RegionSession::RegionSession(OrtEnvironment& environment, const Region& region)
-    : environment_(environment), region_(region) {
+OrtRegionSession::OrtRegionSession(OrtEnvironment& environment, const Region& region)
+    : RegionSession(region), environment_(environment) {
   for (const auto* specs : {&region.inputs, &region.outputs}) {
     for (const TensorSpec& spec : *specs) {
-      HETERO_CHECK(OnnxType(spec.dtype) != 0, ValueError)
-          << "NPU module: region " << region.symbol << ", tensor '" << spec.name
-          << "': ONNX has no " << spec.dtype_name;
       bindings_.push_back({&spec, nullptr, {}});
       names_.push_back(spec.name.c_str());
     }
   }
 }
 
-void RegionSession::Prepare() {
+void OrtRegionSession::Prepare() {
+  if (is_ready_.load(std::memory_order_acquire)) return;
   const std::scoped_lock lock(mutex_);
-  PrepareLocked();
-}
-
-void RegionSession::PrepareLocked() {
   if (session_.Get() == nullptr) session_ = environment_.CreateSession(region_);
+  is_ready_.store(true, std::memory_order_release);
 }
 
-void RegionSession::Bind(Binding& binding, const DLTensor& tensor) {
-  CheckTensor(region_, *binding.spec, tensor);
+void OrtRegionSession::Bind(Binding& binding, const DLTensor& tensor) {
   char* data = static_cast<char*>(tensor.data) + tensor.byte_offset;
   if (binding.data == data && binding.value.Get() != nullptr) return;
   const OrtApi& api = environment_.Api();
@@ -221,12 +161,8 @@ void RegionSession::Bind(Binding& binding, const DLTensor& tensor) {
   binding.data = data;
 }
 
-void RegionSession::Run(const std::vector<const DLTensor*>& tensors) {
-  HETERO_CHECK(tensors.size() == bindings_.size(), TypeError)
-      << "NPU region " << region_.symbol << " takes " << region_.inputs.size() << " inputs and "
-      << region_.outputs.size() << " outputs, got " << tensors.size() << " tensors";
-  const std::scoped_lock lock(mutex_);
-  PrepareLocked();
+void OrtRegionSession::Run(const std::vector<const DLTensor*>& tensors) {
+  Prepare();
   std::vector<OrtValue*> values;
   values.reserve(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
@@ -234,8 +170,6 @@ void RegionSession::Run(const std::vector<const DLTensor*>& tensors) {
     values.push_back(bindings_[i].value.Get());
   }
   const size_t inputs = region_.inputs.size();
-  std::unique_lock<std::mutex> npu(environment_.npu_mutex(), std::defer_lock);
-  if (region_.provider == "qnn") npu.lock();
   const OrtApi& api = environment_.Api();
   api.Check(api.Run(session_.Get(), nullptr, names_.data(), values.data(), inputs,
                     names_.data() + inputs, region_.outputs.size(), values.data() + inputs),

@@ -5,8 +5,7 @@
 #ifndef HETERO_TVM_RUNTIME_NPU_ORT_SESSION_H_
 #define HETERO_TVM_RUNTIME_NPU_ORT_SESSION_H_
 
-#include <tvm/ffi/container/tensor.h>
-
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -16,6 +15,7 @@
 #include "../settings.h"
 #include "ort_api.h"
 #include "region.h"
+#include "region_session.h"
 
 namespace hetero_tvm::runtime::npu {
 
@@ -33,9 +33,6 @@ class OrtEnvironment {
 
   const OrtMemoryInfo* host_memory() const { return host_memory_.Get(); }
 
-  /*! \brief Held during a run on the NPU: a second run would only busy-wait for the first. */
-  std::mutex& npu_mutex() { return npu_mutex_; }
-
  private:
   void OpenLocked();
   void AppendQnn(OrtSessionOptions* options, const Region& region);
@@ -44,46 +41,35 @@ class OrtEnvironment {
   const Settings& settings_;
   Counters& counters_;
   std::mutex mutex_;  // guards everything below; taken while opening and while building sessions
-  std::mutex npu_mutex_;  // guards nothing but the NPU itself
   std::unique_ptr<const OrtApi> api_;
   OrtHandle<OrtEnv> env_;
   OrtHandle<OrtMemoryInfo> host_memory_;
   std::vector<const OrtEpDevice*> qnn_devices_;  // owned by env_
 };
 
-/*! \brief One region, ready to run over its callers' own memory. Thread-safe. */
-class RegionSession {
+/*! \brief One region as an ONNX Runtime session. */
+class OrtRegionSession : public RegionSession {
  public:
-  /*! \param region Must outlive the session. */
-  RegionSession(OrtEnvironment& environment, const Region& region);
+  OrtRegionSession(OrtEnvironment& environment, const Region& region);
 
-  /*! \brief Build the session now. Does nothing when that was done. */
-  void Prepare();
-
-  /*!
-   * \brief Run on `tensors`: the region's inputs, then its outputs, each read or written in place.
-   *
-   * Throws ValueError when a tensor is not what the region takes, DeviceFailure when the run fails.
-   */
-  void Run(const std::vector<const DLTensor*>& tensors);
+  void Prepare() final;
+  void Run(const std::vector<const DLTensor*>& tensors) final;
 
  private:
-  /*! \brief The tensor that slot `i` was last bound to; bound again only when its address changes.
-   */
+  /*! \brief The tensor that a slot was last bound to; bound again only when its address changes. */
   struct Binding {
     const TensorSpec* spec;
     const void* data = nullptr;
     OrtHandle<OrtValue> value;
   };
 
-  void PrepareLocked();
   void Bind(Binding& binding, const DLTensor& tensor);
 
   OrtEnvironment& environment_;
-  const Region& region_;
-  std::mutex mutex_;  // guards the session and its bindings; held during a run
+  std::mutex mutex_;  // guards the making of session_; taken by Prepare() until it is made
+  std::atomic<bool> is_ready_{false};
   OrtHandle<OrtSession> session_;
-  std::vector<Binding> bindings_;  // inputs, then outputs
+  std::vector<Binding> bindings_;  // inputs, then outputs; of the thread that runs
   std::vector<const char*> names_;
 };
 

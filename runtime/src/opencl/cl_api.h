@@ -70,12 +70,16 @@ constexpr cl_bitfield kMemUseHostPtr = 1U << 3U;
 constexpr cl_bitfield kMemAllocHostPtr = 1U << 4U;
 constexpr cl_bitfield kMemSvmFineGrain = 1U << 10U;
 constexpr cl_bool kBlocking = 1;
+constexpr cl_bool kNonBlocking = 0;
 constexpr cl_bitfield kMapReadWrite = 3;
 constexpr cl_uint kBufferCreateTypeRegion = 0x1220;
 
 constexpr cl_uint kProgramBinarySizes = 0x1165;
 constexpr cl_uint kProgramBinaries = 0x1166;
 constexpr cl_uint kProgramBuildLog = 0x1183;
+
+constexpr cl_uint kEventExecutionStatus = 0x11D3;
+constexpr cl_int kEventComplete = 0;  // below: an error; above: not yet
 
 /*! \brief Argument of clCreateSubBuffer. */
 struct ClBufferRegion {
@@ -119,6 +123,10 @@ struct ClBufferRegion {
   X(cl_int, EnqueueNDRangeKernel,                                                                \
     (cl_command_queue, cl_kernel, cl_uint, const size_t*, const size_t*, const size_t*, cl_uint, \
      const cl_event*, cl_event*))                                                                \
+  X(cl_int, EnqueueMarkerWithWaitList, (cl_command_queue, cl_uint, const cl_event*, cl_event*))  \
+  X(cl_int, GetEventInfo, (cl_event, cl_uint, size_t, void*, size_t*))                           \
+  X(cl_int, WaitForEvents, (cl_uint, const cl_event*))                                           \
+  X(cl_int, ReleaseEvent, (cl_event))                                                            \
   X(cl_int, Flush, (cl_command_queue))                                                           \
   X(cl_int, Finish, (cl_command_queue))
 

@@ -10,11 +10,15 @@
 #include <tvm/runtime/device_api.h>
 
 #include <atomic>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
+#include <utility>
 
 #include "../counters.h"
 #include "../settings.h"
+#include "../sync_options.h"
 #include "session.h"
 
 namespace hetero_tvm::runtime::opencl {
@@ -23,8 +27,14 @@ namespace hetero_tvm::runtime::opencl {
  */
 class DeviceApi : public tvm::runtime::DeviceAPI {
  public:
-  DeviceApi(const Settings& settings, Counters& counters)
-      : settings_(settings), counters_(counters), platforms_(settings) {}
+  /*! \param wait_for_npu NPU regions work on this memory too; a sync and a copy wait for them. */
+  DeviceApi(const Settings& settings, const SyncOptions& options, Counters& counters,
+            std::function<void()> wait_for_npu)
+      : settings_(settings),
+        options_(options),
+        counters_(counters),
+        wait_for_npu_(std::move(wait_for_npu)),
+        platforms_(settings) {}
 
   /*! \brief The device, opened by the first caller. Throws EnvironmentProblem when there is none.
    */
@@ -34,6 +44,12 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
 
   /*! \brief Wait for queued kernels, if a device was ever opened. */
   void WaitIfOpen();
+
+  /*! \brief ClSession::Wait, if a device was ever opened. */
+  void WaitIfOpen(uint64_t ticket);
+
+  /*! \brief ClSession::Fence, if a device was ever opened; else 0, which is always done. */
+  uint64_t FenceIfOpen();
 
   /*! \brief Every device there is, as Python shows it: name, platform, type, half, memory, ... */
   tvm::ffi::Array<tvm::ffi::Map<tvm::ffi::String, tvm::ffi::Any>> Describe();
@@ -54,7 +70,9 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
 
  private:
   const Settings& settings_;
+  const SyncOptions& options_;
   Counters& counters_;
+  const std::function<void()> wait_for_npu_;
   std::mutex mutex_;  // guards platforms_ and the opening of session_
   Platforms platforms_;
   std::unique_ptr<ClSession> owner_;

@@ -27,9 +27,11 @@ ClHandle<cl_command_queue> CreateQueue(const ClDevice& device, cl_context contex
 }  // namespace
 
 ClSession::ClSession(ClDevice device, const std::string& memory_kind,
-                     const std::string& cache_directory, Counters& counters)
+                     const std::string& cache_directory, const SyncOptions& options,
+                     Counters& counters)
     : device_(std::move(device)),
       api_(*device_.api),
+      options_(options),
       counters_(counters),
       context_(CreateContext(device_)),
       queue_(CreateQueue(device_, context_.Get())),
@@ -59,33 +61,99 @@ void ClSession::Free(void* data) {
   memory_.ReleaseFreed(completed_.load());
 }
 
-void ClSession::Wait() {
-  if (completed_.load() >= submitted_.load()) return;
-  if (memory_.kind() == MemoryKind::kFineSvm) {
-    counters_.gpu_waits.Add();
-    uint64_t target = 0;
-    {
-      const std::scoped_lock lock(mutex_);  // a launch is counted before it is in the queue
-      target = submitted_.load();
-    }
-    const cl_int status = api_.Finish(queue_.Get());
-    const std::scoped_lock lock(mutex_);
-    completed_.store(std::max(completed_.load(), target));
-    memory_.ReleaseFreed(completed_.load());
-    CheckCl(status, "clFinish");
-    return;
-  }
+uint64_t ClSession::Fence() {
+  const uint64_t submitted = submitted_.load();
+  if (completed_.load() >= submitted) return submitted;
   const std::scoped_lock lock(mutex_);
-  WaitLocked();
+  return FenceLocked();
+}
+
+uint64_t ClSession::FenceLocked() {
+  const uint64_t submitted = submitted_.load();
+  if (fenced_ == submitted) return submitted;
+  memory_.MapForHost();
+  auto fence = std::make_shared<ClFence>();
+  fence->ticket = submitted;
+  fence->started = stretch_.started;
+  fence->expected = &PredictionLocked(stretch_.hash);
+  if (options_.fast.load(std::memory_order_relaxed)) {
+    cl_event event = nullptr;
+    // A queue that takes no marker can still be finished, and says then what is wrong with it.
+    if (api_.EnqueueMarkerWithWaitList(queue_.Get(), 0, nullptr, &event) == kSuccess) {
+      fence->event = ClHandle<cl_event>(event, api_.ReleaseEvent);
+      api_.Flush(queue_.Get());
+    }
+  }
+  fences_.push_back(std::move(fence));
+  fenced_ = submitted;
+  stretch_ = {};
+  return submitted;
+}
+
+Prediction& ClSession::PredictionLocked(uint64_t stretch) {
+  constexpr size_t kMostStretches =
+      4096;  // a program that never does the same again learns nothing
+  const auto known = predictions_.find(stretch);
+  if (known != predictions_.end()) return known->second;
+  return predictions_[predictions_.size() < kMostStretches ? stretch : 0];
+}
+
+void ClSession::Wait(uint64_t ticket) {
+  if (completed_.load() >= ticket) return;
+  std::shared_ptr<ClFence> fence;
+  Clock::time_point started;
+  Clock::duration expected{};  // from `started` on
+  {
+    const std::scoped_lock lock(mutex_);
+    if (completed_.load() >= ticket) return;
+    started = std::max(fences_.front()->started, last_done_);
+    for (const std::shared_ptr<ClFence>& queued : fences_) {
+      fence = queued;
+      expected += fence->expected->Get();
+      if (fence->ticket >= ticket) break;
+    }
+  }
+  counters_.gpu_waits.Add();
+  const bool watched = fence->event.Get() != nullptr && WatchEvent(*fence, started + expected);
+  const cl_event event = fence->event.Get();
+  // Also when the event was seen to be over: only this call makes what was written visible.
+  const cl_int status =
+      event == nullptr ? api_.Finish(queue_.Get()) : api_.WaitForEvents(1, &event);
+  const std::scoped_lock lock(mutex_);
+  if (completed_.load() >= fence->ticket) return;  // another thread was here first, and told
+  if (watched && fence == fences_.front()) fence->expected->Learn(Clock::now() - started);
+  DoneLocked(fence->ticket);
+  CheckCl(status, event == nullptr ? "clFinish" : "running kernels");
+}
+
+bool ClSession::WatchEvent(const ClFence& fence, Clock::time_point expected_end) const {
+  bool was_running = false;
+  const auto is_over = [&] {
+    cl_int status = kSuccess;
+    const cl_int asked = api_.GetEventInfo(fence.event.Get(), kEventExecutionStatus, sizeof(status),
+                                           &status, nullptr);
+    const bool over = asked != kSuccess || status <= kEventComplete;
+    was_running = was_running || !over;
+    return over;
+  };
+  const Clock::duration left = expected_end - Clock::now();
+  SleepThenPoll(std::max(left, Clock::duration::zero()), is_over);
+  return was_running;
+}
+
+void ClSession::DoneLocked(uint64_t ticket) {
+  completed_.store(std::max(completed_.load(), ticket));
+  last_done_ = Clock::now();
+  while (!fences_.empty() && fences_.front()->ticket <= ticket) fences_.pop_front();
+  memory_.ReleaseFreed(completed_.load());
 }
 
 void ClSession::WaitLocked() {
   counters_.gpu_waits.Add();
+  const uint64_t ticket = FenceLocked();
   const cl_int status = api_.Finish(queue_.Get());
   // Even when it failed: whatever was queued is over, and a second wait must not report it again.
-  completed_.store(submitted_.load());
-  memory_.MapForHost();
-  memory_.ReleaseFreed(completed_.load());
+  DoneLocked(ticket);
   CheckCl(status, "clFinish");
 }
 
@@ -119,6 +187,7 @@ void ClSession::Enqueue(const Kernel& kernel, const LaunchShape& shape) {
                                  << device_.name << " takes at most " << device_.max_work_group_size
                                  << "): " << ClErrorName(status);
   }
+  stretch_.Add(kernel.handle.Get(), global);
   if (submitted_.load() % kLaunchesPerFlush == 0) api_.Flush(queue_.Get());
   counters_.kernel_launches.Add();
 }

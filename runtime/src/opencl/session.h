@@ -7,11 +7,17 @@
 
 #include <array>
 #include <atomic>
+#include <cstdint>
+#include <deque>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 
 #include "../counters.h"
+#include "../sync_options.h"
+#include "../timeline.h"
 #include "cl_api.h"
 #include "platforms.h"
 #include "program_cache.h"
@@ -33,6 +39,28 @@ struct Kernel {
   ClHandle<cl_kernel> handle;
 };
 
+/*! \brief A place in the queue that can be waited for. */
+struct ClFence {
+  uint64_t ticket = 0;             // launches before it
+  ClHandle<cl_event> event;        // null: wait with clFinish
+  Clock::time_point started;       // of the work between it and the fence before it
+  Prediction* expected = nullptr;  // how long such work takes; the session's
+};
+
+/*! \brief The launches between two fences: what tells them from others, and when they began. */
+struct Stretch {
+  uint64_t hash = 0;
+  Clock::time_point started;
+
+  void Add(const void* kernel, const std::array<size_t, 3>& global) {
+    if (hash == 0) started = Clock::now();
+    constexpr uint64_t kOdd = 0x9E3779B97F4A7C15U;  // 2^64 over the golden ratio: mixes all bits
+    hash = (hash ^ reinterpret_cast<uintptr_t>(kernel)) * kOdd;
+    for (const size_t extent : global) hash = (hash ^ extent) * kOdd;
+    hash |= 1U;  // 0 is a stretch without launches
+  }
+};
+
 /*!
  * \brief The device behind `opencl:0`. Thread-safe.
  *
@@ -42,7 +70,7 @@ struct Kernel {
 class ClSession {
  public:
   ClSession(ClDevice device, const std::string& memory_kind, const std::string& cache_directory,
-            Counters& counters);
+            const SyncOptions& options, Counters& counters);
   ClSession(const ClSession&) = delete;
   ClSession& operator=(const ClSession&) = delete;
 
@@ -55,11 +83,17 @@ class ClSession {
   void Free(void* data);
 
   /*!
-   * \brief Until every kernel launched so far is done and the host may read what they wrote.
+   * \brief A ticket for everything launched so far; does not block.
    *
-   * Costs one atomic load when nothing is pending.
+   * Once it is done the host may read what was written. Costs two loads when nothing is pending.
    */
-  void Wait();
+  uint64_t Fence();
+
+  /*! \brief Until the work of a ticket that Fence() gave is done. Throws its failure, once. */
+  void Wait(uint64_t ticket);
+
+  /*! \brief Until every kernel launched so far is done and the host may read what they wrote. */
+  void Wait() { Wait(Fence()); }
 
   /*! \brief Compile `source`, or take it from the cache, and pick kernel `name`. */
   Kernel Build(const std::string& name, std::string_view source);
@@ -85,21 +119,31 @@ class ClSession {
 
   void Enqueue(const Kernel& kernel, const LaunchShape& shape);
   void WaitLocked();
+  uint64_t FenceLocked();
+  Prediction& PredictionLocked(uint64_t stretch);
+  bool WatchEvent(const ClFence& fence, Clock::time_point expected_end) const;
+  void DoneLocked(uint64_t ticket);
 
   const ClDevice device_;
   const ClApi& api_;
+  const SyncOptions& options_;
   Counters& counters_;
   ClHandle<cl_context> context_;
   ClHandle<cl_command_queue> queue_;
   ProgramCache cache_;
 
-  // Guards memory_, the arguments of every kernel, and the order of mapping and launching. Taken by
-  // every public function but Build(); Wait() keeps it while it waits only where memory must be
-  // mapped afterwards, so launches from other threads go on otherwise.
+  // Guards memory_, fences_, the arguments of every kernel, and the order of mapping and launching.
+  // Taken by every public function but Build(), and not held while waiting, so that launches from
+  // other threads go on; only Alloc() holds it when memory is short.
   std::mutex mutex_;
   UnifiedMemory memory_;
-  std::atomic<uint64_t> submitted_{0};  // launches so far; grows under mutex_
-  std::atomic<uint64_t> completed_{0};  // launches known to be done
+  std::deque<std::shared_ptr<ClFence>> fences_;           // not known to be done, oldest first
+  uint64_t fenced_ = 0;                                   // launches before the last fence
+  Stretch stretch_;                                       // since the last fence
+  Clock::time_point last_done_;                           // when the last fence was seen to be done
+  std::unordered_map<uint64_t, Prediction> predictions_;  // by the hash of a stretch
+  std::atomic<uint64_t> submitted_{0};                    // launches so far; grows under mutex_
+  std::atomic<uint64_t> completed_{0};                    // launches known to be done
 };
 
 }  // namespace hetero_tvm::runtime::opencl

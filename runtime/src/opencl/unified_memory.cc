@@ -80,7 +80,8 @@ void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
   }
   const uintptr_t address = RoundUp(AddressOf(allocation.base), std::max<size_t>(alignment, 1));
   allocation.bytes = bytes;
-  if (kind_ != MemoryKind::kFineSvm) GiveToHost(allocation);  // fresh memory is nobody's yet
+  if (kind_ != MemoryKind::kFineSvm)
+    GiveToHost(allocation, kBlocking);  // fresh memory is nobody's yet
   table_[address] = std::move(allocation);
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
 }
@@ -118,17 +119,17 @@ UnifiedMemory::Allocation UnifiedMemory::AllocBuffer(size_t bytes) {
   return allocation;
 }
 
-void UnifiedMemory::GiveToHost(Allocation& allocation) {
+void UnifiedMemory::GiveToHost(Allocation& allocation, cl_bool blocking) {
   allocation.on_device = false;
   if (kind_ == MemoryKind::kCoarseSvm) {
-    CheckCl(api_.EnqueueSVMMap(queue_, kBlocking, kMapReadWrite, allocation.base,
+    CheckCl(api_.EnqueueSVMMap(queue_, blocking, kMapReadWrite, allocation.base,
                                allocation.block_bytes, 0, nullptr, nullptr),
             "clEnqueueSVMMap");
     return;
   }
   cl_int status = kSuccess;
   const void* mapped =
-      api_.EnqueueMapBuffer(queue_, allocation.buffer.Get(), kBlocking, kMapReadWrite, 0,
+      api_.EnqueueMapBuffer(queue_, allocation.buffer.Get(), blocking, kMapReadWrite, 0,
                             allocation.block_bytes, 0, nullptr, nullptr, &status);
   CheckCl(status, "clEnqueueMapBuffer");
   HETERO_CHECK(mapped == allocation.base, DeviceFailure)
@@ -152,7 +153,7 @@ void UnifiedMemory::MapForHost() {
     const auto entry = table_.find(address);
     // Freed meanwhile, or freed and the address given out again.
     if (entry == table_.end() || !entry->second.on_device) continue;
-    GiveToHost(entry->second);
+    GiveToHost(entry->second, kNonBlocking);
   }
   on_device_.clear();
 }

@@ -75,7 +75,10 @@ class UnifiedMemory {
    */
   void Bind(cl_kernel kernel, cl_uint index, void* data, const std::string& kernel_name);
 
-  /*! \brief Give every allocation back to the host. Requires: the queue is drained. */
+  /*!
+   * \brief Queue the giving back of every allocation to the host. It is done when a command that
+   * is queued afterwards is.
+   */
   void MapForHost();
 
  private:
@@ -95,7 +98,7 @@ class UnifiedMemory {
 
   Allocation AllocSvm(size_t bytes);
   Allocation AllocBuffer(size_t bytes);
-  void GiveToHost(Allocation& allocation);
+  void GiveToHost(Allocation& allocation, cl_bool blocking);
   void GiveToDevice(Table::iterator entry);
   cl_mem BufferAt(Allocation& allocation, size_t offset, cl_uint index, const std::string& kernel);
   void Release(Allocation& allocation);

@@ -1,0 +1,84 @@
+/*!
+ * \file npu/worker.cc
+ * \brief The worker's thread: its start, its loop, its end.
+ */
+#include "worker.h"
+
+#include <unistd.h>
+
+#include <utility>
+
+#include "../check.h"
+
+namespace hetero_tvm::runtime::npu {
+
+bool Worker::Forked() const {
+  const pid_t process = process_.load(std::memory_order_relaxed);
+  return process != 0 && process != getpid();
+}
+
+void Worker::StartLocked() {
+  if (thread_.joinable()) return;
+  process_.store(getpid(), std::memory_order_relaxed);
+  thread_ = std::thread([this] { Work(); });
+}
+
+uint64_t Worker::Submit(std::unique_ptr<Job> job) {
+  HETERO_CHECK(!Forked(), DeviceFailure)
+      << "the NPU was in use before this process was forked; start processes with the method "
+         "'spawn'";
+  uint64_t ticket = 0;
+  {
+    const std::scoped_lock lock(mutex_);
+    HETERO_CHECK(!stopping_, DeviceFailure) << "the NPU cannot be used while the process ends";
+    StartLocked();
+    ticket = timeline_.Submit(job->Expected().Get());
+    queue_.push_back({ticket, std::move(job)});
+  }
+  submitted_.notify_one();
+  return ticket;
+}
+
+void Worker::Wait(uint64_t ticket) {
+  if (!timeline_.IsDone(ticket)) {
+    HETERO_CHECK(!Forked(), DeviceFailure)
+        << "this process was forked while the NPU was busy; wait for it before forking";
+    counters_.npu_waits.Add();
+  }
+  timeline_.Wait(ticket);
+}
+
+void Worker::Work() {
+  std::unique_lock lock(mutex_);
+  while (true) {
+    submitted_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+    if (stopping_) return;
+    Entry entry = std::move(queue_.front());
+    queue_.pop_front();
+    lock.unlock();
+    std::exception_ptr failure;
+    try {
+      entry.job->Run();
+      entry.job->Expected().Learn(Clock::now() - timeline_.Started());
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    entry.job.reset();  // first: whoever waits may rely on nothing being held any more
+    timeline_.Complete(entry.ticket, std::move(failure));
+    lock.lock();
+  }
+}
+
+void Worker::Stop() {
+  if (Forked()) return;  // the thread is not here
+  {
+    const std::scoped_lock lock(mutex_);
+    stopping_ = true;
+  }
+  submitted_.notify_all();
+  if (thread_.joinable()) thread_.join();
+  // Tensors may belong to an interpreter that is gone by now, so nothing is given back.
+  for (Entry& entry : queue_) static_cast<void>(entry.job.release());
+}
+
+}  // namespace hetero_tvm::runtime::npu

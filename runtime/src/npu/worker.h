@@ -1,0 +1,89 @@
+/*!
+ * \file npu/worker.h
+ * \brief The thread that runs NPU regions, one after the other.
+ */
+#ifndef HETERO_TVM_RUNTIME_NPU_WORKER_H_
+#define HETERO_TVM_RUNTIME_NPU_WORKER_H_
+
+#include <sys/types.h>
+
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+#include "../counters.h"
+#include "../timeline.h"
+
+namespace hetero_tvm::runtime::npu {
+
+/*! \brief One thing for the worker to do; holds whatever it needs until then. */
+class Job {
+ public:
+  Job() = default;
+  Job(const Job&) = delete;
+  Job& operator=(const Job&) = delete;
+  virtual ~Job() = default;
+
+  /*! \brief Runs on the worker's thread. What it throws is thrown at the next waiter. */
+  virtual void Run() = 0;
+
+  /*! \brief How long jobs like this one take. */
+  virtual Prediction& Expected() = 0;
+};
+
+/*!
+ * \brief Runs jobs in the order in which they were submitted. Thread-safe.
+ *
+ * A job that fails does not stop later ones, which may be another thread's. At the end of the
+ * process the job that is running is waited for, and the others are forgotten.
+ */
+class Worker {
+ public:
+  explicit Worker(Counters& counters) : counters_(counters) {}
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  ~Worker() { Stop(); }
+
+  /*! \brief Returns before the job runs. The first job starts the thread. */
+  uint64_t Submit(std::unique_ptr<Job> job);
+
+  /*!
+   * \brief Until the job of `ticket`, and those before it, are done and hold nothing any more.
+   *
+   * Throws what one of the jobs so far threw, once. Throws DeviceFailure in a process that was
+   * forked while jobs were pending: the thread did not come along.
+   */
+  void Wait(uint64_t ticket);
+
+  /*! \brief Until every job submitted so far is done; otherwise as Wait(ticket). */
+  void Wait() { Wait(timeline_.Submitted()); }
+
+  /*! \brief Forget pending jobs and end the thread. Nothing can be submitted afterwards. */
+  void Stop();
+
+ private:
+  struct Entry {
+    uint64_t ticket;
+    std::unique_ptr<Job> job;
+  };
+
+  void Work();
+  void StartLocked();
+  bool Forked() const;
+
+  Counters& counters_;
+  Timeline timeline_;
+  std::mutex mutex_;  // guards everything below; never held while a job runs
+  std::condition_variable submitted_;
+  std::deque<Entry> queue_;
+  bool stopping_ = false;
+  std::thread thread_;
+  std::atomic<pid_t> process_{0};  // that the thread lives in; 0 before there is one
+};
+
+}  // namespace hetero_tvm::runtime::npu
+
+#endif  // HETERO_TVM_RUNTIME_NPU_WORKER_H_

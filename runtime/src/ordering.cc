@@ -1,0 +1,41 @@
+/*!
+ * \file ordering.cc
+ * \brief The four waits that mean something.
+ */
+#include "ordering.h"
+
+#include "check.h"
+
+namespace hetero_tvm::runtime {
+namespace {
+
+enum Device : int64_t { kCpu = 0, kGpu = 1, kNpu = 2 };
+
+}  // namespace
+
+void Ordering::Wait(int64_t waiter, int64_t on) {
+  HETERO_CHECK(waiter >= kCpu && waiter <= kNpu && on >= kCpu && on <= kNpu, ValueError)
+      << "wait(" << waiter << ", " << on << "): devices are 0 cpu, 1 gpu, 2 npu";
+  if (waiter == on || on == kCpu) return;  // queues keep their order; the host waits by itself
+  if (on == kNpu) {
+    (waiter == kCpu ? counters_.wait_cpu_on_npu : counters_.wait_gpu_on_npu).Add();
+    // The GPU waits by the host's waiting: kernels are not launched before the NPU is done.
+    npu_.Wait();
+  } else if (waiter == kCpu) {
+    counters_.wait_cpu_on_gpu.Add();
+    gpu_.WaitIfOpen();
+  } else {
+    counters_.wait_npu_on_gpu.Add();
+    const uint64_t ticket = gpu_.FenceIfOpen();
+    uint64_t known = gpu_ticket_.load(std::memory_order_relaxed);
+    while (known < ticket && !gpu_ticket_.compare_exchange_weak(known, ticket)) {
+    }
+  }
+}
+
+void Ordering::WaitForAll() {
+  gpu_.WaitIfOpen();
+  npu_.Wait();
+}
+
+}  // namespace hetero_tvm::runtime

@@ -1,0 +1,33 @@
+/*!
+ * \file sync_options.h
+ * \brief How devices wait for each other.
+ */
+#ifndef HETERO_TVM_RUNTIME_SYNC_OPTIONS_H_
+#define HETERO_TVM_RUNTIME_SYNC_OPTIONS_H_
+
+#include <atomic>
+
+#include "settings.h"
+
+namespace hetero_tvm::runtime {
+
+/*! \brief Switches that are read on hot paths; each a setting too, for tests and benchmarks. */
+struct SyncOptions {
+  explicit SyncOptions(const Settings& settings) { ReadFrom(settings); }
+
+  /*!
+   * \brief An NPU call waits for the GPU and returns when the NPU is done, for callers that say no
+   * waits themselves.
+   */
+  std::atomic<bool> implicit_waits{true};
+
+  /*! \brief Sleep and poll where it says so; otherwise clFinish. */
+  std::atomic<bool> fast{true};
+
+  /*! \brief Take over what `settings` says. Throws ValueError when that is not 0 or 1. */
+  void ReadFrom(const Settings& settings);
+};
+
+}  // namespace hetero_tvm::runtime
+
+#endif  // HETERO_TVM_RUNTIME_SYNC_OPTIONS_H_
