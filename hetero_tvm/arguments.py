@@ -32,6 +32,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--devices", choices=DEVICES, default="gpu+npu", help="accelerators to use (default both)"
     )
+    parser.add_argument(
+        "--no-split",
+        action="store_true",
+        help="keep every operator whole: both devices take turns, none is cut between them",
+    )
 
 
 def model_config(args: argparse.Namespace, *, output: Path | None, **more: Any) -> BuildConfig:
@@ -58,5 +63,6 @@ def model_config(args: argparse.Namespace, *, output: Path | None, **more: Any) 
         inputs=inputs,
         dtype=args.dtype,
         devices=args.devices,
+        split=not args.no_split,
         **more,
     )

@@ -33,6 +33,7 @@ class BuildConfig:
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dtype: str = "float32"
     devices: str = "gpu+npu"
+    split: bool = True  # operators may be cut between both devices
     check: bool = True
     keep_going: bool = False
     dump_ir: Path | None = None

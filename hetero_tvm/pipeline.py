@@ -22,6 +22,8 @@ from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
 from relay_passes.place import place
 from relay_passes.plan import Plan
+from relay_passes.planner.problem import Waiting
+from relay_passes.split_tensor import Splitted, split_tensor
 from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
@@ -44,6 +46,7 @@ class State:
     mod: IRModule = dataclasses.field(default_factory=IRModule)
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
     plan: Plan | None = None
+    cut: Splitted | None = None  # what split operators became
     regions: tuple[NpuRegion, ...] = ()
     npu_module: Any | None = None
     npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
@@ -107,20 +110,33 @@ def _place(state: State) -> State:
             return npu_support.decline_reason(call, spec.npu)
         return gpu_support.decline_reason(call, spec.gpu)
 
+    waits = costs.waiting(element_bytes=2 if state.config.dtype == "float16" else 4)
     plan = place(
         state.mod,
         declined=declined,
         cost_us=costs.cost_us,
-        handover_us=costs.handover_us,
+        waiting=Waiting(
+            wait_us=waits.wait_us,
+            region_us=waits.region_us,
+            border_us_per_byte=waits.border_us_per_byte,
+        ),
         devices=state.config.devices.split("+"),
         unfit=state.unfit,
+        split=state.config.split,
+        tile=spec.npu.tile,
     )
     return dataclasses.replace(state, plan=plan)
 
 
-def _group(state: State) -> State:
+def _split(state: State) -> State:
     assert state.plan is not None
-    return dataclasses.replace(state, mod=_apply(GroupRegions(state.plan), state.mod))
+    cut = split_tensor(state.mod, state.plan)
+    return dataclasses.replace(state, mod=cut.mod, cut=cut)
+
+
+def _group(state: State) -> State:
+    assert state.cut is not None
+    return dataclasses.replace(state, mod=_apply(GroupRegions(state.cut.region), state.mod))
 
 
 def _lower_npu(state: State) -> State:
@@ -161,7 +177,10 @@ def _lower_gpu(state: State) -> State:
 
 def _codegen(state: State) -> State:
     executable = vm_lowering.compile_executable(
-        state.mod, tvm_target(state.spec.gpu), state.npu_module
+        state.mod,
+        tvm_target(state.spec.gpu),
+        state.npu_module,
+        [region.symbol for region in state.regions],
     )
     return dataclasses.replace(state, executable=executable)
 
@@ -172,6 +191,7 @@ PHASES = (
     Phase(name="to_half", run=_to_half, weight=0.1, plan=True),
     Phase(name="precision", run=_precision, weight=3, plan=True),
     Phase(name="place", run=_place, weight=0.5, plan=True),
+    Phase(name="split", run=_split, weight=0.2),
     Phase(name="group", run=_group, weight=0.2),
     # NPU regions leave the module first, so that nothing below can change what is in them.
     Phase(name="lower_npu", run=_lower_npu, weight=0.5),

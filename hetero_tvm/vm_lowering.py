@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +21,23 @@ from tvm.relax import transform
 from tvm.support import cc
 
 from hetero_tvm.errors import EnvironmentProblem
-from relay_passes.lower_cpu import InsertGpuWaits
+from relay_passes.lower_cpu import HOST_ATTR
+from relay_passes.plan_memory import PlanMemory, npu_or_kernel
 from schedules.host_memory import host_memory_pipeline
 
 
-def lower_to_vm() -> list[tvm.ir.transform.Pass]:
-    """Relax passes from legalised, scheduled IR to virtual machine calls, in order."""
+def lower_to_vm(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
+    """Relax passes from legalised, scheduled IR to virtual machine calls, in order.
+
+    `regions`: symbols of the NPU's functions.
+    """
     return [
         transform.RewriteDataflowReshape(),  # a reshape is a view from here on
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
-        # After ToNonDataflow, where order is program order and nothing is dropped as unused.
-        InsertGpuWaits(),
         transform.CallTIRRewrite(),
-        transform.StaticPlanBlockMemory(),
+        # After ToNonDataflow, where order is program order and nothing is dropped as unused.
+        PlanMemory(npu_or_kernel(regions, HOST_ATTR)),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),
@@ -45,9 +48,12 @@ def lower_to_vm() -> list[tvm.ir.transform.Pass]:
 
 
 def compile_executable(
-    mod: IRModule, target: tvm.target.Target, npu_module: Any | None
+    mod: IRModule,
+    target: tvm.target.Target,
+    npu_module: Any | None,
+    regions: Collection[str] = (),
 ) -> relax.VMExecutable:
-    """Generate code. `npu_module` carries the NPU regions, None where there are none."""
+    """Generate code. `npu_module` carries the NPU regions, called `regions`, None without any."""
     if npu_module is not None:
         mod = mod.with_attr("external_mods", [npu_module])
     if not any(isinstance(func, tirx.PrimFunc) for func in mod.functions.values()):
@@ -57,7 +63,7 @@ def compile_executable(
     return tvm.compile(
         mod,
         target=target,
-        relax_pipeline=tvm.transform.Sequential(lower_to_vm(), name="LowerToVM"),
+        relax_pipeline=tvm.transform.Sequential(lower_to_vm(regions), name="LowerToVM"),
         tir_pipeline=host_memory_pipeline(),
     )
 

@@ -1,16 +1,10 @@
 """Outline the NPU's operators into regions: private functions that the NPU runs as one unit.
 
-A region's *stage* is how often the work before it went from the NPU to another device: operators
-of one stage never wait for one another through another device. So all of one stage become one
-region, and no region depends on itself:
+Which operators make one region is the planner's business (`planner.timeline`): a region ends where
+another device waits for it, so no region depends on itself.
 
-    conv(npu) ─ relu(gpu) ─ add(npu)        stage 0: conv · stage 1: add, although conv ─ add
-        └─────────────────────┘             is an edge too: one region would wait for itself
-
-That gives the fewest regions there can be, each of which costs a launch.
-
-Requires: one function `main` of straight-line calls; a plan for exactly its operators.
-Ensures:  every operator that the plan has on the NPU is in a private function with the attributes
+Requires: one function `main` of straight-line calls; a region for every operator on the NPU.
+Ensures:  every operator on the NPU is in a private function with the attributes
           `Codegen = "hetero_npu"` and `global_symbol = "npu_region_<i>"`, numbered in order of
           execution, constants inside, in one dataflow block under its old name; results are
           tensors. `main` stays in topological order, other operators as early as they were;
@@ -20,13 +14,12 @@ Ensures:  every operator that the plan has on the NPU is in a private function w
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tvm
 from tvm import IRModule, relax
 from tvm.ir.transform import PassContext
 
-from relay_passes.plan import Plan
 from relay_passes.program import Node, PlacementError, read_program
 
 CODEGEN = "hetero_npu"
@@ -34,35 +27,27 @@ CODEGEN = "hetero_npu"
 
 @tvm.transform.module_pass(opt_level=0, name="GroupRegions")
 class GroupRegions:
-    """Move what `plan` has on the NPU out of `main`, region by region."""
+    """Move the NPU's operators out of `main`, region by region.
 
-    def __init__(self, plan: Plan) -> None:
-        self.device = plan.device
+    `region`: operator on the NPU -> number of its region; the numbers need no order.
+    """
+
+    def __init__(self, region: Mapping[str, int]) -> None:
+        self.region = dict(region)
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         """Outline; a plan without NPU operators leaves the module as it is."""
         nodes = read_program(mod)
-        _check_same(nodes, self.device)
+        unknown = sorted(self.region.keys() - {node.name for node in nodes})
+        if unknown:
+            odd = ", ".join(unknown[:3])
+            raise PlacementError(f"the plan is for another program: {odd} differ")
         nodes = _live(nodes)
-        regions = stages(nodes, self.device)
-        if not regions:
-            return mod
-        return _Outliner(mod, nodes, regions).run()
-
-
-def stages(nodes: list[Node], device: dict[str, str]) -> list[list[str]]:
-    """The NPU's operators, grouped: a list of regions, each in program order."""
-    stage: dict[str, int] = {}
-    groups: dict[int, list[str]] = {}
-    for node in nodes:
-        on_npu = device[node.name] == "npu"
-        leaving = [
-            stage[name] + (0 if on_npu or device[name] != "npu" else 1) for name in node.inputs
-        ]
-        stage[node.name] = max(leaving, default=0)
-        if on_npu:
-            groups.setdefault(stage[node.name], []).append(node.name)
-    return [groups[key] for key in sorted(groups)]
+        groups: dict[int, list[str]] = {}
+        for node in nodes:
+            if node.name in self.region:
+                groups.setdefault(self.region[node.name], []).append(node.name)
+        return _Outliner(mod, nodes, list(groups.values())).run() if groups else mod
 
 
 def _live(nodes: list[Node]) -> list[Node]:
@@ -72,13 +57,6 @@ def _live(nodes: list[Node]) -> list[Node]:
         if node.name in wanted:
             wanted.update(node.inputs)
     return [node for node in nodes if node.name in wanted]
-
-
-def _check_same(nodes: list[Node], device: dict[str, str]) -> None:
-    names = {node.name for node in nodes}
-    if names != set(device):
-        odd = sorted(names ^ set(device))
-        raise PlacementError(f"the plan is for another program: {', '.join(odd[:3])} differ")
 
 
 class _Outliner:
@@ -117,7 +95,7 @@ class _Outliner:
 
     def _order(self) -> list[int | str]:
         """Regions and other operators in topological order, each as near to its old place as
-        it can be; a region stands where its last operator stood.
+        it can be; a region stands where its first operator stood, so that the NPU starts early.
         """
         place = {name: i for i, name in enumerate(self.nodes)}
         unit_of = {name: self.region_of.get(name, name) for name in self.nodes}
@@ -125,7 +103,7 @@ class _Outliner:
         needs: dict[int | str, set[int | str]] = {}
         for name, node in self.nodes.items():
             unit = unit_of[name]
-            rank[unit] = place[name]
+            rank.setdefault(unit, place[name])
             needs.setdefault(unit, set()).update({unit_of[i] for i in node.inputs} - {unit})
         users: dict[int | str, list[int | str]] = {unit: [] for unit in needs}
         for unit, inputs in needs.items():

@@ -1,78 +1,262 @@
-"""Decide where every operator runs: NPU, GPU, or for what neither takes the CPU.
+"""Decide where every operator runs: NPU, GPU, both at once, or for what neither takes the CPU.
 
-Costs decide, through minimum cuts (`solve_placement`). Views cost nothing and follow their
-neighbours. A hand-over is paid per wait, so a lone cheap operator never makes a region of its own.
+Every operator's ways to run, with what each costs, and what waiting costs, make a
+`planner.problem.Problem`; `planner.solve` finds the ways that end first. Views cost nothing and
+follow their neighbours. A wait is paid once for everything that it serves, so a lone cheap operator
+never makes a region of its own.
+
+The same question is also asked without splits, and of either device alone: what the plan must beat,
+and what a user compares it with.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
+from typing import Protocol
 
 from tvm import IRModule, relax
 
-from relay_passes.op_work import VIEWS, Work, op_name, op_work
-from relay_passes.plan import OpPlan, Plan
+from relay_passes.cut_choices import CutChoice, cut_choices
+from relay_passes.op_work import VIEWS, Work, op_name, op_work, static_shape, tensor_args
+from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
+from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
+from relay_passes.planner.solve import Solution, solve
 from relay_passes.program import Node, read_program
-from relay_passes.solve_placement import Handover, Op, cheapest, elapsed_us
+from relay_passes.sharding import argument_cut, is_contiguous, shard_work
 
 Declined = Callable[[relax.Call, str], str | None]  # None: the device takes it, else why not
-Cost = Callable[[Work, str], float]  # µs of the operator alone on the device
 _BOTH = ("gpu", "npu")
+MODES = ("gpu", "npu", "layer", "split")  # the simplest first
+# Ways that the planner keeps after each operator: a fraction of a second for a hundred operators,
+# within a few per cent of what a hundred times as many find.
+_BEAM = 32
+
+
+class Cost(Protocol):
+    """What an operator, or a part of one, takes on a device, in µs."""
+
+    def __call__(self, work: Work, device: str, *, both: bool = False) -> float:
+        """`both`: the other accelerator works at the same time."""
+        ...
 
 
 def place(
     mod: IRModule,
     declined: Declined,
     cost_us: Cost,
-    handover_us: Handover,
+    waiting: Waiting,
     devices: Collection[str] = _BOTH,
     unfit: Mapping[str, str] = MappingProxyType({}),
+    *,
+    split: bool = True,
+    tile: int = 1,
 ) -> Plan:
     """The plan with the least predicted time.
 
-    `devices` restricts it: with one device, whatever that device takes goes to it, what it
-    declines to the other one if that takes it, and the rest to the CPU. `unfit` names operators
-    that the NPU must not get for a reason that only their surroundings show, such as precision.
+    Args:
+        mod: as import leaves it; see `read_program`.
+        declined: why a device does not take an operator.
+        cost_us: of an operator's work, or of a part's.
+        waiting: what order between devices costs.
+        devices: with one device, whatever it takes goes to it, what it declines to the other one
+            if that takes it, and the rest to the CPU.
+        unfit: operators that the NPU must not get for a reason that only their surroundings show,
+            such as precision.
+        split: False keeps every operator whole.
+        tile: rows and columns of the NPU's matrix unit; operators are cut at multiples of it.
 
-    Requires: `mod` as import leaves it; see `read_program`.
-    Ensures:  `predicted_us` is at most every entry of `alternatives_us` when `devices` is both.
+    Ensures: `predicted_us` is at most every entry of `alternatives_us` that `devices` and `split`
+        allow.
     """
     assert devices and set(devices) <= set(_BOTH), devices
     nodes = read_program(mod)
-    refused = [_refusals(node, declined, unfit) for node in nodes]
-    works = [op_work(node.call) for node in nodes]
-    costs = [
-        {device: cost_us(work, device) for device in _able(refusals)}
-        for work, refusals in zip(works, refused, strict=True)
-    ]
-    solutions: dict[str, tuple[list[str], float, float]] = {}
-    for name, allowed in {"gpu": ("gpu",), "npu": ("npu",), "both": _BOTH}.items():
-        ops = _problem(nodes, works, costs, allowed)
-        singles = [solution for solution, *_ in solutions.values()]
-        solution = cheapest(ops, handover_us, singles if name == "both" else ())
-        solutions[name] = (solution, *elapsed_us(ops, solution, handover_us))
-    chosen, work, moves = solutions["both" if set(devices) == set(_BOTH) else next(iter(devices))]
-    crossing = min(handover_us("gpu", "npu", 0), handover_us("npu", "gpu", 0))
-    return Plan(
-        ops=tuple(
-            OpPlan(
-                name=node.name,
-                op=op_name(node.call),
-                device=device,
-                reason=_reason(device, cost, refusals, devices, crossing),
-                cost_us=cost,
-                declined=refusals,
-                macs=work.macs,
+    question = _Question(nodes, declined, cost_us, unfit, tile)
+    wanted = next(iter(devices)) if len(set(devices)) == 1 else "split" if split else "layer"
+    answers: dict[str, Solution] = {}
+    for mode in MODES:
+        problem = Problem(question.ops(mode), waiting)
+        # Simpler plans are plans too: choices are listed so that theirs keep their numbers.
+        simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
+        others = [choices for choices in simpler if choices is not None]
+        answers[mode] = solve(problem, beam=_BEAM, others=others)
+    best = wanted
+    if wanted in ("layer", "split"):
+        best = min(
+            MODES[: MODES.index(wanted) + 1],
+            key=lambda mode: round(answers[mode].timeline.total_us, 3),
+        )
+    return question.plan(answers, best, devices, waiting)
+
+
+class _Question:
+    """The program with the ways to run each operator."""
+
+    def __init__(
+        self,
+        nodes: list[Node],
+        declined: Declined,
+        cost_us: Cost,
+        unfit: Mapping[str, str],
+        tile: int,
+    ) -> None:
+        self.nodes = nodes
+        self.index = {node.name: i for i, node in enumerate(nodes)}
+        self.makers: dict[relax.Var, int] = {node.var: i for i, node in enumerate(nodes)}
+        self.cost_us = cost_us
+        self.refused = [_refusals(node, declined, unfit) for node in nodes]
+        self.works = [op_work(node.call) for node in nodes]
+        self.costs = [
+            {device: cost_us(work, device) for device in _able(refusals)}
+            for work, refusals in zip(self.works, self.refused, strict=True)
+        ]
+        self.cuts = cut_choices(nodes, self.works, self._npu_share, tile)
+        self.offers = [
+            [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
+        ]
+
+    def _npu_share(self, index: int) -> float | None:
+        if set(self.costs[index]) != set(_BOTH):
+            return None
+        gpu, npu = (self.cost_us(self.works[index], d, both=True) for d in _BOTH)
+        return gpu / (gpu + npu) if gpu + npu else 0.5
+
+    def _cut_choice(self, index: int, choice: CutChoice) -> Choice:
+        node, work = self.nodes[index], self.works[index]
+        sharding, cut = choice.sharding, choice.cut
+        us = {}
+        for device in _BOTH:
+            part = shard_work(node.call, work, sharding, cut, device)
+            us[device] = self.cost_us(part, device, both=True)
+        reads: dict[int, set[Cut | None]] = {}
+        for position, arg in enumerate(tensor_args(node.call)):
+            maker = self.makers.get(arg) if isinstance(arg, relax.Var) else None
+            if maker is not None:
+                read = argument_cut(node.call, sharding, cut, position)
+                reads.setdefault(maker, set()).add(read)
+        makers = (self.index[name] for name in node.inputs)
+        shape = static_shape(node.call.ty) or ()
+        gather = 0.0
+        if not is_contiguous(shape, cut.axis):
+            # Read through a permutation: once more through memory.
+            moved = Work(kind="vector", bytes=2 * work.output_bytes, output_bytes=work.output_bytes)
+            gather = self.cost_us(moved, "gpu")
+        return Choice(
+            us=us,
+            reads=tuple(
+                next(iter(found)) if len(found := reads.get(maker, {None})) == 1 else None
+                for maker in makers
+            ),
+            makes=cut,
+            kind=sharding.kind,
+            gather_us=gather,
+        )
+
+    def ops(self, mode: str) -> tuple[Op, ...]:
+        """The problem's operators when only the devices, or splits, of `mode` are allowed."""
+        return tuple(
+            Op(
+                choices=tuple(self._choices(i, mode)),
+                inputs=tuple(self.index[name] for name in node.inputs),
+                nbytes=self.works[i].output_bytes,
+                reads_graph_inputs=node.reads_graph_inputs,
+                is_output=node.is_output,
             )
-            for node, work, device, cost, refusals in zip(
-                nodes, works, chosen, costs, refused, strict=True
-            )
-        ),
-        predicted_us=work + moves,
-        handover_us=moves,
-        alternatives_us={name: sum(solutions[name][1:]) for name in _BOTH},
-    )
+            for i, node in enumerate(self.nodes)
+        )
+
+    def _choices(self, index: int, mode: str) -> list[Choice]:
+        reads = (None,) * len(self.nodes[index].inputs)
+        devices = self._devices(index, mode)
+        choices = [Choice(us={d: self.costs[index][d]}, reads=reads) for d in devices]
+        return choices + (self.offers[index] if mode == "split" else [])
+
+    def _devices(self, index: int, mode: str) -> list[str]:
+        """The devices that take operator `index` whole; views may follow anyone."""
+        costs = self.costs[index]
+        free = mode in ("layer", "split")
+        if free or (op_name(self.nodes[index].call) in VIEWS and mode != "gpu"):
+            return list(costs)
+        return [mode] if mode in costs else list(costs)
+
+    def translate(self, answer: Solution, source: str, target: str) -> list[int] | None:
+        """The choices of `answer` in the numbers of another mode; None where one is missing."""
+        translated = []
+        for index, chosen in enumerate(answer.choices):
+            theirs, ours = (self._choices(index, mode) for mode in (source, target))
+            if theirs[chosen] not in ours:
+                return None
+            translated.append(ours.index(theirs[chosen]))
+        return translated
+
+    # --- the answer ------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        answers: Mapping[str, Solution],
+        mode: str,
+        devices: Collection[str],
+        waiting: Waiting,
+    ) -> Plan:
+        answer = answers[mode]
+        timeline = answer.timeline
+        chosen = [self._choices(i, mode)[n] for i, n in enumerate(answer.choices)]
+        names = [node.name for node in self.nodes]
+        crossing = min(waiting.wait_us["gpu", "npu"], waiting.wait_us["npu", "gpu"])
+        return Plan(
+            ops=tuple(
+                self._op_plan(i, choice, timeline.region_of[i], devices, crossing)
+                for i, choice in enumerate(chosen)
+            ),
+            predicted_us=timeline.total_us,
+            waits=tuple(
+                Wait(
+                    waiter=wait.waiter,
+                    on=wait.on,
+                    before=names[wait.op] if wait.op < len(names) else "",
+                    us=wait.us,
+                )
+                for wait in timeline.waits
+            ),
+            border_bytes=timeline.border_bytes,
+            bound_us=answer.bound_us,
+            exact=answer.exact,
+            alternatives_us={m: found.timeline.total_us for m, found in answers.items()},
+        )
+
+    def _op_plan(
+        self,
+        index: int,
+        choice: Choice,
+        region: int | None,
+        devices: Collection[str],
+        crossing: float,
+    ) -> OpPlan:
+        node, cost, refusals = self.nodes[index], self.costs[index], self.refused[index]
+        split = _split(choice) if choice.makes else None
+        if split is not None:
+            reason = _split_reason(split, choice.us, cost)
+        else:
+            reason = _reason(choice.device, cost, refusals, devices, crossing)
+        return OpPlan(
+            name=node.name,
+            op=op_name(node.call),
+            device=choice.device,
+            reason=reason,
+            cost_us=cost,
+            declined=refusals,
+            macs=self.works[index].macs,
+            split=split,
+            region=region,
+            split_us=dict(choice.us) if split else {},
+            offers=tuple(Offer(split=_split(o), us=dict(o.us)) for o in self.offers[index]),
+        )
+
+
+def _split(choice: Choice) -> Split:
+    cut, kind = choice.makes, choice.kind
+    assert cut is not None and kind is not None
+    return Split(kind=kind, axis=cut.axis, at=cut.at, extent=cut.extent)
 
 
 def _refusals(node: Node, declined: Declined, unfit: Mapping[str, str]) -> dict[str, str]:
@@ -85,36 +269,10 @@ def _able(refusals: dict[str, str]) -> list[str]:
     return [device for device in _BOTH if device not in refusals] or ["cpu"]
 
 
-def _problem(
-    nodes: list[Node],
-    works: list[Work],
-    costs: list[dict[str, float]],
-    allowed: tuple[str, ...],
-) -> list[Op]:
-    index = {node.name: i for i, node in enumerate(nodes)}
-    return [
-        Op(
-            cost_us=_restrict(node, cost, allowed),
-            inputs=tuple(index[name] for name in node.inputs),
-            nbytes=work.output_bytes,
-            reads_graph_inputs=node.reads_graph_inputs,
-            is_output=node.is_output,
-        )
-        for node, work, cost in zip(nodes, works, costs, strict=True)
-    ]
-
-
-def _restrict(node: Node, cost: dict[str, float], allowed: tuple[str, ...]) -> dict[str, float]:
-    """The operator's choices when only `allowed` is asked for; views may follow anyone."""
-    if op_name(node.call) in VIEWS and allowed != ("gpu",):
-        return cost
-    return {d: us for d, us in cost.items() if d in allowed} or cost
-
-
 def _reason(
     device: str,
-    cost: dict[str, float],
-    refusals: dict[str, str],
+    cost: Mapping[str, float],
+    refusals: Mapping[str, str],
     devices: Collection[str],
     crossing: float,
 ) -> str:
@@ -131,7 +289,13 @@ def _reason(
     against = f"{_format(mine)} µs against {_format(theirs)} µs on the {other}"
     if mine < theirs:
         return f"{device}: {against}"
-    return f"{device}: stays with its neighbours ({against}), a hand-over costs {crossing:.0f} µs"
+    return f"{device}: stays with its neighbours ({against}), a wait costs {_format(crossing)} µs"
+
+
+def _split_reason(split: Split, us: Mapping[str, float], cost: Mapping[str, float]) -> str:
+    parts = f"{_format(us['npu'])} µs on the npu beside {_format(us['gpu'])} µs on the gpu"
+    alone = " and ".join(f"{_format(cost[d])} µs on the {d}" for d in _BOTH if d in cost)
+    return f"{split.kind}: the npu computes {split.at} of {split.extent}: {parts}, alone {alone}"
 
 
 def _format(us: float) -> str:

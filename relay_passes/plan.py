@@ -7,7 +7,37 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-DEVICES = ("cpu", "gpu", "npu")
+from relay_passes.planner.problem import DEVICES, Cut, Kind
+
+__all__ = ["DEVICES", "Offer", "OpPlan", "Plan", "Split", "Wait"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Split:
+    """One operator on both devices: elements [0, at) of `axis` on the NPU, the rest on the GPU."""
+
+    kind: Kind  # "weight": output channels; "activation": rows; "hybrid": both
+    axis: int  # of the result
+    at: int
+    extent: int
+
+    @property
+    def cut(self) -> Cut:
+        """As the planner has it."""
+        return Cut(self.axis, self.at, self.extent)
+
+    @property
+    def npu_share(self) -> float:
+        """Between 0 and 1."""
+        return self.at / self.extent
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Offer:
+    """A split that could have been chosen, and what each device's part would take."""
+
+    split: Split
+    us: Mapping[str, float]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,11 +46,37 @@ class OpPlan:
 
     name: str  # of the variable it is bound to, which names the ONNX node
     op: str  # "relax.matmul"
-    device: str
+    device: str  # "cpu", "gpu", "npu", or "gpu+npu" where it is split
     reason: str  # in words, with numbers
     cost_us: Mapping[str, float]  # device -> predicted time alone, for the devices that take it
     declined: Mapping[str, str]  # device -> why it does not take the operator
     macs: int
+    split: Split | None = None
+    region: int | None = None  # on the NPU: the region that it, or its NPU part, is in
+    split_us: Mapping[str, float] = dataclasses.field(default_factory=dict)  # device -> its part
+    offers: tuple[Offer, ...] = ()  # every split that was considered
+
+    def share(self, device: str) -> float:
+        """How much of the operator `device` computes, between 0 and 1."""
+        if self.split is not None:
+            return {"npu": self.split.npu_share, "gpu": 1 - self.split.npu_share}.get(device, 0.0)
+        return float(self.device == device)
+
+    def part_us(self, device: str) -> float:
+        """Predicted time of what `device` computes of the operator."""
+        if self.split is not None:
+            return self.split_us.get(device, 0.0)
+        return self.cost_us[device] if self.device == device else 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wait:
+    """One device waits for another."""
+
+    waiter: str
+    on: str
+    before: str  # the operator that needs it; "" for the model's outputs
+    us: float  # that the waiter stands still
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,24 +84,28 @@ class Plan:
     """All operators' places in the order of the program, and what that is predicted to cost."""
 
     ops: tuple[OpPlan, ...]
-    predicted_us: float  # the operators one after the other, with every hand-over
-    handover_us: float  # the part of it that is hand-overs
-    alternatives_us: Mapping[str, float]  # "gpu only", "npu only": the same, as far as possible
+    predicted_us: float  # from the first operator's start to the last one's end
+    waits: tuple[Wait, ...] = ()
+    border_bytes: float = 0.0  # that NPU regions read and write outside the chip
+    bound_us: float = 0.0  # no plan is faster than this
+    exact: bool = True  # no plan of those considered is faster than this one
+    alternatives_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """"gpu", "npu", "layer", "split": predictions of the best plan of that kind."""
 
     @property
     def device(self) -> dict[str, str]:
-        """Operator name -> device."""
+        """Operator name -> device, "gpu+npu" for both."""
         return {op.name: op.device for op in self.ops}
 
     @property
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates on each device."""
-        return {d: sum(op.macs for op in self.ops if op.device == d) for d in DEVICES}
+        return {d: round(sum(op.macs * op.share(d) for op in self.ops)) for d in DEVICES}
 
     @property
     def device_us(self) -> dict[str, float]:
         """Predicted time in operators on each device."""
-        return {d: sum(op.cost_us[d] for op in self.ops if op.device == d) for d in DEVICES}
+        return {d: sum(op.part_us(d) for op in self.ops) for d in DEVICES}
 
     @property
     def refused(self) -> list[dict[str, str]]:
@@ -68,4 +128,11 @@ class Plan:
     def from_json(text: str) -> Plan:
         """The plan that `to_json` wrote."""
         raw: dict[str, Any] = json.loads(text)
-        return Plan(**{**raw, "ops": tuple(OpPlan(**op) for op in raw["ops"])})
+        ops = tuple(_op_from(op) for op in raw["ops"])
+        return Plan(**{**raw, "ops": ops, "waits": tuple(Wait(**wait) for wait in raw["waits"])})
+
+
+def _op_from(raw: dict[str, Any]) -> OpPlan:
+    split = raw["split"]
+    offers = tuple(Offer(split=Split(**o["split"]), us=o["us"]) for o in raw["offers"])
+    return OpPlan(**{**raw, "split": None if split is None else Split(**split), "offers": offers})

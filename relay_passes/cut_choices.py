@@ -1,0 +1,176 @@
+"""Where operators may be cut: boundaries worth trying, and where they lead along chains.
+
+Seeds are the operators that are worth two devices: products and convolutions. Each offers the cuts
+that balance the devices best, on the NPU's tile. A cut then moves to the neighbours, through every
+operator that `sharding` can cut alike, so that whole chains can stay cut at one boundary.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from tvm import relax
+
+from relay_passes.op_work import Work, dtype_bytes, static_shape, tensor_args
+from relay_passes.planner.problem import Cut
+from relay_passes.program import Node
+from relay_passes.sharding import Sharding, argument_cut, fits, is_contiguous, shardings
+
+# A part must start where every OpenCL device lets a buffer start (CL_DEVICE_MEM_BASE_ADDR_ALIGN is
+# at most 1024 bits on the devices of today).
+_ALIGNMENT = 128
+_MOST_CUTS = 10  # of one operator, the seeds with most work first
+_LANES = 32  # columns that a GPU work-item computes side by side, at most
+
+
+@dataclasses.dataclass(frozen=True)
+class CutChoice:
+    """One cut of one operator's result."""
+
+    sharding: Sharding
+    cut: Cut
+
+
+def cut_choices(
+    nodes: Sequence[Node],
+    works: Sequence[Work],
+    npu_share: Callable[[int], float | None],
+    tile: int,
+) -> list[list[CutChoice]]:
+    """For every operator the cuts to choose from; none for most.
+
+    Args:
+        nodes: the program.
+        works: of each operator.
+        npu_share: index of an operator -> how much of it the NPU should do for both to end at the
+            same time; None where the operator is not to be cut (one device declines it).
+        tile: rows and columns of the NPU's matrix unit.
+    """
+    shares = [npu_share(i) for i in range(len(nodes))]
+    seeds = [i for i, work in enumerate(works) if work.macs and shares[i] is not None]
+    total = sum(works[i].macs for i in seeds)
+    if not total:
+        return [[] for _ in nodes]
+    # Rows are cut alike from layer to layer: at what balances the whole program, and beside it.
+    overall = sum(works[i].macs * (shares[i] or 0.0) for i in seeds) / total
+    network = _Network(nodes)
+    found: list[dict[Cut, CutChoice]] = [{} for _ in nodes]
+    for seed in sorted(seeds, key=lambda i: -works[i].macs):
+        own = shares[seed]
+        assert own is not None
+        for choice in _seed_choices(nodes[seed].call, works[seed], own, overall, tile):
+            _spread(network, seed, choice, shares, found)
+    return [list(choices.values()) for choices in found]
+
+
+def _seed_choices(
+    call: relax.Call, work: Work, own: float, overall: float, tile: int
+) -> list[CutChoice]:
+    """Cuts of one product: columns at its own balance, rows at the program's, with neighbours."""
+    shape = static_shape(call.ty)
+    assert shape is not None
+    choices = []
+    for sharding in shardings(call):
+        extent = shape[sharding.axis]
+        inner = sharding.axis >= len(shape) - 2 or work.kind == "conv"
+        step = max(tile, _LANES if sharding.kind == "weight" else 8) if inner else 1
+        share = own if sharding.kind == "weight" else overall
+        for at in _boundaries(extent, step, share, 2 if sharding.kind == "weight" else 3):
+            cut = Cut(sharding.axis, at, extent)
+            if fits(call, sharding, cut) and _is_aligned(call, cut):
+                choices.append(CutChoice(sharding, cut))
+    return choices
+
+
+def _boundaries(extent: int, step: int, share: float, count: int) -> list[int]:
+    """`count` multiples of `step` inside the extent, nearest to the share."""
+    inside = range(step, extent, step)
+    return sorted(sorted(inside, key=lambda at: abs(at - share * extent))[:count])
+
+
+def _is_aligned(call: relax.Call, cut: Cut) -> bool:
+    """Whether the GPU's part starts at an aligned address once the cut axis is outermost."""
+    shape = static_shape(call.ty)
+    assert shape is not None
+    if is_contiguous(shape, cut.axis):
+        inner = math.prod(shape[cut.axis + 1 :])
+    else:
+        inner = math.prod(shape) // shape[cut.axis]
+    return cut.at * inner * dtype_bytes(str(call.ty.dtype)) % _ALIGNMENT == 0
+
+
+class _Network:
+    """Who reads whose result as which argument."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        self.nodes = nodes
+        index: Mapping[relax.Var, int] = {node.var: i for i, node in enumerate(nodes)}
+        self.shardings = [shardings(node.call) for node in nodes]
+        self.makers: list[list[int | None]] = []
+        self.readers: list[list[tuple[int, int]]] = [[] for _ in nodes]
+        for i, node in enumerate(nodes):
+            makers = []
+            for position, arg in enumerate(tensor_args(node.call)):
+                maker = index.get(arg) if isinstance(arg, relax.Var) else None
+                makers.append(maker)
+                if maker is not None:
+                    self.readers[maker].append((i, position))
+            self.makers.append(makers)
+
+
+def _spread(
+    network: _Network,
+    seed: int,
+    first: CutChoice,
+    shares: Sequence[float | None],
+    found: list[dict[Cut, CutChoice]],
+) -> None:
+    """Give the cut to the seed, and to all that it reaches along chains."""
+    queue = collections.deque([(seed, first)])
+    while queue:
+        index, choice = queue.popleft()
+        mine = found[index]
+        if choice.cut in mine or len(mine) >= _MOST_CUTS or shares[index] is None:
+            continue
+        mine[choice.cut] = choice
+        call = network.nodes[index].call
+        for position, maker in enumerate(network.makers[index]):
+            if maker is None:
+                continue
+            cut = argument_cut(call, choice.sharding, choice.cut, position)
+            if cut is not None:
+                queue.extend((maker, c) for c in _along(network, maker, cut))
+        for reader, position in network.readers[index]:
+            queue.extend((reader, c) for c in _after(network, reader, position, choice.cut))
+
+
+def _along(network: _Network, index: int, cut: Cut) -> list[CutChoice]:
+    """The operator cut at exactly `cut`."""
+    call = network.nodes[index].call
+    return [
+        CutChoice(sharding, cut)
+        for sharding in network.shardings[index]
+        if sharding.axis == cut.axis and fits(call, sharding, cut)
+    ][:1]
+
+
+def _after(network: _Network, index: int, position: int, cut: Cut) -> list[CutChoice]:
+    """A reader's cuts for which its argument is cut at `cut`."""
+    call = network.nodes[index].call
+    shape = static_shape(call.ty)
+    choices = []
+    for sharding in network.shardings[index]:
+        if sharding.reads[position] != cut.axis or shape is None:
+            continue
+        extent = shape[sharding.axis]
+        if (cut.at * extent) % cut.extent:
+            continue
+        at = cut.at * extent // cut.extent
+        if 0 < at < extent:
+            own = Cut(sharding.axis, at, extent)
+            if fits(call, sharding, own):
+                choices.append(CutChoice(sharding, own))
+    return choices
