@@ -15,6 +15,7 @@ minimises.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from typing import Literal
 
@@ -29,6 +30,10 @@ class Cut:
     axis: int
     at: int  # elements of the axis before it are the NPU's; 0 < at < extent
     extent: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.at < self.extent:
+            raise ValueError(f"{self}: a cut leaves something on either side")
 
     def of(self, device: str) -> tuple[int, int]:
         """The part of `device`: first element, and one past the last."""
@@ -45,7 +50,20 @@ class Choice:
     kind: Kind | None = None  # of the split; None where there is none
     gather_us: float = 0.0  # paid by a device that needs all of a result that cannot lie in one
     # buffer as two views (the cut is not along the outermost axis that is longer than one)
-    joules: float = 0.0  # of all parts together, 0 where power is not known
+    joules: float | None = None  # of all parts together; None where power is not known
+
+    def __post_init__(self) -> None:
+        parts = set(self.us)
+        if not parts or not parts <= set(DEVICES):
+            raise ValueError(f"a choice runs on some of {DEVICES}, not on {sorted(parts)}")
+        if (parts == {"gpu", "npu"}) != (self.makes is not None) or len(parts) > 2:
+            raise ValueError(f"{sorted(parts)}: GPU and NPU make a cut, one device a whole")
+        if len(parts) == 1 and any(read is not None for read in self.reads):
+            raise ValueError(f"one device, {sorted(parts)}, reads whole tensors, not cuts")
+        if not all(0 <= us < float("inf") for us in (*self.us.values(), self.gather_us)):
+            raise ValueError(
+                f"times are finite and not negative: {dict(self.us)}, {self.gather_us}"
+            )
 
     @property
     def device(self) -> str:
@@ -74,6 +92,11 @@ class Waiting:
     region_us: float = 0.0  # submission of an NPU region
     border_us_per_byte: float = 0.0  # of what an NPU region reads or writes outside the chip
 
+    def __post_init__(self) -> None:
+        missing = set(itertools.permutations(DEVICES, 2)) - set(self.wait_us)
+        if missing:
+            raise ValueError(f"no price of waiting for {sorted(missing)}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
@@ -81,3 +104,12 @@ class Problem:
 
     ops: tuple[Op, ...]  # in the order of the program
     waiting: Waiting
+
+    def __post_init__(self) -> None:
+        for index, op in enumerate(self.ops):
+            if not op.choices:
+                raise ValueError(f"operator {index} has no way to run")
+            if len(set(op.inputs)) < len(op.inputs) or not all(0 <= i < index for i in op.inputs):
+                raise ValueError(f"operator {index} reads {op.inputs}: each once, all before it")
+            if any(len(choice.reads) != len(op.inputs) for choice in op.choices):
+                raise ValueError(f"operator {index}: `reads` is not as long as `inputs`")

@@ -1,0 +1,50 @@
+"""Small random problems, and all their plans."""
+
+import itertools
+
+from hypothesis import strategies as st
+
+from relay_passes.planner.problem import DEVICES, Choice, Cut, Op, Problem, Waiting
+from relay_passes.planner.timeline import evaluate
+
+_CUTS = [Cut(0, 1, 4), Cut(0, 2, 4), Cut(0, 3, 4), Cut(1, 1, 2)]
+_US = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 5.0, 8.0]), st.floats(0, 20))
+
+
+@st.composite
+def _choices(draw, inputs, devices):
+    joules = draw(st.sampled_from([0.5, 1.0, 2.0]))
+    if draw(st.booleans()):
+        device = draw(st.sampled_from(devices))
+        return Choice({device: draw(_US)}, (None,) * inputs, joules=joules)
+    makes = draw(st.sampled_from(_CUTS))
+    reads = draw(st.tuples(*[st.sampled_from([None, makes, *_CUTS]) for _ in range(inputs)]))
+    gather_us = draw(st.sampled_from([0.0, 0.0, 1.5, 4.0]))
+    us = {"gpu": draw(_US), "npu": draw(_US)}
+    return Choice(us, reads, makes, "weight", gather_us, joules)
+
+
+@st.composite
+def problems(draw, most_ops=7):
+    """Up to `most_ops` operators with up to 4 choices, few enough plans to try them all."""
+    count = draw(st.integers(1, most_ops))
+    devices = draw(st.sampled_from([["gpu", "npu"], list(DEVICES)]))
+    ops = []
+    for index in range(count):
+        near = range(max(0, index - 4), index)
+        inputs = draw(st.sets(st.sampled_from(near), max_size=3)) if near else set()
+        most_choices = 4 if count < 6 else 3
+        choices = draw(st.lists(_choices(len(inputs), devices), min_size=1, max_size=most_choices))
+        is_output = index == count - 1 or draw(st.sampled_from([False, False, False, True]))
+        nbytes = draw(st.sampled_from([0, 1, 10]))
+        ops.append(Op(tuple(choices), tuple(sorted(inputs)), nbytes, is_output=is_output))
+    price = {pair: draw(_US) for pair in itertools.permutations(DEVICES, 2)}
+    region_us, border = draw(st.sampled_from([0.0, 6.0])), draw(st.sampled_from([0.0, 0.3]))
+    waiting = Waiting(wait_us=price, region_us=region_us, border_us_per_byte=border)
+    return Problem(tuple(ops), waiting)
+
+
+def all_plans(problem):
+    """Every plan with its total time."""
+    numbers = (range(len(op.choices)) for op in problem.ops)
+    return {plan: evaluate(problem, plan).total_us for plan in itertools.product(*numbers)}

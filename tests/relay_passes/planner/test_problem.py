@@ -1,0 +1,41 @@
+"""A question that makes no sense is refused where it is put."""
+
+import pytest
+
+from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
+
+FREE = Waiting(
+    wait_us={(d, e): 0.0 for d in ("cpu", "gpu", "npu") for e in ("cpu", "gpu", "npu") if d != e}
+)
+CUT = Cut(axis=0, at=96, extent=128)
+
+
+def test_parts_of_a_cut():
+    assert CUT.of("npu") == (0, 96) and CUT.of("gpu") == (96, 128)
+
+
+def test_device_of_a_choice():
+    assert Choice({"npu": 1.0, "gpu": 1.0}, (), CUT).device == "gpu+npu"
+    assert Choice({"cpu": 1.0}, ()).device == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Cut(0, 0, 4), "something on either side"),
+        (lambda: Cut(0, 4, 4), "something on either side"),
+        (lambda: Choice({}, ()), "a choice runs on some of"),
+        (lambda: Choice({"dsp": 1.0}, ()), "not on ..dsp"),
+        (lambda: Choice({"gpu": 1.0, "npu": 1.0}, ()), "GPU and NPU make a cut"),
+        (lambda: Choice({"gpu": 1.0}, (), CUT), "one device a whole"),
+        (lambda: Choice({"gpu": 1.0}, (CUT,)), "reads whole tensors"),
+        (lambda: Choice({"gpu": float("nan")}, ()), "finite and not negative"),
+        (lambda: Waiting(wait_us={("gpu", "npu"): 1.0}), "no price of waiting for"),
+        (lambda: Problem((Op(()),), FREE), "operator 0 has no way to run"),
+        (lambda: Problem((Op((Choice({"gpu": 1.0}, (None,)),), (0,)),), FREE), "all before it"),
+        (lambda: Problem((Op((Choice({"gpu": 1.0}, (None,)),)),), FREE), "not as long as"),
+    ],
+)
+def test_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
