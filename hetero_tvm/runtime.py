@@ -242,7 +242,7 @@ def view(tensor: tvm.runtime.Tensor, byte_offset: int, shape: Sequence[int]) -> 
     load()
     from tvm_ffi import Shape
 
-    return _call("view", tensor, byte_offset, Shape(shape))
+    return _call("view", tensor, byte_offset, Shape(tuple(shape)))
 
 
 def counters() -> dict[str, int]:

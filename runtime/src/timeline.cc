@@ -15,7 +15,10 @@ namespace hetero_tvm::runtime {
 void Prediction::Learn(Clock::duration took) {
   // Two threads that learn at once lose one of two values, and nothing else.
   const Clock::duration known = Get();
-  const Clock::duration next = known.count() == 0 ? took : (3 * known + took) / 4;
+  // Down faster than up: who expects too much sleeps too long, and then sees nothing shorter than
+  // its own sleep.
+  Clock::duration next = took < known ? (known + took) / 2 : (3 * known + took) / 4;
+  if (known.count() == 0) next = took;
   ticks_.store(next.count(), std::memory_order_relaxed);
 }
 

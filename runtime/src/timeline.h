@@ -101,7 +101,7 @@ constexpr std::chrono::microseconds kSleepError{100};
 // A sleep that would be shorter is not worth being late for.
 constexpr std::chrono::microseconds kShortestSleep{100};
 // Polling that lasts longer than this finds nothing that blocking would not find soon enough.
-constexpr std::chrono::microseconds kLongestPoll{1000};
+constexpr std::chrono::microseconds kLongestPoll{500};
 constexpr int kPollsPerYield = 8;
 
 /*! \brief How much earlier than expected to wake up. */

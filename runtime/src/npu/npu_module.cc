@@ -123,10 +123,10 @@ void NpuModule::Run(RegionSession& session, ffi::PackedArgs args) {
   auto job = std::make_unique<RegionJob>(ffi::GetObjectPtr<NpuModule>(this), services_, session,
                                          std::move(tensors));
   for (int i = 0; i < args.size(); ++i) {
-    auto tensor = args[i].try_cast<ffi::Tensor>();
     const bool can_be_kept = args[i].type_index() == ffi::TypeIndex::kTVMFFITensor;
-    if (!can_be_kept || tensor->device().device_type == kDLCPU) wait = true;
-    if (can_be_kept) job->Keep(*std::move(tensor));
+    if (can_be_kept) job->Keep(args[i].cast<ffi::Tensor>());
+    const bool can_be_waited_for = args[i].cast<DLTensor*>()->device.device_type != kDLCPU;
+    wait = wait || !can_be_kept || !can_be_waited_for;
   }
   const uint64_t ticket = services_.worker.Submit(std::move(job));
   if (wait) services_.worker.Wait(ticket);

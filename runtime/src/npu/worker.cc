@@ -49,8 +49,11 @@ void Worker::Wait(uint64_t ticket) {
 }
 
 void Worker::Work() {
-  std::unique_lock lock(mutex_);
+  uint64_t last = 0;
   while (true) {
+    // The next job often follows at once, and waking up costs more than a short look around.
+    SleepThenPoll({}, [&] { return timeline_.Submitted() != last; });
+    std::unique_lock lock(mutex_);
     submitted_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
     if (stopping_) return;
     Entry entry = std::move(queue_.front());
@@ -64,8 +67,8 @@ void Worker::Work() {
       failure = std::current_exception();
     }
     entry.job.reset();  // first: whoever waits may rely on nothing being held any more
-    timeline_.Complete(entry.ticket, std::move(failure));
-    lock.lock();
+    last = entry.ticket;
+    timeline_.Complete(last, std::move(failure));
   }
 }
 
@@ -77,8 +80,6 @@ void Worker::Stop() {
   }
   submitted_.notify_all();
   if (thread_.joinable()) thread_.join();
-  // Tensors may belong to an interpreter that is gone by now, so nothing is given back.
-  for (Entry& entry : queue_) static_cast<void>(entry.job.release());
 }
 
 }  // namespace hetero_tvm::runtime::npu

@@ -38,7 +38,7 @@ class Job {
  * \brief Runs jobs in the order in which they were submitted. Thread-safe.
  *
  * A job that fails does not stop later ones, which may be another thread's. At the end of the
- * process the job that is running is waited for, and the others are forgotten.
+ * process the job that is running is waited for, and the others never run.
  */
 class Worker {
  public:
@@ -61,7 +61,11 @@ class Worker {
   /*! \brief Until every job submitted so far is done; otherwise as Wait(ticket). */
   void Wait() { Wait(timeline_.Submitted()); }
 
-  /*! \brief Forget pending jobs and end the thread. Nothing can be submitted afterwards. */
+  /*!
+   * \brief Wait for the running job and end the thread. Nothing can be submitted afterwards.
+   *
+   * What is pending is kept: its tensors may belong to an interpreter that is gone by now.
+   */
   void Stop();
 
  private:
