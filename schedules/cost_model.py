@@ -21,6 +21,11 @@ Both at once (`both=True`). Each device alone gets at most `one_device_gbps`, bo
 two_devices_gbps / (2 * one_device_gbps). Compute rates fall to `both_rate` where devices share
 their cores (a host), else they stay. The other device is taken to be busy for the whole time.
 
+Better figures, where there are any, take the roofline's place: the vendor's estimates of matrix
+products on the NPU (`npu_costs`; one that is a lower bound counts only above the roofline), and a
+model that was trained on measurements of the GPU (`gpu_model`). The latter times a whole kernel
+alone, so contention is the roofline's ratio of both to alone.
+
 A part of an operator is a `Work` with fewer macs, bytes, rows or columns, and costs the same way.
 Figures are those of float16 except `float32_rate`; a "qnn" NPU computes float32 as float16.
 """
@@ -32,7 +37,11 @@ import itertools
 from collections.abc import Mapping
 from typing import Protocol
 
+from schedules.gpu_model import GpuModel
+from schedules.npu_costs import NpuCost, NpuCosts, Product
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
+
+_WEIGHT_BITS = (4, 8, 16, 32)
 
 
 class OpWork(Protocol):
@@ -88,6 +97,17 @@ class _Product:
         return self.weight_bytes + self.output_bytes + self.rows * self.depth * self.element_bytes
 
 
+def _product(rows: int, depth: int, columns: int, weight_bits: int) -> _Product:
+    assert weight_bits in _WEIGHT_BITS, weight_bits
+    return _Product(
+        rows=rows,
+        depth=depth,
+        columns=columns,
+        weight_bytes=depth * columns * weight_bits // 8,
+        element_bytes=4 if weight_bits == 32 else 2,
+    )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class WaitCosts:
     """What order between devices costs, in µs; field by field the planner's `Waiting`."""
@@ -103,6 +123,8 @@ class CostModel:
     """Costs on one SoC."""
 
     spec: SocSpec
+    npu_costs: NpuCosts | None = None
+    gpu_model: GpuModel | None = None
 
     def cost_us(self, work: OpWork, device: str, *, both: bool = False) -> float:
         """Predicted time of the operator, or of a part of it, on `device`.
@@ -142,15 +164,27 @@ class CostModel:
                 Activations are float32 with 32, else float16.
             both: the other device works at the same time.
         """
-        assert weight_bits in (4, 8, 16, 32), weight_bits
-        product = _Product(
-            rows=rows,
-            depth=depth,
-            columns=columns,
-            weight_bytes=depth * columns * weight_bits // 8,
-            element_bytes=4 if weight_bits == 32 else 2,
-        )
-        return self.cost_us(product, device, both=both)
+        return self.cost_us(_product(rows, depth, columns, weight_bits), device, both=both)
+
+    def npu_matmul(self, rows: int, depth: int, columns: int, dtype: str = "float16") -> NpuCost:
+        """What `[rows, depth] x [depth, columns]` costs on the NPU, and in which order of operands.
+
+        Args:
+            rows: of the activation.
+            depth: what is summed over.
+            columns: of the constant weight.
+            dtype: of the weight: "float32", "float16", "int8" or "int4".
+        """
+        bits = {"float32": 32, "float16": 16, "int8": 8, "int4": 4}[dtype]
+        return self._npu_cost(_product(rows, depth, columns, bits), both=False)
+
+    def provenance(self, work: OpWork, device: str) -> str:
+        """What the cost is: "vendor-estimated", "measured" (fitted to measurements), "modelled"."""
+        if device == "npu":
+            return self._npu_cost(work, both=False).provenance
+        if device == "gpu" and self._measured_us(work) is not None:
+            return "measured"
+        return "modelled"
 
     def waiting(self, *, fast: bool = True, element_bytes: int = 4) -> WaitCosts:
         """What order between devices costs.
@@ -204,6 +238,18 @@ class CostModel:
         return table.origin(_rate_key(work))
 
     def _gpu_us(self, work: OpWork, both: bool) -> float:
+        measured = self._measured_us(work)
+        if measured is None:
+            return self._gpu_roofline_us(work, both)
+        contended = self._gpu_roofline_us(work, both) / self._gpu_roofline_us(work, both=False)
+        return measured * contended
+
+    def _measured_us(self, work: OpWork) -> float | None:
+        if self.gpu_model is None or work.fuses or work.kind == "view":
+            return None
+        return self.gpu_model.predict_us(work, self._gpu_roofline_us(work, both=False))
+
+    def _gpu_roofline_us(self, work: OpWork, both: bool) -> float:
         gpu, left = self.spec.gpu, self._memory_left(both)
         if work.fuses:
             main = min(work.output_bytes, work.bytes - work.output_bytes)
@@ -216,7 +262,30 @@ class CostModel:
         return max(compute, _us(work.bytes, gbps * left)) + gpu.launch_us
 
     def _npu_us(self, work: OpWork, both: bool) -> float:
-        npu, left = self.spec.npu, self._memory_left(both)
+        return self._npu_cost(work, both).us_with(self._memory_left(both))
+
+    def _npu_cost(self, work: OpWork, both: bool) -> NpuCost:
+        modelled = self._npu_roofline(work, both)
+        estimated = self._estimated(work)
+        if estimated is None:
+            return modelled
+        below = estimated.us < self._npu_roofline(work, both=False).us
+        return modelled if estimated.lower_bound and below else estimated
+
+    def _estimated(self, work: OpWork) -> NpuCost | None:
+        """The vendor's, of a product of rows with one constant weight."""
+        if self.npu_costs is None or work.kind != "matmul":
+            return None
+        weights = work.depth * work.columns
+        if not weights or work.macs != work.rows * weights:
+            return None
+        bits = work.weight_bytes * 8 // weights
+        if bits not in _WEIGHT_BITS:
+            return None
+        return self.npu_costs.product(Product(work.rows, work.depth, work.columns, bits))
+
+    def _npu_roofline(self, work: OpWork, both: bool) -> NpuCost:
+        npu = self.spec.npu
         weights = self._npu_bytes(work.weight_bytes, work.element_bytes)
         rest = self._npu_bytes(work.bytes - work.weight_bytes, work.element_bytes)
         compute = 0.0
@@ -224,8 +293,16 @@ class CostModel:
             padded = -(-work.rows // npu.tile) * npu.tile / work.rows
             compute = _us(2 * work.macs * padded, _rate(npu, work, both))
         onchip = _us(rest, npu.reduction_gbps if work.reduces else npu.vector_gbps)
-        memory = _us(weights, self.spec.memory.one_device_gbps * left)
-        return max(compute, onchip, memory) + npu.op_us
+        return NpuCost(
+            compute_us=max(compute, onchip),
+            memory_bytes=weights,
+            spill_bytes=0,
+            gbps=self.spec.memory.one_device_gbps,
+            order="right",
+            provenance="modelled",
+            why=f"roofline; rate {npu.origin(_rate_key(work)).provenance}",
+            fixed_us=npu.op_us,
+        )
 
     def _memory_left(self, both: bool) -> float:
         """The share of its rate to memory that a device keeps."""

@@ -131,6 +131,7 @@ def estimate_models(
     cache_dir: Path | None,
     progress: Callable[[str], None] = lambda line: None,
     timeout_s: float = 600.0,
+    weight_bytes: int = 0,
 ) -> dict[str, NpuEstimate | NoEstimate]:
     """Estimate every model on `npu`; keys as in `models`.
 
@@ -140,6 +141,7 @@ def estimate_models(
         cache_dir: where estimates are kept; None keeps none.
         progress: called with a line whenever a model is done.
         timeout_s: for one model, after which the compiler is ended.
+        weight_bytes: of random weights in a file beside the models; see `profile_models`.
 
     Raises:
         EstimateUnavailable: see `proxy_for`; or onnxruntime-qnn is not installed.
@@ -153,7 +155,7 @@ def estimate_models(
     keys = {name: _key(onnx, options) for name, onnx in models.items()}
     known = {key: _read_cache(cache_dir, key) for key in set(keys.values())}
     waiting = {keys[name]: onnx for name, onnx in models.items() if known[keys[name]] is None}
-    fresh = profile_models(waiting, options, timeout_s, progress)
+    fresh = profile_models(waiting, options, timeout_s, progress, weight_bytes=weight_bytes)
     for key, profile in fresh.items():
         if isinstance(profile, Profile):
             _write_cache(cache_dir, key, profile)

@@ -3,7 +3,7 @@
 The compiler runs in a process of its own (`python -m schedules.npu_profile JOB.json`): a crash or a
 hang of it is a reason here, and its memory goes back to the system.
 
-Requires: onnxruntime-qnn; static, self-contained ONNX models.
+Requires: onnxruntime-qnn; static ONNX models, self-contained but for weights in `WEIGHTS_FILE`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
+WEIGHTS_FILE = "weights.bin"  # random float16, for models that need no weights of their own
 _PROVIDER = "QNNExecutionProvider"
 _WORKER = ("-m", "schedules.npu_profile")
 
@@ -62,8 +65,18 @@ def profile_models(
     options: Mapping[str, str],
     timeout_s: float,
     progress: Callable[[str], None],
+    *,
+    weight_bytes: int = 0,
 ) -> dict[str, Profile | NoEstimate]:
-    """Profile every model of `waiting`; after one that ends the process, another goes on."""
+    """Profile every model of `waiting`; after one that ends the process, another goes on.
+
+    Args:
+        waiting: name -> ONNX model.
+        options: of QNN's execution provider.
+        timeout_s: for one model.
+        progress: called with a line whenever a model is done.
+        weight_bytes: size of `WEIGHTS_FILE` beside the models; 0 makes none.
+    """
     done: dict[str, Profile | NoEstimate] = {}
     while len(done) < len(waiting):
         rest = [key for key in waiting if key not in done]
@@ -71,6 +84,8 @@ def profile_models(
             folder = Path(scratch)
             for key in rest:
                 (folder / f"{key}.onnx").write_bytes(waiting[key])
+            if weight_bytes:
+                _write_weights(folder / WEIGHTS_FILE, weight_bytes)
             (folder / "job.json").write_text(json.dumps({"keys": rest, "options": dict(options)}))
             process = _start(folder)
             try:
@@ -94,6 +109,16 @@ def parse_profile(lines: Sequence[str]) -> Profile | None:
         if field is not None:
             sums[field] = sums.get(field, 0) + int(row["Time"])
     return Profile(**sums) if sums.keys() == set(_ROWS.values()) else None
+
+
+def _write_weights(path: Path, nbytes: int) -> None:
+    """The same random weights every time; equal ones the compiler would store once."""
+    random = np.random.default_rng(0)
+    with path.open("wb") as file:
+        while nbytes > 0:
+            part = random.standard_normal(min(1 << 22, -(-nbytes // 2)), np.float32)
+            (part * np.float32(1 / 64)).astype(np.float16).tofile(file)
+            nbytes -= 2 * part.size
 
 
 def _start(folder: Path) -> subprocess.Popen[bytes]:

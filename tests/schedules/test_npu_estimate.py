@@ -29,7 +29,7 @@ def compiler(monkeypatch):
     """Stands for the vendor's compiler; the list is of what it was asked, by call."""
     asked = []
 
-    def profile_models(waiting, options, timeout_s, progress):
+    def profile_models(waiting, options, timeout_s, progress, **_weights):
         asked.append(list(waiting.values()))
         return {
             key: NoEstimate("refused") if onnx == b"bad" else PROFILE
