@@ -6,10 +6,12 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 DTYPES = ("float32", "float16")
 DEVICES = ("gpu", "npu", "gpu+npu")
+Objective = Literal["latency", "energy", "edp"]
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
 
 
 def default_cache_dir() -> Path:
@@ -34,6 +36,8 @@ class BuildConfig:
     dtype: str = "float32"
     devices: str = "gpu+npu"
     split: bool = True  # operators may be cut between both devices
+    objective: Objective = "latency"  # edp: energy times latency
+    gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False
     dump_ir: Path | None = None
@@ -44,3 +48,7 @@ class BuildConfig:
             raise ValueError(f"dtype {self.dtype!r}: one of {', '.join(DTYPES)}")
         if self.devices not in DEVICES:
             raise ValueError(f"devices {self.devices!r}: one of {', '.join(DEVICES)}")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective {self.objective!r}: one of {', '.join(OBJECTIVES)}")
+        if not 0 < self.gpu_share <= 1:
+            raise ValueError(f"gpu_share {self.gpu_share}: above 0, at most 1")

@@ -15,12 +15,13 @@ from tvm import IRModule, relax
 
 from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.errors import BadInput
 from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
-from relay_passes.place import place
+from relay_passes.place import place_all
 from relay_passes.plan import Plan
 from relay_passes.planner.problem import Waiting
 from relay_passes.split_tensor import Splitted, split_tensor
@@ -102,7 +103,16 @@ def _precision(state: State) -> State:
 
 def _place(state: State) -> State:
     """Ask every device about every operator, then choose by cost."""
-    spec = state.spec
+    plans = all_plans(state)
+    devices = state.config.devices
+    if devices == "gpu+npu":
+        return dataclasses.replace(state, plan=plans["split" if state.config.split else "layer"])
+    return dataclasses.replace(state, plan=plans[devices])
+
+
+def all_plans(state: State) -> dict[str, Plan]:
+    """For each of `place.MODES` the best plan; `state` as `place` gets it."""
+    spec, config = state.spec, state.config
     costs = CostModel(spec)
 
     def declined(call: relax.Call, device: str) -> str | None:
@@ -110,8 +120,8 @@ def _place(state: State) -> State:
             return npu_support.decline_reason(call, spec.npu)
         return gpu_support.decline_reason(call, spec.gpu)
 
-    waits = costs.waiting(element_bytes=2 if state.config.dtype == "float16" else 4)
-    plan = place(
+    waits = costs.waiting(element_bytes=2 if config.dtype == "float16" else 4)
+    return place_all(
         state.mod,
         declined=declined,
         cost_us=costs.cost_us,
@@ -120,12 +130,25 @@ def _place(state: State) -> State:
             region_us=waits.region_us,
             border_us_per_byte=waits.border_us_per_byte,
         ),
-        devices=state.config.devices.split("+"),
         unfit=state.unfit,
-        split=state.config.split,
         tile=spec.npu.tile,
+        objective=config.objective,
+        gpu_share=config.gpu_share,
+        power_w=_power(spec, needed=config.objective != "latency"),
     )
-    return dataclasses.replace(state, plan=plan)
+
+
+def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:
+    """Watts of GPU and NPU; nothing where one is not known."""
+    power = {"gpu": spec.gpu.power_w, "npu": spec.npu.power_w}
+    known = {device: watts for device, watts in power.items() if watts is not None}
+    if needed and len(known) < len(power):
+        missing = " and ".join(f"[{d}] power_w" for d in power if d not in known)
+        raise BadInput(
+            f"target {spec.name} does not say what power its devices take ({missing}): "
+            "plan for latency, or add it to a TOML file of the target"
+        )
+    return known if len(known) == len(power) else {}
 
 
 def _split(state: State) -> State:

@@ -21,7 +21,7 @@ from relay_passes.cut_choices import CutChoice, cut_choices
 from relay_passes.op_work import VIEWS, Work, op_name, op_work, static_shape, tensor_args
 from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
-from relay_passes.planner.solve import Solution, solve
+from relay_passes.planner.solve import Objective, Solution, solve
 from relay_passes.program import Node, read_program
 from relay_passes.sharding import argument_cut, is_contiguous, shard_work
 
@@ -51,8 +51,11 @@ def place(
     *,
     split: bool = True,
     tile: int = 1,
+    objective: Objective = "latency",
+    gpu_share: float = 1.0,
+    power_w: Mapping[str, float] = MappingProxyType({}),
 ) -> Plan:
-    """The plan with the least predicted time.
+    """The plan with the least predicted time, or with the least of another objective.
 
     Args:
         mod: as import leaves it; see `read_program`.
@@ -65,28 +68,77 @@ def place(
             such as precision.
         split: False keeps every operator whole.
         tile: rows and columns of the NPU's matrix unit; operators are cut at multiples of it.
+        objective: "latency", "energy" or "edp", their product.
+        gpu_share: of its time, that the GPU has for us: its work takes 1 / share as long.
+        power_w: of GPU and NPU at work. The CPU's is not counted: what it computes, no other
+            device can.
 
-    Ensures: `predicted_us` is at most every entry of `alternatives_us` that `devices` and `split`
-        allow.
+    Ensures: no entry of `alternatives_us` that `devices` and `split` allow is below `predicted_us`
+        where latency is minimised.
+
+    Raises:
+        ValueError: an objective or share that does not exist, or energy without known power.
     """
     assert devices and set(devices) <= set(_BOTH), devices
-    nodes = read_program(mod)
-    question = _Question(nodes, declined, cost_us, unfit, tile)
     wanted = next(iter(devices)) if len(set(devices)) == 1 else "split" if split else "layer"
+    return place_all(
+        mod,
+        declined,
+        cost_us,
+        waiting,
+        unfit,
+        tile=tile,
+        objective=objective,
+        gpu_share=gpu_share,
+        power_w=power_w,
+    )[wanted]
+
+
+def place_all(
+    mod: IRModule,
+    declined: Declined,
+    cost_us: Cost,
+    waiting: Waiting,
+    unfit: Mapping[str, str] = MappingProxyType({}),
+    *,
+    tile: int = 1,
+    objective: Objective = "latency",
+    gpu_share: float = 1.0,
+    power_w: Mapping[str, float] = MappingProxyType({}),
+) -> dict[str, Plan]:
+    """For each of `MODES` the best plan that it allows; see `place`.
+
+    "gpu" and "npu" are one device alone, "layer" is both with every operator whole, "split" is
+    all. A mode whose best plan is no better than that of a simpler one gets the simpler plan.
+    """
+    if not 0 < gpu_share <= 1:
+        raise ValueError(f"gpu_share is {gpu_share}; it must be above 0, at most 1")
+
+    # A GPU that others use too is a slower one: also where cuts are to balance the two.
+    def ours(work: Work, device: str, *, both: bool = False) -> float:
+        us = cost_us(work, device, both=both)
+        return us / gpu_share if device == "gpu" else us
+
+    watts = {"cpu": 0.0, **power_w, "gpu": power_w["gpu"] * gpu_share} if power_w else None
+    question = _Question(read_program(mod), declined, ours, unfit, tile, watts)
     answers: dict[str, Solution] = {}
     for mode in MODES:
         problem = Problem(question.ops(mode), waiting)
         # Simpler plans are plans too: choices are listed so that theirs keep their numbers.
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
         others = [choices for choices in simpler if choices is not None]
-        answers[mode] = solve(problem, beam=_BEAM, others=others)
-    best = wanted
-    if wanted in ("layer", "split"):
-        best = min(
-            MODES[: MODES.index(wanted) + 1],
-            key=lambda mode: round(answers[mode].timeline.total_us, 3),
-        )
-    return question.plan(answers, best, devices, waiting)
+        answers[mode] = solve(problem, beam=_BEAM, others=others, objective=objective)
+
+    def merit(mode: str) -> tuple[float, float]:
+        answer = answers[mode]
+        return float(f"{answer.value:.6g}"), round(answer.timeline.total_us, 3)
+
+    plans = {}
+    for wanted in MODES:
+        allowed = [wanted] if wanted in _BOTH else MODES[: MODES.index(wanted) + 1]
+        best = min(allowed, key=merit)
+        plans[wanted] = question.plan(answers, best, wanted, waiting, objective)
+    return plans
 
 
 class _Question:
@@ -99,8 +151,10 @@ class _Question:
         cost_us: Cost,
         unfit: Mapping[str, str],
         tile: int,
+        power_w: Mapping[str, float] | None,
     ) -> None:
         self.nodes = nodes
+        self.power_w = power_w
         self.index = {node.name: i for i, node in enumerate(nodes)}
         self.makers: dict[relax.Var, int] = {node.var: i for i, node in enumerate(nodes)}
         self.cost_us = cost_us
@@ -150,7 +204,13 @@ class _Question:
             makes=cut,
             kind=sharding.kind,
             gather_us=gather,
+            joules=self._joules(us),
         )
+
+    def _joules(self, us: Mapping[str, float]) -> float | None:
+        if self.power_w is None:
+            return None
+        return sum(self.power_w[device] * time / 1e6 for device, time in us.items())
 
     def ops(self, mode: str) -> tuple[Op, ...]:
         """The problem's operators when only the devices, or splits, of `mode` are allowed."""
@@ -168,7 +228,8 @@ class _Question:
     def _choices(self, index: int, mode: str) -> list[Choice]:
         reads = (None,) * len(self.nodes[index].inputs)
         devices = self._devices(index, mode)
-        choices = [Choice(us={d: self.costs[index][d]}, reads=reads) for d in devices]
+        alone = [{d: self.costs[index][d]} for d in devices]
+        choices = [Choice(us=us, reads=reads, joules=self._joules(us)) for us in alone]
         return choices + (self.offers[index] if mode == "split" else [])
 
     def _devices(self, index: int, mode: str) -> list[str]:
@@ -195,9 +256,11 @@ class _Question:
         self,
         answers: Mapping[str, Solution],
         mode: str,
-        devices: Collection[str],
+        wanted: str,
         waiting: Waiting,
+        objective: Objective,
     ) -> Plan:
+        """The answer of `mode` as the best that `wanted` allows."""
         answer = answers[mode]
         timeline = answer.timeline
         chosen = [self._choices(i, mode)[n] for i, n in enumerate(answer.choices)]
@@ -205,7 +268,7 @@ class _Question:
         crossing = min(waiting.wait_us["gpu", "npu"], waiting.wait_us["npu", "gpu"])
         return Plan(
             ops=tuple(
-                self._op_plan(i, choice, timeline.region_of[i], devices, crossing)
+                self._op_plan(i, choice, timeline.region_of[i], wanted, crossing)
                 for i, choice in enumerate(chosen)
             ),
             predicted_us=timeline.total_us,
@@ -219,25 +282,28 @@ class _Question:
                 for wait in timeline.waits
             ),
             border_bytes=timeline.border_bytes,
-            bound_us=answer.bound_us,
-            exact=answer.exact,
+            bound_us=answers[wanted].bound_us,
+            exact=answers[wanted].exact,
             alternatives_us={m: found.timeline.total_us for m, found in answers.items()},
+            busy_us=dict(timeline.busy_us),
+            joules=answer.joules,
+            objective=objective,
         )
 
     def _op_plan(
-        self,
-        index: int,
-        choice: Choice,
-        region: int | None,
-        devices: Collection[str],
-        crossing: float,
+        self, index: int, choice: Choice, region: int | None, wanted: str, crossing: float
     ) -> OpPlan:
         node, cost, refusals = self.nodes[index], self.costs[index], self.refused[index]
         split = _split(choice) if choice.makes else None
+        offers = tuple(
+            Offer(split=_split(offer), us=dict(offer.us))
+            for offer in (self.offers[index] if wanted == "split" else ())
+        )
         if split is not None:
             reason = _split_reason(split, choice.us, cost)
         else:
-            reason = _reason(choice.device, cost, refusals, devices, crossing)
+            devices = [wanted] if wanted in _BOTH else _BOTH
+            reason = _reason(choice.device, cost, refusals, devices, crossing) + _lost(offers)
         return OpPlan(
             name=node.name,
             op=op_name(node.call),
@@ -249,7 +315,7 @@ class _Question:
             split=split,
             region=region,
             split_us=dict(choice.us) if split else {},
-            offers=tuple(Offer(split=_split(o), us=dict(o.us)) for o in self.offers[index]),
+            offers=offers,
         )
 
 
@@ -296,6 +362,18 @@ def _split_reason(split: Split, us: Mapping[str, float], cost: Mapping[str, floa
     parts = f"{_format(us['npu'])} µs on the npu beside {_format(us['gpu'])} µs on the gpu"
     alone = " and ".join(f"{_format(cost[d])} µs on the {d}" for d in _BOTH if d in cost)
     return f"{split.kind}: the npu computes {split.at} of {split.extent}: {parts}, alone {alone}"
+
+
+def _lost(offers: Collection[Offer]) -> str:
+    """That splits were considered: the one whose longer part is shortest."""
+    best = min(offers, key=lambda offer: max(offer.us.values()), default=None)
+    if best is None or not any(best.us.values()):
+        return ""
+    split, us = best.split, best.us
+    return (
+        f"; splits lost: {split.kind}, {split.at} of {split.extent} on the npu, "
+        f"takes {_format(us['npu'])} µs there beside {_format(us['gpu'])} µs on the gpu"
+    )
 
 
 def _format(us: float) -> str:

@@ -91,6 +91,10 @@ class Plan:
     exact: bool = True  # no plan of those considered is faster than this one
     alternatives_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """"gpu", "npu", "layer", "split": predictions of the best plan of that kind."""
+    busy_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Device -> all that it does: operators, starts of regions, borders; all but waiting."""
+    joules: float | None = None  # of GPU and NPU at work; None where their power is not known
+    objective: str = "latency"  # what was minimised: "latency", "energy" or "edp", their product
 
     @property
     def device(self) -> dict[str, str]:
@@ -106,6 +110,24 @@ class Plan:
     def device_us(self) -> dict[str, float]:
         """Predicted time in operators on each device."""
         return {d: sum(op.part_us(d) for op in self.ops) for d in DEVICES}
+
+    @property
+    def regions(self) -> int:
+        """Jobs of the NPU."""
+        return len({op.region for op in self.ops} - {None})
+
+    @property
+    def split_share(self) -> float:
+        """Of all multiply-accumulates, those of operators that both devices compute."""
+        total = sum(op.macs for op in self.ops)
+        return sum(op.macs for op in self.ops if op.split is not None) / total if total else 0.0
+
+    @property
+    def gap(self) -> float:
+        """How much longer than the best plan this one takes, at most: 0.03 is three per cent."""
+        if self.exact and self.objective == "latency":
+            return 0.0
+        return max(0.0, self.predicted_us / self.bound_us - 1) if self.bound_us else float("inf")
 
     @property
     def refused(self) -> list[dict[str, str]]:
