@@ -15,6 +15,7 @@ import numpy as np
 from tvm import relax, te, tirx
 from tvm.ir.expr import GenericConst
 
+from schedules.cache_block import blocked
 from schedules.layout import (
     CONTRACTION_ATTRS,
     Legalize,
@@ -53,6 +54,9 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
             rows = lhs_shape[-2]
         out_dtype = str(call.ty.dtype)
         tile, packed, panels = _right_side(builder, gpu, rhs, rows)
+        if panels:
+            shape = (math.prod(batch), rows, rhs_shape[-1])
+            tile = blocked(gpu, tile, shape, rhs_shape[-2])
         product = _Product(
             batch=batch,
             out_shape=known_shape(call),
