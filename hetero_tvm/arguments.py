@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm.config import DEVICES, DTYPES, BuildConfig
+from hetero_tvm.config import DEVICES, DTYPES, OBJECTIVES, BuildConfig
 from hetero_tvm.errors import BadInput
 
 
@@ -21,7 +21,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME=DIMS[:DTYPE]",
-        help="fix an input's dimensions, as in input_ids=1x128:int64; once per input",
+        help="fix an input's dimensions, as in input_ids=1x128:int64; once per input. "
+        "A dimension written L is what --length says",
     )
     parser.add_argument(
         "--dtype",
@@ -35,15 +36,63 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no-split",
         action="store_true",
-        help="keep every operator whole: both devices take turns, none is cut between them",
+        help="keep every operator whole: none is cut between both devices",
+    )
+    parser.add_argument(
+        "--objective",
+        choices=OBJECTIVES,
+        default="latency",
+        help="what the plan minimises; edp is energy x latency (default latency)",
+    )
+    parser.add_argument(
+        "--gpu-share",
+        default="100%",
+        metavar="PERCENT",
+        help="of the GPU's time that is ours, as in 60%% while it also draws (default 100%%)",
     )
 
 
-def model_config(args: argparse.Namespace, *, output: Path | None, **more: Any) -> BuildConfig:
-    """What the flags of `add_model_arguments` ask for.
+def read_lengths(text: str) -> tuple[int, ...]:
+    """The lengths of `--length 1,64,256`, each once and in the order given.
 
     Raises:
-        BadInput: no model, or an `--input` that cannot be read or is given twice.
+        BadInput: anything but whole numbers above 0 with commas between them.
+    """
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
+        raise BadInput(f"--length {text}: write whole numbers above 0 with commas, as in 1,64,256")
+    return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def read_share(text: str) -> float:
+    """The share of `--gpu-share 60%`, above 0 and at most 1.
+
+    Raises:
+        BadInput: anything but a percentage in that range.
+    """
+    try:
+        percent = float(text.removesuffix("%"))
+    except ValueError:
+        percent = 0.0
+    if not (text.endswith("%") and 0 < percent <= 100):
+        raise BadInput(f"--gpu-share {text}: write a percentage above 0%, at most 100%, as in 60%")
+    return percent / 100
+
+
+def model_config(
+    args: argparse.Namespace, *, output: Path | None, length: int | None = None, **more: Any
+) -> BuildConfig:
+    """What the flags of `add_model_arguments` ask for.
+
+    Args:
+        args: as parsed.
+        output: the artefact; None to plan only.
+        length: stands for every dimension that is written `L` in `--input`.
+        more: further fields of the configuration.
+
+    Raises:
+        BadInput: no model, an `--input` that cannot be read or is given twice, or an `L` without
+            a length and the other way round.
     """
     if args.target == "help" and args.verb != "build":
         raise BadInput("hetero-tvm build --target help lists the targets")
@@ -52,7 +101,12 @@ def model_config(args: argparse.Namespace, *, output: Path | None, **more: Any) 
     from hetero_tvm import frontend
 
     inputs = {}
-    for spec in map(frontend.parse_input_flag, args.input):
+    texts = [_with_length(text, length) for text in args.input]
+    if length is not None and texts == args.input:
+        raise BadInput(
+            "--length needs an --input with a dimension written L, as in --input input_ids=1xL"
+        )
+    for spec in map(frontend.parse_input_flag, texts):
         if spec.name in inputs:
             raise BadInput(f"--input {spec.name} is given twice")
         inputs[spec.name] = spec
@@ -64,5 +118,23 @@ def model_config(args: argparse.Namespace, *, output: Path | None, **more: Any) 
         dtype=args.dtype,
         devices=args.devices,
         split=not args.no_split,
+        objective=args.objective,
+        gpu_share=read_share(args.gpu_share),
         **more,
     )
+
+
+def _with_length(text: str, length: int | None) -> str:
+    """`input_ids=1xL:int64` with the length for L."""
+    name, equals, rest = text.rpartition("=")
+    dims, colon, dtype = rest.partition(":")
+    words = dims.strip().split("x")
+    if not equals or "L" not in words:
+        return text
+    if length is None:
+        raise BadInput(
+            f"--input {text}: L stands for the lengths of `hetero-tvm plan --length 1,64,256`; "
+            "write a number, or give --length there"
+        )
+    fixed = "x".join(str(length) if word == "L" else word for word in words)
+    return f"{name}{equals}{fixed}{colon}{dtype}"

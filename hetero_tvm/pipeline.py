@@ -46,7 +46,8 @@ class State:
     model: frontend.ImportedModel | None = None
     mod: IRModule = dataclasses.field(default_factory=IRModule)
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
-    plan: Plan | None = None
+    plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)  # of each `place.MODES`
+    plan: Plan | None = None  # the one of these that is followed
     cut: Splitted | None = None  # what split operators became
     regions: tuple[NpuRegion, ...] = ()
     npu_module: Any | None = None
@@ -103,15 +104,6 @@ def _precision(state: State) -> State:
 
 def _place(state: State) -> State:
     """Ask every device about every operator, then choose by cost."""
-    plans = all_plans(state)
-    devices = state.config.devices
-    if devices == "gpu+npu":
-        return dataclasses.replace(state, plan=plans["split" if state.config.split else "layer"])
-    return dataclasses.replace(state, plan=plans[devices])
-
-
-def all_plans(state: State) -> dict[str, Plan]:
-    """For each of `place.MODES` the best plan; `state` as `place` gets it."""
     spec, config = state.spec, state.config
     costs = CostModel(spec)
 
@@ -121,7 +113,7 @@ def all_plans(state: State) -> dict[str, Plan]:
         return gpu_support.decline_reason(call, spec.gpu)
 
     waits = costs.waiting(element_bytes=2 if config.dtype == "float16" else 4)
-    return place_all(
+    plans = place_all(
         state.mod,
         declined=declined,
         cost_us=costs.cost_us,
@@ -136,6 +128,14 @@ def all_plans(state: State) -> dict[str, Plan]:
         gpu_share=config.gpu_share,
         power_w=_power(spec, needed=config.objective != "latency"),
     )
+    return dataclasses.replace(state, plan=plans[mode(config)], plans=plans)
+
+
+def mode(config: BuildConfig) -> str:
+    """Which of `place.MODES` the build follows."""
+    if config.devices == "gpu+npu":
+        return "split" if config.split else "layer"
+    return config.devices
 
 
 def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:

@@ -64,7 +64,7 @@ def estimate_regions(state: pipeline.State, costs: CostModel) -> tuple[Region, .
     plan = state.plan
     assert plan is not None, "regions come from a plan"
     for phase in pipeline.PHASES:
-        if phase.name in ("group", "lower_npu"):
+        if phase.name in ("split", "group", "lower_npu"):
             state = phase.run(state)
     try:
         estimates = estimate_models(
@@ -75,15 +75,18 @@ def estimate_regions(state: pipeline.State, costs: CostModel) -> tuple[Region, .
         )
     except EstimateUnavailable as error:
         raise EnvironmentProblem(f"--estimate: {error}") from None
-    npu_us = {op.name: op.cost_us.get("npu", 0.0) for op in plan.ops}
-    start = costs.handover_us("cpu", "npu", 0)
+    # Parts have names of their own; what moves data between them has no price of its own.
+    npu_us = {
+        f"{op.name}_npu" if op.split is not None else op.name: op.part_us("npu") for op in plan.ops
+    }
     return tuple(
         Region(
             symbol=region.symbol,
             operators=region.names,
-            operators_us=sum(npu_us[name] for name in region.names),
+            operators_us=sum(npu_us.get(name, 0.0) for name in region.names),
             border_us=sum(
-                costs.handover_us("cpu", "npu", _nbytes(tensor)) - start
+                _nbytes(tensor)
+                * costs.waiting(element_bytes=dtype_bytes(tensor.dtype)).border_us_per_byte
                 for tensor in (*region.inputs, *region.outputs)
             ),
             estimate=estimates[region.symbol],

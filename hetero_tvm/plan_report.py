@@ -1,4 +1,5 @@
-"""A plan explained: every operator's time on every device, and both devices against either alone.
+"""A plan explained: every operator's time on every device and in every split, and the plan against
+what each device alone, and both with whole operators, would take.
 
 Nothing is compiled; the pipeline runs as far as `build --plan-only` does. The NPU regions of the
 plan are made only where the vendor's estimate of them is asked for.
@@ -6,9 +7,10 @@ plan are made only where the vendor's estimate of them is asked for.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,52 +19,17 @@ from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from hetero_tvm.progress import Progress
 from relay_passes.op_work import op_work
-from relay_passes.plan import DEVICES, Plan
+from relay_passes.place import MODES
+from relay_passes.plan import DEVICES, OpPlan, Plan
 from relay_passes.program import Node, read_program
-from relay_passes.solve_placement import Move, Op, moves
 from schedules.cost_model import CostModel
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
 from schedules.npu_profile import NoEstimate
-from target_specs.spec import Origin
+from target_specs.spec import Origin, SocSpec
 
-MODES = ("gpu", "npu", "gpu+npu")  # the simplest first
-MODELLED = "modelled"  # computed by the roofline from the spec's figures
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Handover:
-    """All tensors that go from one device to another; no bytes are copied for it."""
-
-    source: str  # "cpu" for the model's inputs too
-    target: str  # "cpu" for the model's outputs too
-    waits: int  # times that one device waits for the other
-    tensors: int
-    nbytes: int  # of operators' results; the model's inputs and outputs are not counted
-    us: float
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Mode:
-    """The best plan with the devices of one `--devices`."""
-
-    plan: Plan
-    handovers: tuple[Handover, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        placed = [op.device for op in self.plan.ops]
-        return {
-            "predicted_us": self.plan.predicted_us,
-            "provenance": MODELLED,
-            "operators": {device: placed.count(device) for device in DEVICES},
-            "device_us": self.plan.device_us,
-            "macs": self.plan.macs,
-            "handover_us": self.plan.handover_us,
-            "handovers": [dataclasses.asdict(handover) for handover in self.handovers],
-            "waits": sum(handover.waits for handover in self.handovers),
-            "handed_over_tensors": sum(handover.tensors for handover in self.handovers),
-            "handed_over_bytes": sum(handover.nbytes for handover in self.handovers),
-        }
+MODELLED = "modelled"  # computed from the spec's figures; totals always are
+TITLES = {"gpu": "GPU only", "npu": "NPU only", "layer": "layer level", "split": "split"}
+_PLACES = (*DEVICES, "gpu+npu")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,10 +39,15 @@ class PlanReport:
     model: Path
     target: str
     dtype: str
-    devices: str  # the mode that was asked for
-    modes: Mapping[str, Mode]
+    devices: str  # that were asked for
+    wanted: str  # the mode that a build with the same flags follows
+    objective: str
+    gpu_share: float
+    modes: Mapping[str, Plan]  # the best plan of each of `MODES`
     figures: tuple[Origin, ...]  # of the spec, that predictions rest on
     figure_of: Mapping[tuple[str, str], int]  # operator, device -> index in `figures`
+    provenance_of: Mapping[tuple[str, str], str]  # operator, device -> of the predicted time
+    waiting: Mapping[str, tuple[float, Origin]]  # key of the spec -> what waits rest on
     node_of: Mapping[str, str]
     regions: tuple[plan_regions.Region, ...] | None  # None: no estimate was asked for
     seconds: float
@@ -83,17 +55,21 @@ class PlanReport:
     @property
     def plan(self) -> Plan:
         """The plan that a build with these flags follows."""
-        return self.modes[self.devices].plan
+        return self.modes[self.wanted]
 
     @property
     def best(self) -> str:
         """The mode with the least predicted time; of those equal to 0.01 µs the simplest."""
-        return min(MODES, key=lambda name: round(self.modes[name].plan.predicted_us, 2))
+        return min(MODES, key=lambda name: round(self.modes[name].predicted_us, 2))
 
     @property
     def with_estimates_us(self) -> float | None:
-        """The plan's time with every region's estimate in place of its prediction."""
-        if not self.regions:
+        """The plan's time with every region's estimate in place of its prediction.
+
+        None where one has no estimate, or where devices work at the same time: then a region's
+        time is not a part of the total.
+        """
+        if not self.regions or any(op.split for op in self.plan.ops):
             return None
         total = self.plan.predicted_us
         for region in self.regions:
@@ -109,28 +85,16 @@ class PlanReport:
             "target": self.target,
             "dtype": self.dtype,
             "devices": self.devices,
+            "objective": self.objective,
+            "gpu_share": self.gpu_share,
+            "plan": self.wanted,
             "figures": [dataclasses.asdict(figure) for figure in self.figures],
-            "operators": [
-                {
-                    "name": op.name,
-                    "node": self.node_of.get(op.name, op.name),
-                    "op": op.op,
-                    "device": op.device,
-                    "reason": op.reason,
-                    "macs": op.macs,
-                    "predicted": {
-                        device: {
-                            "us": us,
-                            "provenance": MODELLED,
-                            "figure": self.figure_of.get((op.name, device)),
-                        }
-                        for device, us in op.cost_us.items()
-                    },
-                    "declined": dict(op.declined),
-                }
-                for op in self.plan.ops
-            ],
-            "modes": {name: self.modes[name].to_dict() for name in MODES},
+            "waiting": {
+                key: {"value": value, **dataclasses.asdict(origin)}
+                for key, (value, origin) in self.waiting.items()
+            },
+            "operators": [self._operator(op) for op in self.plan.ops],
+            "modes": {name: mode_dict(self.modes[name]) for name in MODES},
             "best": self.best,
             "npu_regions": (
                 None if self.regions is None else [region.to_dict() for region in self.regions]
@@ -139,9 +103,80 @@ class PlanReport:
             "seconds": round(self.seconds, 3),
         }
 
+    def _operator(self, op: OpPlan) -> dict[str, Any]:
+        split = None
+        if op.split is not None:
+            split = {**dataclasses.asdict(op.split), "npu_share": op.split.npu_share}
+            split["predicted"] = self._times(op, op.split_us)
+        return {
+            "name": op.name,
+            "node": self.node_of.get(op.name, op.name),
+            "op": op.op,
+            "device": op.device,
+            "split": split,
+            "region": op.region,
+            "reason": op.reason,
+            "macs": op.macs,
+            "predicted": self._times(op, op.cost_us),
+            "splits_offered": [
+                {**dataclasses.asdict(offer.split), "predicted": self._times(op, offer.us)}
+                for offer in op.offers
+            ],
+            "declined": dict(op.declined),
+        }
+
+    def _times(self, op: OpPlan, us: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+        return {
+            device: {
+                "us": time_us,
+                "provenance": self.provenance_of.get((op.name, device), MODELLED),
+                "figure": self.figure_of.get((op.name, device)),
+            }
+            for device, time_us in us.items()
+        }
+
+
+def mode_dict(plan: Plan) -> dict[str, Any]:
+    """A plan's totals as plain data."""
+    placed = [op.device for op in plan.ops]
+    pairs: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
+    for wait in plan.waits:
+        pairs[wait.waiter, wait.on].append(wait.us)
+    return {
+        "predicted_us": plan.predicted_us,
+        "provenance": MODELLED,
+        "operators": {place: placed.count(place) for place in _PLACES},
+        "busy_us": dict(plan.busy_us),
+        "device_us": plan.device_us,
+        "macs": plan.macs,
+        "split_share": plan.split_share,
+        "npu_regions": plan.regions,
+        "border_bytes": round(plan.border_bytes),
+        "waits": {
+            "count": len(standing_still(plan)),
+            "us": sum(standing_still(plan)),
+            "pairs": [
+                {"waiter": waiter, "on": on, "count": len(us), "us": sum(us)}
+                for (waiter, on), us in sorted(pairs.items())
+            ],
+        },
+        "exact": plan.exact,
+        "bound_us": plan.bound_us,
+        "gap": plan.gap,
+        "joules": plan.joules,
+    }
+
+
+def standing_still(plan: Plan) -> list[float]:
+    """How long GPU and NPU stand still at each of their waits, in µs.
+
+    The CPU is left out: at the end it waits for the outputs, as long as the whole run takes.
+    """
+    return [wait.us for wait in plan.waits if wait.waiter != "cpu"]
+
 
 def explain(config: BuildConfig, progress: Progress, *, estimate: bool = False) -> PlanReport:
-    """Plan as `config` says, and with either device alone.
+    """Plan as `config` says, and in every other mode.
 
     Args:
         config: a build without an output.
@@ -161,18 +196,15 @@ def explain(config: BuildConfig, progress: Progress, *, estimate: bool = False) 
         except EstimateUnavailable as error:
             raise BadInput(f"--estimate: {error}; plan without it") from None
     steps = {phase.name: phase.weight for phase in pipeline.PHASES if phase.plan}
-    progress.begin({**steps, "compare": 1.0, **({"estimate": 5.0} if estimate else {})})
+    progress.begin({**steps, **({"estimate": 5.0} if estimate else {})})
     state = pipeline.run(
         pipeline.State(config=config, spec=spec, note=progress.note),
         plan_only=True,
         on_phase=lambda phase: progress.step(phase.name),
     )
     assert state.model is not None and state.plan is not None
-    progress.step("compare")
     costs = CostModel(spec)
-    nodes = read_program(state.mod)
-    modes = {name: _mode(state, name, nodes, costs) for name in MODES}
-    figures, figure_of = _figures(nodes, modes[config.devices].plan, costs)
+    figures, figure_of, provenance_of = _figures(read_program(state.mod), state.plan, costs)
     regions = None
     if estimate:
         progress.step("estimate")
@@ -182,62 +214,27 @@ def explain(config: BuildConfig, progress: Progress, *, estimate: bool = False) 
         target=spec.name,
         dtype=config.dtype,
         devices=config.devices,
-        modes=modes,
+        wanted=pipeline.mode(config),
+        objective=config.objective,
+        gpu_share=config.gpu_share,
+        modes=state.plans,
         figures=figures,
         figure_of=figure_of,
+        provenance_of=provenance_of,
+        waiting=_waiting(spec),
         node_of=dict(state.model.node_of),
         regions=regions,
         seconds=time.perf_counter() - begin,
     )
 
 
-def handovers(nodes: list[Node], device: Mapping[str, str], costs: CostModel) -> list[Handover]:
-    """What the plan hands over, per pair of devices; costs add up to `Plan.handover_us`."""
-    index = {node.name: i for i, node in enumerate(nodes)}
-    ops = [
-        Op(
-            cost_us={},
-            inputs=tuple(index[name] for name in node.inputs),
-            nbytes=op_work(node.call).output_bytes,
-            reads_graph_inputs=node.reads_graph_inputs,
-            is_output=node.is_output,
-        )
-        for node in nodes
-    ]
-    found: dict[tuple[str, str], list[Move]] = {}
-    for move in moves(ops, [device[node.name] for node in nodes], costs.handover_us):
-        found.setdefault((move.source, move.target), []).append(move)
-    return [
-        Handover(
-            source=source,
-            target=target,
-            waits=len(group),
-            tensors=sum(len(move.sizes) for move in group),
-            nbytes=sum(sum(move.sizes) for move in group),
-            us=sum(move.us for move in group),
-        )
-        for (source, target), group in sorted(found.items())
-    ]
-
-
-def _mode(state: pipeline.State, devices: str, nodes: list[Node], costs: CostModel) -> Mode:
-    """`state` placed again with `devices`."""
-    config = dataclasses.replace(state.config, devices=devices)
-    plan = _phase("place").run(dataclasses.replace(state, config=config)).plan
-    assert plan is not None
-    return Mode(plan=plan, handovers=tuple(handovers(nodes, plan.device, costs)))
-
-
-def _phase(name: str) -> pipeline.Phase:
-    return next(phase for phase in pipeline.PHASES if phase.name == name)
-
-
 def _figures(
-    nodes: list[Node], plan: Plan, costs: CostModel
-) -> tuple[tuple[Origin, ...], dict[tuple[str, str], int]]:
-    """The spec's figures behind the predictions; a view rests on none."""
+    nodes: Iterable[Node], plan: Plan, costs: CostModel
+) -> tuple[tuple[Origin, ...], dict[tuple[str, str], int], dict[tuple[str, str], str]]:
+    """The spec's figures behind the predictions, and what these are; a view rests on none."""
     index: dict[Origin, int] = {}
     figure_of: dict[tuple[str, str], int] = {}
+    provenance_of: dict[tuple[str, str], str] = {}
     for node, op in zip(nodes, plan.ops, strict=True):
         work = op_work(node.call)
         if work.kind == "view":
@@ -245,4 +242,22 @@ def _figures(
         for device in op.cost_us:
             origin = costs.origin(work, device)
             figure_of[op.name, device] = index.setdefault(origin, len(index))
-    return tuple(index), figure_of
+            provenance_of[op.name, device] = costs.provenance(work, device)
+    return tuple(index), figure_of, provenance_of
+
+
+def _waiting(spec: SocSpec) -> dict[str, tuple[float, Origin]]:
+    """The spec's figures behind waits, starts of regions, and their borders."""
+    tables = {"gpu": spec.gpu, "npu": spec.npu, "memory": spec.memory}
+    keys = (
+        ("gpu", "flag_us"),
+        ("npu", "flag_us"),
+        ("npu", "handover_us"),
+        ("npu", "submit_us"),
+        ("memory", "one_device_gbps"),
+        ("memory", "two_devices_gbps"),
+    )
+    return {
+        f"{table}.{key}": (getattr(tables[table], key), tables[table].origin(key))
+        for table, key in keys
+    }

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import collections
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from hetero_tvm.plan_regions import Region
-from hetero_tvm.plan_report import MODES, PlanReport
-from relay_passes.plan import OpPlan
+from hetero_tvm.plan_report import TITLES, PlanReport, standing_still
+from relay_passes.place import MODES
+from relay_passes.plan import Offer, OpPlan, Plan
 from schedules.npu_profile import NoEstimate
 
-_TITLES = {"gpu": "GPU only", "npu": "NPU only", "gpu+npu": "GPU + NPU"}
 _WIDTH = 100
 _NOTES_SHOWN = 5  # in one row
 
@@ -24,6 +24,21 @@ def plan_summary(report: PlanReport, *, verbose: bool) -> str:
     return "\n".join(lines)
 
 
+def lengths_table(reports: Mapping[int, PlanReport]) -> str:
+    """One row per length: what each mode takes, and how much is split."""
+    titles = "".join(f"{TITLES[name]:>14}" for name in MODES)
+    lines = [f"{'length':>8}{titles}{'split MACs':>12}{'plan is':>18}  best"]
+    for length, report in reports.items():
+        times = "".join(f"{report.modes[name].predicted_us / 1e3:>11.3f} ms" for name in MODES)
+        split = report.modes["split"]
+        lines.append(
+            f"{length:>8}{times}{split.split_share:>12.1%}{_exactness(split):>18}"
+            f"  {TITLES[report.best]}"
+        )
+    lines.append("All modelled, from the target's spec.")
+    return "\n".join(lines)
+
+
 def _operators(report: PlanReport, *, verbose: bool) -> Iterator[str]:
     """Operators in groups, times in sums; refusals as numbered notes."""
     plan = report.plan
@@ -33,33 +48,48 @@ def _operators(report: PlanReport, *, verbose: bool) -> Iterator[str]:
     groups: dict[tuple[str, str, str], list[OpPlan]] = collections.defaultdict(list)
     for op in plan.ops:
         groups[op.device, op.op, _why(op, report.devices)].append(op)
+    splits = any(op.offers or op.split for op in plan.ops)
     titles = "".join(f"{f'{device.upper()} µs':>10}   " for device in columns)
+    titles += f"{'split NPU+GPU µs':>19}   " if splits else ""
     yield f"{'device':<8}{'operator':<24}{'count':>5}{titles}  why"
     for (device, name, why), ops in groups.items():
         times = "".join(_times(report, ops, column) for column in columns)
+        times += _split_times(ops) if splits else ""
         head = f"{device:<8}{name.removeprefix('relax.'):<24}{len(ops):>5}{times}"
         yield f"{head}  {why}{_notes(ops, note_of)}"
         if verbose:
             for op in ops:
                 times = "".join(_times(report, [op], column) for column in columns)
+                times += _split_times([op]) if splits else ""
                 node = report.node_of.get(op.name, op.name)
                 yield f"{'':<37}{times}  {node}{_notes([op], note_of)}"
+                yield from (f"{'':<41}{_offered(offer, op)}" for offer in op.offers)
     if note_of:
         yield ""
     for reason, number in note_of.items():
         yield from textwrap.wrap(f"[{number}] {reason}", _WIDTH, subsequent_indent="    ")
     yield ""
+    if splits:
+        yield from textwrap.wrap(
+            "A split's times are those of its two parts, at the same time; in brackets the best "
+            "one of operators that are not split. -v lists every split that was considered.",
+            _WIDTH,
+        )
     provenances = sorted({figure.provenance for figure in report.figures})
-    yield (
+    yield from textwrap.wrap(
         "Times are modelled: a roofline on figures of the target's spec, which are "
         + ", ".join(f"{word[0]} {word}" for word in provenances)
-        + "."
+        + ".",
+        _WIDTH,
     )
     if verbose:
         yield from (f"  {figure.provenance[0]} {figure.source}" for figure in report.figures)
 
 
 def _why(op: OpPlan, devices: str) -> str:
+    if op.split is not None:
+        split = op.split
+        return f"{split.kind}: the NPU has {split.at} of {split.extent}, the GPU the rest"
     other = {"gpu": "npu", "npu": "gpu"}.get(op.device)
     if op.declined or other is None:
         verb = "declines" if len(op.declined) == 1 else "decline"
@@ -68,9 +98,24 @@ def _why(op: OpPlan, devices: str) -> str:
         return "a view, stays with its neighbours"
     if other not in devices.split("+"):
         return "the only device asked for"
+    lost = "; splits lost" if op.offers else ""
     if op.cost_us[op.device] < op.cost_us[other]:
-        return "faster here"
-    return "stays with its neighbours: hand-overs would cost more"
+        return f"faster here{lost}"
+    return f"while the {other.upper()} does other work, or to save a wait{lost}"
+
+
+def best_offer(op: OpPlan) -> Offer | None:
+    """Of the splits that were considered, the one whose longer part is shortest."""
+    return min(op.offers, key=lambda offer: max(offer.us.values()), default=None)
+
+
+def _offered(offer: Offer, op: OpPlan) -> str:
+    split, us = offer.split, offer.us
+    chosen = ", chosen" if op.split == split else ""
+    return (
+        f"{split.kind} axis {split.axis}: NPU {split.at} of {split.extent} in {us['npu']:.1f} µs, "
+        f"GPU the rest in {us['gpu']:.1f} µs{chosen}"
+    )
 
 
 def _notes(ops: list[OpPlan], note_of: dict[str, int]) -> str:
@@ -93,27 +138,74 @@ def _times(report: PlanReport, ops: list[OpPlan], device: str) -> str:
     return f"{sum(op.cost_us[device] for op in ops):>10.1f} {marks:<2}"
 
 
+def _split_times(ops: Sequence[OpPlan]) -> str:
+    """Sums of both parts: of the splits chosen, or in brackets of the best ones considered."""
+    parts: list[Mapping[str, float]] = []
+    for op in ops:
+        offer = best_offer(op)
+        if op.split is not None:
+            parts.append(op.split_us)
+        elif offer is not None:
+            parts.append(offer.us)
+    if len(parts) < len(ops):
+        return f"{'-':>19}   "
+    npu, gpu = (sum(part[device] for part in parts) for device in ("npu", "gpu"))
+    text = f"{npu:.1f}+{gpu:.1f}"
+    return f"{text if ops[0].split is not None else f'({text})':>19}   "
+
+
+def _exactness(plan: Plan) -> str:
+    if plan.exact:
+        return "exact"
+    if plan.objective != "latency":
+        return "not proven"
+    return f"at most {plan.gap:.1%} off"
+
+
 def _modes(report: PlanReport) -> Iterator[str]:
-    yield f"{'':<12}{'predicted':>12}{'on GPU':>11}{'on NPU':>11}{'on CPU':>11}{'hand-overs':>19}"
+    yield (
+        f"{'':<12}{'predicted':>12}{'GPU busy':>12}{'NPU busy':>12}{'CPU busy':>12}"
+        f"{'regions':>9}{'waits':>19}{'over the border':>18}  plan is"
+    )
     for name in reversed(MODES):
-        mode = report.modes[name].to_dict()
-        times = "".join(f"{mode['device_us'][d] / 1e3:>8.3f} ms" for d in ("gpu", "npu", "cpu"))
-        moves = f"{mode['waits']} in {mode['handover_us'] / 1e3:.3f} ms"
+        plan = report.modes[name]
+        times = "".join(f"{plan.busy_us[d] / 1e3:>9.3f} ms" for d in ("gpu", "npu", "cpu"))
+        still = standing_still(plan)
+        waits = f"{len(still)} in {sum(still) / 1e3:.3f} ms"
+        energy = f", {plan.joules * 1e3:.2f} mJ" if plan.joules is not None else ""
         yield (
-            f"{_TITLES[name]:<12}{mode['predicted_us'] / 1e3:>9.3f} ms{times}{moves:>19}, "
-            f"{mode['handed_over_bytes']:,} bytes"
+            f"{TITLES[name]:<12}{plan.predicted_us / 1e3:>9.3f} ms{times}{plan.regions:>9}"
+            f"{waits:>19}{f'{plan.border_bytes:,.0f} bytes':>18}  {_exactness(plan)}{energy}"
         )
-    yield "What a single device declines runs elsewhere. Bytes change device in place, uncopied."
+    prose = [
+        "What a single device declines runs elsewhere. Devices work at the same time: busy times "
+        "overlap. Waits are those of GPU and NPU, with the time that the waiter stands still; the "
+        "CPU's for the outputs comes on top. They and the border rest on "
+        + ", ".join(
+            f"{key} {value:g} ({origin.provenance})"
+            for key, (value, origin) in report.waiting.items()
+        )
+        + "."
+    ]
+    if report.gpu_share < 1:
+        prose.append(f"The GPU is ours for {report.gpu_share:.0%} of its time.")
+    for text in prose:
+        yield from textwrap.wrap(text, _WIDTH)
     yield _verdict(report)
 
 
 def _verdict(report: PlanReport) -> str:
-    us = {name: report.modes[name].plan.predicted_us for name in MODES}
+    us = {name: report.modes[name].predicted_us for name in MODES}
+    if report.objective != "latency":
+        return f"The plan is the one with the least {report.objective} (modelled)."
     single = min(("gpu", "npu"), key=us.__getitem__)
-    if report.best != "gpu+npu":
-        return f"Best: {_TITLES[report.best]}; both together gain nothing (modelled)."
-    gain = us[single] / us["gpu+npu"]
-    return f"Best: {_TITLES['gpu+npu']}, {gain:.2f} x as fast as {_TITLES[single]} (modelled)."
+    best = report.best
+    if best == single:
+        return f"Best: {TITLES[best]}; both together gain nothing (modelled)."
+    gain = f"{us[single] / us[best]:.2f} x as fast as {TITLES[single]}"
+    if best == "split":
+        gain += f", {us['layer'] / us['split']:.2f} x as fast as {TITLES['layer']}"
+    return f"Best: {TITLES[best]}, {gain} (modelled)."
 
 
 def _regions(regions: tuple[Region, ...]) -> Iterator[str]:
@@ -158,7 +250,10 @@ def _with_estimates(report: PlanReport) -> Iterator[str]:
     us = report.with_estimates_us
     if us is None:
         return
-    text = f"With the estimates instead of the predictions, this plan takes {us / 1e3:.3f} ms"
+    text = (
+        "With the estimates instead of the predictions, and devices taking turns, this plan takes "
+        f"{us / 1e3:.3f} ms"
+    )
     if "gpu" in report.devices:
-        text += f", against {report.modes['gpu'].plan.predicted_us / 1e3:.3f} ms for GPU only"
+        text += f", against {report.modes['gpu'].predicted_us / 1e3:.3f} ms for GPU only"
     yield from textwrap.wrap(f"{text} (vendor-estimated and modelled).", _WIDTH)
