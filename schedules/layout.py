@@ -66,14 +66,41 @@ def default_legalize(op: str) -> Legalize:
 
 def legalize_permute_dims(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
     """`relax.permute_dims` to a function that says what it is."""
-    axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
+    (data,) = call.args
+    ndim = int(call.ty.ndim)
+    if call.attrs.axes is None:
+        axes = list(range(ndim))[::-1]
+    else:
+        axes = [int(axis) % ndim for axis in call.attrs.axes]
     return builder.call_te(
         topi.transpose,
-        call.args[0],
+        data,
         axes,
         primfunc_name_hint="transpose",
-        primfunc_attrs={PERMUTES: True},
+        primfunc_attrs={PERMUTES: axes},
     )
+
+
+def behind_permutations(
+    builder: relax.BlockBuilder, expr: relax.Expr
+) -> tuple[relax.Expr, list[int]]:
+    """What `expr` is a permutation of, and by which axes: `expr` itself where it is none.
+
+    Element `index` of `expr` is the element of the result whose axis `axes[n]` is `index[n]`.
+    """
+    axes = list(range(int(expr.ty.ndim)))
+    call_tir = Op.get("relax.call_tir")
+    while isinstance(expr, relax.Var):
+        value = builder.lookup_binding(expr)
+        if not isinstance(value, relax.Call) or value.op != call_tir:
+            break
+        func = builder.get()[value.args[0]]
+        permuted = func.attrs.get(PERMUTES) if isinstance(func, tirx.PrimFunc) else None
+        if permuted is None:
+            break
+        (expr,) = value.args[1].fields
+        axes = [int(permuted[axis]) for axis in axes]
+    return expr, axes
 
 
 def accumulator_dtype(dtype: str) -> str:

@@ -3,7 +3,8 @@
     [.., M, K] x [K, N]      every leading axis of the left side becomes rows
     [.., M, K] x [.., K, N]  leading axes broadcast and become the batch
 
-Sums are float32 for float16 tensors. A constant right side is cut into panels at compile time;
+A permutation of the left side is no kernel of its own: the product reads through it. Sums are
+float32 for float16 tensors. A constant right side is cut into panels at compile time;
 a computed one is repacked by a kernel of its own where its rows cannot be read as whole vectors.
 """
 
@@ -20,6 +21,7 @@ from schedules.layout import (
     CONTRACTION_ATTRS,
     Legalize,
     accumulator_dtype,
+    behind_permutations,
     broadcast_index,
     default_legalize,
     known_shape,
@@ -57,7 +59,10 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
         if panels:
             shape = (math.prod(batch), rows, rhs_shape[-1])
             tile = blocked(gpu, tile, shape, rhs_shape[-2])
+        source, axes = behind_permutations(builder, lhs)
         product = _Product(
+            lhs_shape=lhs_shape,
+            lhs_axes=axes,
             batch=batch,
             out_shape=known_shape(call),
             columns=rhs_shape[-1],
@@ -67,7 +72,7 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
         )
         return builder.call_te(
             product.compute,
-            lhs,
+            source,
             packed,
             primfunc_name_hint="matmul",
             primfunc_attrs=CONTRACTION_ATTRS,
@@ -82,6 +87,8 @@ class _Product:
     def __init__(
         self,
         *,
+        lhs_shape: tuple[int, ...],
+        lhs_axes: list[int],
         batch: tuple[int, ...],
         out_shape: tuple[int, ...],
         columns: int,
@@ -89,6 +96,8 @@ class _Product:
         panels: bool,
         out_dtype: str,
     ) -> None:
+        self.lhs_shape = lhs_shape
+        self.lhs_axes = lhs_axes
         self.batch = batch
         self.out_shape = out_shape
         self.columns = columns
@@ -97,28 +106,31 @@ class _Product:
         self.out_dtype = out_dtype
 
     def compute(self, lhs: te.Tensor, rhs: te.Tensor) -> te.Tensor:
-        """`lhs`: [.., M, K]; `rhs`: [.., K, N], or panels [.., N / panel, K, panel]."""
-        depth = int(lhs.shape[-1])
+        """`lhs`: `lhs_shape` [.., M, K] before a permutation by `lhs_axes`.
+
+        `rhs`: [.., K, N], or panels [.., N / panel, K, panel].
+        """
+        shape = self.lhs_shape
+        depth = shape[-1]
         sum_dtype = accumulator_dtype(self.out_dtype)
         k = te.reduce_axis((0, depth), name="k")
         # What the batch, or else the row, counts through.
-        leading = self.batch or tuple(int(n) for n in lhs.shape[:-1])
+        leading = self.batch or shape[:-1]
         panel = self.tile.panel
 
         def term(z: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
             if self.batch:
                 place = unravel(z, leading)
-                left = lhs(*broadcast_index(place, lhs.shape[:-2]), row, k)
+                left = self._left(lhs, *broadcast_index(place, shape[:-2]), row, k)
             else:
                 place = []
-                left = lhs(*unravel(row, leading), k)
+                left = self._left(lhs, *unravel(row, leading), k)
             trailing = (column // panel, k, column % panel) if self.panels else (k, column)
             right = rhs(*broadcast_index(place, rhs.shape[: -len(trailing)]), *trailing)
             return left.astype(sum_dtype) * right.astype(sum_dtype)
 
-        rows = int(lhs.shape[-2]) if self.batch else math.prod(leading)
-        shape = (math.prod(self.batch), rows, self.columns)
-        sums = contraction(shape, [k], term, self.tile)
+        rows = shape[-2] if self.batch else math.prod(leading)
+        sums = contraction((math.prod(self.batch), rows, self.columns), [k], term, self.tile)
 
         def result(*index: tirx.Var) -> tirx.Expr:
             if self.batch:
@@ -128,6 +140,11 @@ class _Product:
             return sums(*at).astype(self.out_dtype)
 
         return te.compute(self.out_shape, result, name="product")
+
+    def _left(self, lhs: te.Tensor, *index: tirx.Expr) -> tirx.Expr:
+        """An element of the left side, read through its permutation."""
+        place = dict(zip(self.lhs_axes, index, strict=True))
+        return lhs(*(place[axis] for axis in range(len(index))))
 
 
 def _right_side(

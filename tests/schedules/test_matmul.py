@@ -83,6 +83,33 @@ def test_shapes(left, right):
     assert_close(run(relax.op.matmul, x, y), np.matmul(x.astype(np.float64), y), _TOLERANCE)
 
 
+@pytest.mark.parametrize("target", ["host", "snapdragon-8-gen-3"])
+@pytest.mark.parametrize(
+    ("left", "permutations", "right"),
+    [
+        pytest.param((50, 1, 37), [(1, 2, 0)], (50, 70), id="a_joined_weight_split"),
+        pytest.param((2, 37, 3, 41), [(0, 2, 1, 3)], (2, 3, 41, 18), id="heads"),
+        pytest.param((3, 37, 41), [(0, 2, 1), (1, 0, 2)], (37, 18), id="two_in_a_row"),
+    ],
+)
+def test_a_permuted_left_side_is_read_where_it_lies(target, left, permutations, right):
+    x, y = normal(3, *left), normal(4, *right)
+    weight = relax.const(y)
+
+    def build(v):
+        for axes in permutations:
+            v = relax.op.permute_dims(v, list(axes))
+        return relax.op.matmul(v, weight)
+
+    lowered = lower(module(build, (x.shape, "float32")), target)
+    assert len(kernels(lowered)) == 1
+    (got,) = run_lowered(lowered, [x], target=target)
+    want = x.astype(np.float64)
+    for axes in permutations:
+        want = want.transpose(axes)
+    assert_close(got, want @ y, _TOLERANCE)
+
+
 def test_the_epilogue_is_in_the_kernel_and_sums_stay_in_registers():
     weight = relax.const(normal(5, 64, 96))
 
