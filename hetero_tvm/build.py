@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config
-from hetero_tvm.config import BuildConfig
+from hetero_tvm.config import BuildConfig, Objective
 from hetero_tvm.errors import BadInput
 
 if TYPE_CHECKING:
@@ -41,6 +41,9 @@ def build(
     inputs: Mapping[str, Sequence[int]] | None = None,
     dtype: str = "float32",
     devices: str = "gpu+npu",
+    split: bool = True,
+    objective: Objective = "latency",
+    gpu_share: float = 1.0,
     check: bool = True,
     keep_going: bool = False,
 ) -> BuildResult:
@@ -53,6 +56,9 @@ def build(
         inputs: input name -> shape, for inputs with free dimensions.
         dtype: storage type of weights and activations, "float32" or "float16".
         devices: "gpu+npu", or one of them alone.
+        split: False keeps every operator whole, on one device.
+        objective: what the plan minimises, "latency", "energy" or "edp", their product.
+        gpu_share: of the GPU's time that is ours, above 0 and at most 1.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
 
@@ -73,6 +79,9 @@ def build(
             inputs=dict(inputs or {}),
             dtype=dtype,
             devices=devices,
+            split=split,
+            objective=objective,
+            gpu_share=gpu_share,
             check=check,
             keep_going=keep_going,
         )

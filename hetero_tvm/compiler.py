@@ -52,6 +52,13 @@ class BuildResult:
                     for refusal in self.plan.refused
                 ],
                 "predicted_us": self.plan.predicted_us,
+                "alternatives_us": dict(self.plan.alternatives_us),
+                "busy_us": dict(self.plan.busy_us),
+                "waits": [dataclasses.asdict(wait) for wait in self.plan.waits],
+                "border_bytes": round(self.plan.border_bytes),
+                "exact": self.plan.exact,
+                "bound_us": self.plan.bound_us,
+                "joules": self.plan.joules,
                 "provenance": "modelled",
             },
             "npu_regions": self.manifest.npu_regions if self.manifest else None,

@@ -28,7 +28,6 @@ from schedules.npu_profile import NoEstimate
 from target_specs.spec import Origin, SocSpec
 
 MODELLED = "modelled"  # computed from the spec's figures; totals always are
-TITLES = {"gpu": "GPU only", "npu": "NPU only", "layer": "layer level", "split": "split"}
 _PLACES = (*DEVICES, "gpu+npu")
 
 

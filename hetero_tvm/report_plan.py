@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from hetero_tvm.plan_regions import Region
-from hetero_tvm.plan_report import TITLES, PlanReport, standing_still
+from hetero_tvm.plan_report import PlanReport, standing_still
+from hetero_tvm.report_text import MODE_TITLES
 from relay_passes.place import MODES
 from relay_passes.plan import Offer, OpPlan, Plan
 from schedules.npu_profile import NoEstimate
@@ -26,14 +27,14 @@ def plan_summary(report: PlanReport, *, verbose: bool) -> str:
 
 def lengths_table(reports: Mapping[int, PlanReport]) -> str:
     """One row per length: what each mode takes, and how much is split."""
-    titles = "".join(f"{TITLES[name]:>14}" for name in MODES)
+    titles = "".join(f"{MODE_TITLES[name]:>14}" for name in MODES)
     lines = [f"{'length':>8}{titles}{'split MACs':>12}{'plan is':>18}  best"]
     for length, report in reports.items():
         times = "".join(f"{report.modes[name].predicted_us / 1e3:>11.3f} ms" for name in MODES)
         split = report.modes["split"]
         lines.append(
             f"{length:>8}{times}{split.split_share:>12.1%}{_exactness(split):>18}"
-            f"  {TITLES[report.best]}"
+            f"  {MODE_TITLES[report.best]}"
         )
     lines.append("All modelled, from the target's spec.")
     return "\n".join(lines)
@@ -174,7 +175,7 @@ def _modes(report: PlanReport) -> Iterator[str]:
         waits = f"{len(still)} in {sum(still) / 1e3:.3f} ms"
         energy = f", {plan.joules * 1e3:.2f} mJ" if plan.joules is not None else ""
         yield (
-            f"{TITLES[name]:<12}{plan.predicted_us / 1e3:>9.3f} ms{times}{plan.regions:>9}"
+            f"{MODE_TITLES[name]:<12}{plan.predicted_us / 1e3:>9.3f} ms{times}{plan.regions:>9}"
             f"{waits:>19}{f'{plan.border_bytes:,.0f} bytes':>18}  {_exactness(plan)}{energy}"
         )
     prose = [
@@ -201,11 +202,11 @@ def _verdict(report: PlanReport) -> str:
     single = min(("gpu", "npu"), key=us.__getitem__)
     best = report.best
     if best == single:
-        return f"Best: {TITLES[best]}; both together gain nothing (modelled)."
-    gain = f"{us[single] / us[best]:.2f} x as fast as {TITLES[single]}"
+        return f"Best: {MODE_TITLES[best]}; both together gain nothing (modelled)."
+    gain = f"{us[single] / us[best]:.2f} x as fast as {MODE_TITLES[single]}"
     if best == "split":
-        gain += f", {us['layer'] / us['split']:.2f} x as fast as {TITLES['layer']}"
-    return f"Best: {TITLES[best]}, {gain} (modelled)."
+        gain += f", {us['layer'] / us['split']:.2f} x as fast as {MODE_TITLES['layer']}"
+    return f"Best: {MODE_TITLES[best]}, {gain} (modelled)."
 
 
 def _regions(regions: tuple[Region, ...]) -> Iterator[str]:

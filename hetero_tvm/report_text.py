@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hetero_tvm.compiler import BuildResult
     from relay_passes.plan import OpPlan
 
+MODE_TITLES = {"gpu": "GPU only", "npu": "NPU only", "layer": "layer level", "split": "split"}
 _NODES_SHOWN = 3  # examples per row, unless -v
 
 
@@ -49,11 +50,12 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
     plan, node_of = result.plan, result.node_of
     total = sum(plan.macs.values()) or 1
     lines = [f"{'device':<8}{'operators':>10}{'MACs':>16}{'share':>8}"]
-    count = collections.Counter(op.device for op in plan.ops)
-    for device in ("npu", "gpu", "cpu"):
-        macs = plan.macs.get(device, 0)
-        lines.append(f"{device:<8}{count[device]:>10}{macs:>16,}{macs / total:>8.1%}")
-    lines.append("")
+    for device in ("npu", "gpu", "gpu+npu", "cpu"):
+        ops = [op for op in plan.ops if op.device == device]
+        macs = sum(op.macs for op in ops)
+        lines.append(f"{device:<8}{len(ops):>10}{macs:>16,}{macs / total:>8.1%}")
+    shares = ", ".join(f"{d.upper()} {plan.macs[d] / total:.1%}" for d in ("npu", "gpu", "cpu"))
+    lines += [f"MACs by device, parts of split operators included: {shares}", ""]
     groups: dict[tuple[str, str, str], list[OpPlan]] = collections.defaultdict(list)
     for op in plan.ops:
         groups[op.device, op.op, _kind_of_reason(op)].append(op)
@@ -76,9 +78,13 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
             lines.append(
                 f"       {shown}" + (f" and {more} more" if more > 0 and not verbose else "")
             )
+    against = ", ".join(
+        f"{MODE_TITLES[name]} {us / 1e3:.2f} ms" for name, us in plan.alternatives_us.items()
+    )
     lines += [
         "",
-        f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)",
+        f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)"
+        + (f"; {against}" if against else ""),
     ]
     if result.path is not None and result.manifest is not None:
         size = result.path.stat().st_size / 1e6
@@ -92,6 +98,11 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
 
 def _kind_of_reason(op: OpPlan) -> str:
     """Reasons that differ only in their numbers are one row, a template; `-v` shows each one's."""
+    if op.split is not None:
+        return (
+            f"{op.split.kind} split: {{part_npu}} µs on the NPU beside {{part_gpu}} µs on the GPU, "
+            "alone {npu} µs and {gpu} µs"
+        )
     other = {"gpu": "npu", "npu": "gpu"}.get(op.device)
     if other is None or other in op.declined:
         reasons = (f"the {d.upper()} declines: {why}" for d, why in op.declined.items())
@@ -102,8 +113,10 @@ def _kind_of_reason(op: OpPlan) -> str:
     against = f"{mine} µs against {theirs} µs on the {other.upper()}"
     if op.cost_us[op.device] < op.cost_us[other]:
         return against
-    return f"{against}, but that would cost hand-overs"
+    return f"{against}, which does other work, or would have to be waited for"
 
 
 def _sums(ops: list[OpPlan]) -> dict[str, str]:
-    return {d: f"{sum(op.cost_us.get(d, 0.0) for op in ops):.0f}" for d in ("gpu", "npu", "cpu")}
+    alone = {d: f"{sum(op.cost_us.get(d, 0.0) for op in ops):.0f}" for d in ("gpu", "npu", "cpu")}
+    parts = {f"part_{d}": f"{sum(op.part_us(d) for op in ops):.0f}" for d in ("gpu", "npu")}
+    return {**alone, **parts}
