@@ -1,12 +1,18 @@
 # ruff: noqa: N805 -- a TVMScript module is not a class
-"""Plans of small modules: who goes where, and the words that say why."""
+"""Plans of small modules: who goes where, what is cut, and the words that say why."""
 
+import itertools
+
+import numpy as np
 import pytest
+from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
 from relay_passes.op_work import op_name, tensor_args
-from relay_passes.place import place
+from relay_passes.place import MODES, place, place_all
+from relay_passes.plan import Split
+from relay_passes.planner.problem import Waiting
 
 
 @I.ir_module
@@ -28,7 +34,7 @@ class Mlp:
         return out
 
 
-COST = {"relax.matmul": {"gpu": 200.0, "npu": 40.0}, "relax.nn.relu": {"gpu": 1.0, "npu": 2.0}}
+COST = {"gpu": 200.0, "npu": 40.0}  # of the one matmul
 
 
 def declined(call, device):
@@ -39,47 +45,50 @@ def declined(call, device):
     return None
 
 
-def cost_us(work, device):
+def cost_us(work, device, *, both=False):
     if work.kind == "view":
         return 0.0
-    return COST["relax.matmul"][device] if work.kind == "matmul" else {"cpu": 5.0}.get(device, 1.0)
+    return COST[device] if work.kind == "matmul" else {"cpu": 5.0}.get(device, 1.0)
 
 
-def handover(source, target, _nbytes):
-    return 0.0 if "cpu" in (source, target) else 60.0
+def waits(us):
+    """Every wait between GPU and NPU takes `us`, with the CPU nothing."""
+    pairs = itertools.permutations(("cpu", "gpu", "npu"), 2)
+    return Waiting(wait_us={pair: 0.0 if "cpu" in pair else us for pair in pairs})
 
 
-def plan_for(devices=("gpu", "npu"), cost=cost_us):
-    return place(Mlp, declined, cost, handover, devices)
+def plan_for(devices=("gpu", "npu"), us=60.0, **more):
+    return place(Mlp, declined, cost_us, waits(us), devices, **more)
+
+
+def reasons(plan):
+    return {op.name: op.reason for op in plan.ops}
 
 
 def test_costs_decide():
     plan = plan_for()
-    assert plan.device == {
-        "mask": "gpu",
-        "column": "gpu",
-        "masked": "gpu",
-        "up": "npu",
-        "act": "npu",
-        "flat": "npu",
-        "ranked": "cpu",
-        "out": "gpu",
-    }
+    device = plan.device
+    assert (device["mask"], device["up"], device["ranked"]) == ("gpu", "npu", "cpu")
+    assert device["act"] == device["flat"] == "npu"
     assert plan.macs == {"cpu": 0, "gpu": 0, "npu": 4 * 8 * 8}
-    assert plan.handover_us == 60.0
-    assert plan.predicted_us == 1 + 1 + 40 + 1 + 5 + 1 + 60
-    assert plan.predicted_us <= min(plan.alternatives_us.values())
+    assert plan.predicted_us == 1 + 1 + 60 + 40 + 1 + 5 + 1
+    (crossing,) = [(w.waiter, w.on) for w in plan.waits if "cpu" not in (w.waiter, w.on)]
+    assert crossing == ("npu", "gpu")
+    assert plan.exact
+    assert plan.bound_us == plan.predicted_us
+    assert sum(plan.busy_us.values()) == 49.0
+    assert plan.busy_us["cpu"] == 5.0
 
 
 def test_reasons_are_words_with_numbers():
-    reasons = {op.name: op.reason for op in plan_for().ops}
-    assert reasons["mask"] == "gpu: NPU declines: dtype int64"
-    assert reasons["column"] == "gpu: a view, stays with its neighbours"
-    assert reasons["up"] == "npu: 40 µs against 200 µs on the gpu"
-    assert reasons["act"] == (
-        "npu: stays with its neighbours (1.0 µs against 1.0 µs on the gpu), a hand-over costs 60 µs"
+    found = reasons(plan_for(split=False))
+    assert found["mask"] == "gpu: NPU declines: dtype int64"
+    assert found["column"] == "gpu: a view, stays with its neighbours"
+    assert found["up"] == "npu: 40 µs against 200 µs on the gpu"
+    assert found["act"] == (
+        "npu: stays with its neighbours (1.0 µs against 1.0 µs on the gpu), a wait costs 60 µs"
     )
-    assert reasons["ranked"] == "cpu: GPU declines: gpu cannot sort; NPU declines: npu cannot sort"
+    assert found["ranked"] == "cpu: GPU declines: gpu cannot sort; NPU declines: npu cannot sort"
 
 
 def test_refusals_are_recorded():
@@ -91,11 +100,11 @@ def test_refusals_are_recorded():
     }
 
 
-def test_dear_handovers_keep_everything_on_the_gpu():
-    plan = place(Mlp, declined, cost_us, lambda s, t, n: 0.0 if "cpu" in (s, t) else 500.0)
+def test_dear_waits_keep_everything_on_the_gpu():
+    plan = plan_for(us=500.0, split=False)
     assert set(plan.device.values()) == {"gpu", "cpu"}
-    assert {op.name: op.reason for op in plan.ops}["up"] == (
-        "gpu: stays with its neighbours (200 µs against 40 µs on the npu), a hand-over costs 500 µs"
+    assert reasons(plan)["up"] == (
+        "gpu: stays with its neighbours (200 µs against 40 µs on the npu), a wait costs 500 µs"
     )
 
 
@@ -105,18 +114,199 @@ def test_dear_handovers_keep_everything_on_the_gpu():
 def test_one_device_takes_what_it_can(devices, up, mask):
     plan = plan_for(devices)
     assert (plan.device["up"], plan.device["mask"], plan.device["ranked"]) == (up, mask, "cpu")
-    assert {op.name: op.reason for op in plan.ops}["up"] == f"{up}: the only device asked for"
+    assert reasons(plan)["up"] == f"{up}: the only device asked for"
     assert plan.predicted_us == plan.alternatives_us[devices[0]]
+    assert not any(op.offers or op.split for op in plan.ops)
 
 
 def test_one_devices_views_follow_too():
-    """`masked` is on the NPU, so the view before it may be on either side of the hand-over."""
+    """`masked` is on the NPU, so the view before it may be on either side of the wait."""
     plan = plan_for(("npu",))
     assert plan.device["masked"] == "npu"
-    assert plan.handover_us == 60.0
+    (crossing,) = [wait for wait in plan.waits if (wait.waiter, wait.on) == ("npu", "gpu")]
+    assert crossing.us == 61.0  # with `mask`, that the GPU computes meanwhile
 
 
 def test_an_unfit_operator_stays_off_the_npu():
-    plan = place(Mlp, declined, cost_us, handover, unfit={"up": "float16 is too coarse here"})
+    plan = plan_for(unfit={"up": "float16 is too coarse here"}, split=False)
     assert plan.device["up"] == "gpu"
     assert plan.ops[3].reason == "gpu: NPU declines: float16 is too coarse here"
+
+
+# --- splits --------------------------------------------------------------------------------------
+
+
+def product(rows=128, depth=64, columns=128):
+    """`main` with one matmul by a constant and a relu."""
+    x = relax.Var("x", relax.TensorType((rows, depth), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            weight = relax.const(np.ones((depth, columns), np.float32))
+            up = builder.emit(relax.op.matmul(x, weight), "up")
+            act = builder.emit_output(relax.op.nn.relu(up), "act")
+        builder.emit_func_output(act)
+    return builder.get()
+
+
+def by_macs(gpu=1.0, npu=1.0, slower_together=1.0):
+    """1000 macs take so many µs on each device."""
+    rate = {"gpu": gpu, "npu": npu}
+
+    def cost(work, device, *, both=False):
+        return work.macs * rate[device] / 1000 * (slower_together if both else 1.0)
+
+    return cost
+
+
+def takes_all(_call, _device):
+    return None
+
+
+def split_plan(cost, us=1.0, mod=None, **more):
+    return place(mod or product(), takes_all, cost, waits(us), tile=32, **more)
+
+
+def test_a_split_is_chosen_where_it_pays():
+    plan = split_plan(by_macs(gpu=1.0, npu=1.0))
+    up, act = plan.ops
+    whole = 128 * 64 * 128 / 1000
+    assert up.device == act.device == "gpu+npu"
+    assert up.split.npu_share == act.split.npu_share == 0.5
+    assert up.split_us == {"gpu": whole / 2, "npu": whole / 2}
+    assert plan.predicted_us == pytest.approx(whole / 2)  # the CPU waits for nothing
+    assert plan.macs == {"cpu": 0, "gpu": 128 * 64 * 64, "npu": 128 * 64 * 64}
+    assert plan.split_share == 1.0
+    assert plan.alternatives_us == pytest.approx(
+        {"gpu": whole, "npu": whole, "layer": whole, "split": whole / 2}
+    )
+
+
+def test_cuts_follow_the_devices_speed():
+    plan = split_plan(by_macs(gpu=3.0, npu=1.0))
+    assert plan.ops[0].split.npu_share == 0.75
+
+
+@pytest.mark.parametrize(
+    ("cost", "device"),
+    [
+        pytest.param(by_macs(npu=1.0, gpu=100.0), "npu", id="the_other_device_is_hopeless"),
+        pytest.param(by_macs(gpu=1.0, npu=1.2, slower_together=2.5), "gpu", id="they_share_cores"),
+    ],
+)
+def test_no_split_where_it_loses_and_the_reason_has_the_numbers(cost, device):
+    plan = split_plan(cost)
+    up = plan.ops[0]
+    assert up.device == device
+    assert up.offers
+    assert f"{device}: " in up.reason
+    best = min(up.offers, key=lambda offer: max(offer.us.values()))
+    assert "; splits lost: " in up.reason
+    assert f"{best.split.kind}, {best.split.at} of {best.split.extent} on the npu" in up.reason
+    assert plan.predicted_us == plan.alternatives_us["layer"]
+
+
+def test_a_split_says_what_each_part_takes():
+    up = split_plan(by_macs()).ops[0]
+    assert up.reason == (
+        f"{up.split.kind}: the npu computes 64 of 128: 524 µs on the npu beside 524 µs on the gpu, "
+        "alone 1049 µs on the gpu and 1049 µs on the npu"
+    )
+
+
+def test_every_split_that_was_considered_is_listed():
+    up, act = split_plan(by_macs()).ops
+    splits = [offer.split for offer in up.offers]
+    assert up.split in splits
+    assert {split.kind for split in splits} == {"weight", "activation"}
+    assert all(split.at % 32 == 0 for split in splits)
+    assert len(set(splits)) == len(splits)
+    assert act.offers  # a chain may stay cut
+    for offer in up.offers:
+        assert sum(offer.us.values()) == pytest.approx(up.cost_us["gpu"])
+
+
+def test_without_splits_every_operator_stays_whole():
+    plan = split_plan(by_macs(), split=False)
+    assert not any(op.split or op.offers for op in plan.ops)
+    assert plan.predicted_us == plan.alternatives_us["layer"]
+    assert plan.alternatives_us["split"] < plan.predicted_us  # still said
+
+
+@pytest.mark.parametrize("us", [0.0, 10.0, 300.0, 5000.0])
+@pytest.mark.parametrize("npu", [0.3, 1.0, 2.0])
+def test_never_predicted_slower_than_a_simpler_mode(us, npu):
+    plans = place_all(product(), takes_all, by_macs(npu=npu), waits(us), tile=32)
+    assert list(plans) == list(MODES)
+    for simpler, other in itertools.combinations(("npu", "layer", "split"), 2):
+        assert plans[other].predicted_us <= plans[simpler].predicted_us + 1e-6
+    assert plans["layer"].predicted_us <= plans["gpu"].predicted_us + 1e-6
+    for plan in plans.values():
+        assert plan.bound_us <= plan.predicted_us + 1e-6
+
+
+def test_a_tie_goes_to_the_simplest():
+    """Nothing is gained by the NPU where it is as fast and must be waited for."""
+    plans = place_all(product(), takes_all, by_macs(slower_together=5.0), waits(10.0), tile=32)
+    assert set(plans["split"].device.values()) == {"gpu"}
+
+
+# --- objectives ----------------------------------------------------------------------------------
+
+POWER = {"gpu": 4.0, "npu": 1.0}
+
+
+def test_energy_takes_the_frugal_device_and_adds_up():
+    cost = by_macs(gpu=1.0, npu=2.0)
+    plan = split_plan(cost, objective="energy", power_w=POWER)
+    whole = 128 * 64 * 128 / 1000
+    assert plan.device["up"] == "npu"  # two thirds slower, a quarter of the power
+    assert plan.joules == pytest.approx(2 * whole * 1.0 / 1e6)
+    fast = split_plan(cost, power_w=POWER)
+    assert fast.predicted_us < plan.predicted_us
+    assert fast.joules > plan.joules
+    assert (fast.objective, plan.objective) == ("latency", "energy")
+
+
+def test_edp_is_between_both():
+    cost = by_macs(gpu=1.0, npu=2.0)
+    plans = {
+        objective: split_plan(cost, objective=objective, power_w=POWER)
+        for objective in ("latency", "energy", "edp")
+    }
+    product_of = {name: plan.predicted_us * plan.joules for name, plan in plans.items()}
+    assert product_of["edp"] <= min(product_of["latency"], product_of["energy"]) + 1e-9
+
+
+def test_energy_without_power_is_refused():
+    with pytest.raises(ValueError, match="needs the power of every device"):
+        split_plan(by_macs(), objective="energy")
+    assert split_plan(by_macs()).joules is None
+
+
+def test_a_shared_gpu_gets_a_smaller_part():
+    whole = split_plan(by_macs())
+    shared = split_plan(by_macs(), gpu_share=1 / 3)
+    assert whole.ops[0].split.npu_share == 0.5
+    assert shared.ops[0].split.npu_share == 0.75
+    assert shared.ops[0].cost_us["gpu"] == pytest.approx(3 * whole.ops[0].cost_us["gpu"])
+    assert shared.predicted_us > whole.predicted_us
+    with pytest.raises(ValueError, match="gpu_share is 0"):
+        split_plan(by_macs(), gpu_share=0.0)
+
+
+def test_a_shared_gpu_takes_no_more_energy():
+    alone = place(product(), takes_all, by_macs(), waits(1.0), ("gpu",), power_w=POWER)
+    shared = place(
+        product(), takes_all, by_macs(), waits(1.0), ("gpu",), power_w=POWER, gpu_share=0.5
+    )
+    assert shared.joules == pytest.approx(alone.joules)
+    assert shared.predicted_us == pytest.approx(2 * alone.predicted_us)
+
+
+def test_what_is_not_contiguous_is_gathered_at_a_price():
+    """Columns of a matrix are stored apart; who needs the whole reads it once more."""
+    plan = split_plan(by_macs(), mod=product(rows=1))
+    split = plan.ops[0].split
+    assert isinstance(split, Split)
+    assert (split.kind, split.axis) == ("weight", 1)
