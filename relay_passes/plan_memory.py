@@ -13,7 +13,9 @@ first work that needs it, and serves everything that its device was given before
 devices that is the least number of waits: every needed order is an interval between two program
 points, and stabbing intervals at their earliest ends is optimal.
 
-Storage is taken over from a dead tensor only where that needs no further wait.
+Storage is taken over from a dead tensor only where that needs no further wait. All of it is
+allocated before any work is given out: storage that the host has passed by goes back to TVM's
+pool, which may give it out again while a queued kernel still uses it.
 
 Requires: straight-line functions after `CallTIRRewrite`, static shapes; every call of a kernel or a
           region writes those arguments that nothing wrote before it.
@@ -39,6 +41,8 @@ WAIT = "hetero_tvm.wait"
 VIEW = "hetero_tvm.view"
 NUMBER = {"cpu": 0, "gpu": 1, "npu": 2}  # as the runtime counts devices
 DeviceOf = Callable[[IRModule, relax.Expr], str]
+# Whoever had memory before the call may have left GPU work on it.
+_CALLERS = {"gpu": 0}
 _ALIGNMENT = 64  # of storage sizes: whole cache lines, so that sizes match more often
 
 
@@ -51,6 +55,8 @@ class _Buffer:
     is_output: bool = False
     is_join: bool = False  # both devices write it
     storage: _Storage | None = None
+    before: dict[str, int] = dataclasses.field(default_factory=dict)
+    """Device -> ticket of its last use of the memory as something else."""
     base: relax.Var | None = None  # the tensor that covers all of it
     shape: tuple[int, ...] = ()
     dtype: str = ""
@@ -120,6 +126,7 @@ class _Writer:
         self.device_of = device_of
         self.builder = relax.BlockBuilder(mod)
         self.old = [binding for block in func.body.blocks for binding in block.bindings]
+        self.allocations: list[relax.VarBinding] = []
         self.new: list[relax.VarBinding] = []
         self.alias: dict[relax.Var, relax.Expr] = {}  # variable -> what it is another name of
         self.place: dict[relax.Var, _Place] = {}
@@ -129,21 +136,19 @@ class _Writer:
         # What was queued on the GPU before the call may still run; NPU work never outlives a call.
         self.known = {d: {"cpu": 0, "gpu": -1, "npu": 0} for d in NUMBER}
         self.known["gpu"]["gpu"] = 0
+        # What is done when a device's last work is; a wait that no work followed is not in it.
+        self.carried = {d: dict(known) for d, known in self.known.items()}
+        self.dying: dict[int, list[_Buffer]] = {}  # position of the last use -> buffers
 
     def run(self) -> relax.Function:
         self._resolve()
         for position, binding in enumerate(self.old):
             self._write(position, binding)
         result = self.func.body.body
-        outputs = {leaf for leaf in _leaves(result)}
-        for var in sorted(outputs, key=lambda var: var.name):
-            found = self._find(var)
-            if found is not None:
-                # The caller sees the GPU's queue, but not the NPU's worker.
-                self._order("cpu", self._made(var, found), only="npu")
+        # The caller sees the GPU's queue, but not the NPU's worker.
         if self.tickets["npu"] > self.known["cpu"]["npu"]:
             self._wait("cpu", "npu")  # no job may outlive the memory of this call
-        body = relax.SeqExpr([relax.BindingBlock(self.new)], result)
+        body = relax.SeqExpr([relax.BindingBlock(self.allocations + self.new)], result)
         params, attrs = self.func.params, self.func.attrs
         written = relax.Function(params, body, self.func.ret_ty, self.func.is_pure, attrs)
         return self.builder.normalize(written)
@@ -165,6 +170,8 @@ class _Writer:
             found = self._find(var)
             if found is not None:
                 found.buffer.is_output = True
+        for buffer in {id(place.buffer): place.buffer for place in self.place.values()}.values():
+            self.dying.setdefault(buffer.last_use, []).append(buffer)
 
     def _resolve_binding(self, var: relax.Var, value: relax.Expr) -> None:
         if _is_alloc(value):
@@ -260,14 +267,19 @@ class _Writer:
         call = binding.value
         device = self.device_of(self.mod, call.op)
         touched = [(var, place) for var in _leaves(call) if (place := self._find(var)) is not None]
-        writes = [(v, p) for v, p in touched if self._is_fresh(v)]
-        for var, place in touched:
-            if not self._is_fresh(var):
-                self._order(device, self._made(var, place))
+        fresh = [self._is_fresh(var) for var, _ in touched]
+        writes = [access for access, is_fresh in zip(touched, fresh, strict=True) if is_fresh]
         for var, place in writes:
             self._materialise(var, place, device)
+        needs: dict[str, int] = {}
+        for (var, place), is_fresh in zip(touched, fresh, strict=True):
+            earlier = place.buffer.before if is_fresh else self._made(var, place)
+            for on, last in earlier.items():
+                needs[on] = max(last, needs.get(on, last))
+        self._order(device, needs)
         ticket = self.tickets[device] = self.tickets[device] + 1
         self.known[device][device] = ticket
+        self.carried[device] = dict(self.known[device])
         if device == "cpu":  # the host submits: whatever comes later sees what it did
             for other in self.known.values():
                 other["cpu"] = ticket
@@ -311,12 +323,14 @@ class _Writer:
         shape = relax.ShapeExpr(buffer.shape)
         if buffer.is_output:
             call = relax.op.builtin.alloc_tensor(shape, buffer.dtype, 0)
-            buffer.base = self._fresh(f"{name}_memory", call)
+            buffer.base = self._bound(f"{name}_memory", call, self.allocations)
+            buffer.before = dict(_CALLERS)
             return
         storage = self._storage(buffer.nbytes, ("gpu", "npu") if buffer.is_join else (device,))
         buffer.storage = storage
+        buffer.before = dict(storage.touched)
         call = relax.op.memory.alloc_tensor(storage.var, 0, shape, buffer.dtype)
-        buffer.base = self._fresh(f"{name}_memory", call)
+        buffer.base = self._bound(f"{name}_memory", call, self.new)
 
     def _storage(self, nbytes: int, writers: Collection[str]) -> _Storage:
         """The smallest free storage that fits and that `writers` may write without waiting."""
@@ -331,22 +345,14 @@ class _Writer:
             if best.nbytes <= max(2 * size, size + 4096):
                 self.free.remove(best)
                 return best
-        # Whoever had this memory before the call may have left GPU work on it.
-        for device in writers:
-            self._order(device, {"gpu": 0})
         call = relax.op.memory.alloc_storage(relax.ShapeExpr([size]), 0, "global", "uint8")
-        return _Storage(size, self._fresh("storage", call), {})
+        return _Storage(size, self._bound("storage", call, self.allocations), dict(_CALLERS))
 
     def _release(self, position: int) -> None:
         """Give back storage of buffers that nothing after `position` touches."""
-        done: set[int] = set()
-        for place in self.place.values():
-            buffer = place.buffer
-            if buffer.storage is None or id(buffer) in done or buffer.last_use > position:
-                continue
-            done.add(id(buffer))
-            self.free.append(buffer.storage)
-            buffer.storage = None
+        for buffer in self.dying.get(position, []):
+            if buffer.storage is not None:
+                self.free.append(buffer.storage)
 
     # --- order -----------------------------------------------------------------------------------
 
@@ -356,17 +362,26 @@ class _Writer:
             for other, ticket in tickets.items()
         )
 
-    def _order(self, device: str, tickets: dict[str, int], only: str | None = None) -> None:
+    def _order(self, device: str, tickets: dict[str, int]) -> None:
         """Wait on `device` for work that it does not know to be done."""
-        for other, ticket in sorted(tickets.items()):
-            if other != device and only in (None, other) and self.known[device][other] < ticket:
-                self._wait(device, other)
+        missing = {
+            other: ticket
+            for other, ticket in tickets.items()
+            if other != device and self.known[device][other] < ticket
+        }
+        for on in sorted(missing):
+            # One device's work may have waited for the other's: then to wait for it is enough.
+            if all(self.carried[on][other] >= missing[other] for other in missing.keys() - {on}):
+                self._wait(device, on)
+                return
+        for on in sorted(missing):
+            self._wait(device, on)
 
     def _wait(self, device: str, on: str) -> None:
         numbers = [relax.prim_value(NUMBER[device]), relax.prim_value(NUMBER[on])]
         call = relax.Call(relax.ExternFunc(WAIT), numbers, ty_args=[relax.TupleType([])])
         self.new.append(relax.VarBinding(relax.Var("wait", relax.TupleType([])), self._norm(call)))
-        seen = {**self.known[on], on: self.tickets[on]}
+        seen = self.carried[on]
         for other, ticket in seen.items():
             self.known[device][other] = max(self.known[device][other], ticket)
         if device == "cpu":
@@ -380,10 +395,10 @@ class _Writer:
     def _norm(self, value: relax.Expr) -> relax.Expr:
         return self.builder.normalize(value)
 
-    def _fresh(self, name: str, value: relax.Expr) -> relax.Var:
+    def _bound(self, name: str, value: relax.Expr, where: list[relax.VarBinding]) -> relax.Var:
         value = self._norm(value)
         var = relax.Var(name, value.ty)
-        self.new.append(relax.VarBinding(var, value))
+        where.append(relax.VarBinding(var, value))
         return var
 
     def _bind(self, var: relax.Var, value: relax.Expr) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from tvm import relax
 from tvm.ir import GenericConst
@@ -90,7 +91,7 @@ def shard_work(call: relax.Call, work: Work, sharding: Sharding, cut: Cut, devic
         weights, activations = 0.0, (work.bytes - work.output_bytes) * share
     output = round(work.output_bytes * share)
     columns = work.kind != "vector" and sharding.axis == len(_known(call)) - 1
-    changes: dict[str, int] = {
+    changes: dict[str, Any] = {
         "macs": round(work.macs * share),
         "bytes": round(weights + activations) + output,
         "weight_bytes": round(weights),
