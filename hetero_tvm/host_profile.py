@@ -1,0 +1,262 @@
+"""What this machine can do: the target `host` with figures measured here, once, and kept.
+
+Measured are the matrix products of both devices at several row counts (from one row, bound by
+memory, to many, bound by arithmetic), each device alone and both at once, memory, launches and
+waits. The rest of the spec stays as shipped. A profile is a spec file of its own, so a figure that
+cannot be is refused as in any other; the measured GPU kernels lie beside it as records for
+`schedules.gpu_model`.
+
+A profile belongs to a machine and its software: processor, OpenCL device and driver, ONNX Runtime,
+limits on threads. With another of these it is measured again.
+
+`HETERO_HOST_PROFILE=shipped` measures nothing and uses the shipped figures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from hetero_tvm import runtime
+from hetero_tvm.errors import BadInput, EnvironmentProblem
+from schedules.gpu_model import Record, read_records, write_records
+from target_specs.loader import SpecError, load_spec
+from target_specs.spec import Origin, SocSpec, Table
+from target_specs.writer import to_toml
+
+logger = logging.getLogger(__name__)
+
+ROWS = (1, 16, 64, 256)
+SIZES = (1024, 384)  # of square weights; the rates at rows are those of the first
+CONTENDED_ROWS = 64
+VARIABLE = "HETERO_HOST_PROFILE"
+_FORMAT = 1
+_BUDGET_S = 0.2  # for one measurement
+_LONG = 9  # steps of a chain
+# What limits threads, or changes how devices are chosen and waited for.
+_VARIABLES = (
+    "CL_CONFIG_CPU_TBB_NUM_WORKERS",
+    "DPCPP_CPU_NUM_CUS",
+    "HETERO_FAST_SYNC",
+    "HETERO_NPU_THREADS",
+    "HETERO_OPENCL_DEVICE",
+    "HETERO_OPENCL_MEMORY",
+    "OMP_NUM_THREADS",
+    "POCL_MAX_PTHREAD_COUNT",
+)
+
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class HostProfile:
+    """The target `host` as this machine is."""
+
+    spec: SocSpec
+    gpu_records: tuple[Record, ...]  # measured kernels; none with the shipped figures
+
+
+def host_profile(
+    cache_dir: Path, *, reprofile: bool = False, progress: Tell = lambda line: None
+) -> HostProfile:
+    """The profile of this machine, measured if there is none yet.
+
+    Args:
+        cache_dir: where profiles are kept.
+        reprofile: measure even if there is one.
+        progress: called with a line before every measurement.
+
+    Raises:
+        BadInput: the environment variable has another value than "shipped".
+    """
+    chosen = os.environ.get(VARIABLE)
+    if chosen not in (None, "", "shipped"):
+        raise BadInput(f"{VARIABLE}={chosen}: the only value is 'shipped'; unset it to measure")
+    shipped = HostProfile(load_spec("host"), ())
+    if chosen == "shipped":
+        return shipped
+    try:
+        machine = describe_machine()
+    except EnvironmentProblem as error:
+        progress(f"this machine cannot be measured ({error}): planning with the shipped figures")
+        return shipped
+    path = profile_path(cache_dir, machine)
+    if not reprofile:
+        found = _read(path)
+        if found is not None:
+            return found
+    profile = measure(shipped.spec, machine, progress)
+    _write(path, profile, machine)
+    return profile
+
+
+def describe_machine() -> dict[str, Any]:
+    """What a profile belongs to, as plain data.
+
+    Raises:
+        EnvironmentProblem: no OpenCL device, or no runtime.
+    """
+    name = runtime.device_name()
+    device = next((d for d in runtime.opencl_devices() if d["selected"]), {})
+    usable = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
+    return {
+        "format": _FORMAT,
+        "cpu": cpu_name(),
+        "cores": len(usable(0)),
+        "opencl": " ".join(
+            [name, *(str(device.get(key, "")) for key in ("platform", "driver_version"))]
+        ),
+        "versions": {
+            package: runtime.package_version(package) for package in ("onnxruntime", "apache-tvm")
+        },
+        "environment": {key: os.environ[key] for key in _VARIABLES if key in os.environ},
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name as Linux prints it, else its architecture."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def profile_path(cache_dir: Path, machine: Mapping[str, Any]) -> Path:
+    """Where the profile of `machine` lies; its records have the suffix `.jsonl`."""
+    text = json.dumps(machine, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Path(cache_dir) / "host_profiles" / f"{digest}.toml"
+
+
+def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> HostProfile:
+    """Measure this machine; takes about half a minute."""
+    # TVM's code generators are needed here and nowhere else in planning for a phone.
+    from hetero_tvm import host_bench
+
+    steps = 3 + len(SIZES) * len(ROWS) + len(ROWS)
+    done = 0
+
+    def tell(what: str) -> None:
+        nonlocal done
+        done += 1
+        progress(f"measuring this machine ({done} of {steps}): {what}")
+
+    tell("memory")
+    one = host_bench.memory_gbps(1, _BUDGET_S)
+    both = max(one, host_bench.memory_gbps(2, _BUDGET_S))
+    tell("launches and waits")
+    waits = host_bench.overheads(shipped, _BUDGET_S)
+    step_us: dict[tuple[str, int, int], float] = {}
+    for device, sizes in (("gpu", SIZES), ("npu", SIZES[:1])):
+        for size in sizes:
+            for rows in ROWS:
+                tell(f"{device.upper()}, {rows} rows by {size}x{size}")
+                step_us[device, size, rows] = host_bench.chain_us(
+                    host_bench.matmul(rows, size), shipped, device, _BUDGET_S, long=_LONG
+                )
+    tell("GPU and NPU at once")
+    kept = host_bench.slowdown(
+        host_bench.matmul(CONTENDED_ROWS, SIZES[0]),
+        shipped,
+        {device: step_us[device, SIZES[0], CONTENDED_ROWS] for device in ("gpu", "npu")},
+        _BUDGET_S,
+    )
+    figures: dict[str, dict[str, Any]] = {
+        "memory": {"peak_gbps": both, "one_device_gbps": one, "two_devices_gbps": both},
+        "gpu": {
+            **waits["gpu"],
+            "matmul_at_rows": _rates(step_us, "gpu", waits["gpu"]["launch_us"]),
+            "both_rate": kept,
+        },
+        "npu": {
+            **waits["npu"],
+            "matmul_at_rows": _rates(step_us, "npu", waits["npu"]["op_us"]),
+            "both_rate": kept,
+        },
+    }
+    spec = with_figures(shipped, figures, machine)
+    return HostProfile(spec, _records(spec, step_us))
+
+
+def with_figures(
+    shipped: SocSpec, figures: Mapping[str, Mapping[str, Any]], machine: Mapping[str, Any]
+) -> SocSpec:
+    """`shipped` with measured figures: table -> key -> value, each with its origin."""
+    source = (
+        f"measured here by hetero_tvm/host_profile.py: {machine['cpu']}, {machine['cores']} cores, "
+        f"OpenCL {machine['opencl']}, ONNX Runtime {machine['versions']['onnxruntime']}; medians"
+    )
+    tables: dict[str, Table] = {}
+    for name, values in figures.items():
+        table: Table = getattr(shipped, name)
+        origins = {key: Origin("measured", source) for key in values}
+        tables[name] = dataclasses.replace(table, **values, origins={**table.origins, **origins})
+    return dataclasses.replace(shipped, **tables)  # type: ignore[arg-type]
+
+
+def _rates(
+    step_us: Mapping[tuple[str, int, int], float], device: str, fixed_us: float
+) -> tuple[tuple[int, float], ...]:
+    """GFLOP/s at every row count; what the cost model adds to every operator is taken off."""
+    size = SIZES[0]
+    rates = []
+    for rows in ROWS:
+        whole = step_us[device, size, rows]
+        rates.append((rows, 2 * rows * size**2 / max(whole - fixed_us, whole / 2) / 1e3))
+    return tuple(rates)
+
+
+def _records(spec: SocSpec, step_us: Mapping[tuple[str, int, int], float]) -> tuple[Record, ...]:
+    from schedules.cost_model import CostModel
+
+    model = CostModel(spec)
+    return tuple(
+        Record(
+            kind="matmul",
+            rows=rows,
+            depth=size,
+            columns=size,
+            macs=rows * size**2,
+            bytes=4 * (2 * rows * size + size**2),
+            element_bytes=4,
+            reduces=False,
+            us=us,
+            roofline_us=model.product_us("gpu", rows, size, size, weight_bits=32),
+        )
+        for (device, size, rows), us in step_us.items()
+        if device == "gpu"
+    )
+
+
+# --- the cache ---------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> HostProfile | None:
+    """The profile at `path`; None where there is none, or a damaged one."""
+    if not path.is_file():
+        return None
+    try:
+        records = read_records(path.with_suffix(".jsonl"))
+        return HostProfile(load_spec(path), tuple(records))
+    except (SpecError, ValueError, OSError) as error:
+        logger.warning("%s is damaged (%s); measuring again", path, error)
+        return None
+
+
+def _write(path: Path, profile: HostProfile, machine: Mapping[str, Any]) -> None:
+    """Keep the profile: records first, the spec last, each whole. An interrupt leaves none."""
+    try:
+        write_records(path.with_suffix(".jsonl"), profile.gpu_records)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        header = f"# {json.dumps(machine, sort_keys=True)}\n"
+        beside.write_text(header + to_toml(profile.spec), encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:  # the next plan measures again; this one has what it needs
+        logger.warning("%s is not kept: %s", path, error.strerror)

@@ -1,0 +1,104 @@
+"""Chains are what they claim to be and run on the devices; how long they take is not tested."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from hetero_tvm import host_bench, runtime
+from hetero_tvm.host_bench import TINY, chain, chains, compiled, matmul
+from relay_passes.constants import array_of
+from relay_passes.program import read_program
+from target_specs.loader import load_spec
+
+SPEC = load_spec("host")
+
+
+def test_chain_is_as_long_as_asked():
+    assert len(read_program(chain(matmul(4, 8), 3))) == 3
+    nodes = read_program(chains(matmul(4, 8), 2, 3))
+    assert len(nodes) == 5
+    assert sum(node.is_output for node in nodes) == 2
+
+
+@pytest.mark.parametrize(
+    ("device_of", "npu_runs"),
+    [
+        pytest.param(lambda i: "gpu", 0, id="gpu"),
+        pytest.param(lambda i: "npu", 1, id="one_region"),
+        pytest.param(lambda i: ("gpu", "npu")[i % 2], 2, id="by_turns"),
+    ],
+)
+def test_runs_where_it_is_told(device_of, npu_runs):
+    run = compiled(chain(TINY, 4), SPEC, device_of)
+    runtime.reset_counters()
+    assert run() > 0
+    assert runtime.counters()["npu_runs"] == npu_runs
+
+
+def test_both_devices_at_once_run_both_chains():
+    run = compiled(chains(TINY, 2, 3), SPEC, lambda i: "npu" if i < 2 else "gpu")
+    runtime.reset_counters()
+    run()
+    assert runtime.counters()["npu_runs"] == 1
+    assert runtime.counters()["kernel_launches"] == 3
+
+
+def test_a_step_is_the_difference_of_two_chains(monkeypatch):
+    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
+    monkeypatch.setattr(host_bench, "median_us", lambda length, budget: 50.0 + 7.0 * length)
+    assert host_bench.chain_us(TINY, SPEC, "gpu", 0.1) == pytest.approx(7.0)
+    monkeypatch.setattr(host_bench, "median_us", lambda length, budget: 50.0 - length)
+    assert host_bench.chain_us(TINY, SPEC, "gpu", 0.1) > 0  # noise is no negative time
+
+
+@pytest.mark.parametrize(
+    ("together", "kept"),
+    [
+        pytest.param(80.0, 1.0, id="nobody_is_slowed_down"),
+        pytest.param(160.0, 0.5, id="as_if_one_by_one"),
+        pytest.param(1e9, 0.05, id="noise"),
+    ],
+)
+def test_slowdown(monkeypatch, together, kept):
+    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
+    alone = {8: 80.0, 16: together}  # chains of eight steps, then both
+    monkeypatch.setattr(host_bench, "median_us", lambda length, budget: alone[length])
+    found = host_bench.slowdown(TINY, SPEC, {"gpu": 10.0, "npu": 10.0}, 0.1)
+    assert found == pytest.approx(kept)
+
+
+def test_slowdown_gives_both_about_the_same_time(monkeypatch):
+    lengths = []
+    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
+    monkeypatch.setattr(
+        host_bench, "median_us", lambda length, budget: lengths.append(length) or 80.0
+    )
+    host_bench.slowdown(TINY, SPEC, {"gpu": 40.0, "npu": 10.0}, 0.1)
+    assert lengths == [2, 8, 10]
+
+
+def test_median_is_of_the_quietest_round(monkeypatch):
+    times = iter([1.0] * 3 + [5e-6] * 5 + [2e-6] * 5 + [9e-6] * 5 + [4e-6] * 5)
+    assert host_bench.median_us(lambda: next(times), 0.0) == pytest.approx(2.0)
+
+
+def test_weights_are_of_about_unit_gain():
+    values = array_of(host_bench.weight(64, 256))
+    assert float(np.std(values)) == pytest.approx(1 / 16, rel=0.1)
+
+
+def test_overheads_add_up(monkeypatch):
+    """Every figure that a spec needs is there, and a trip costs what was measured of it."""
+    launch, op, gpu_run, npu_run, trip = 4.0, 0.5, 10.0, 6.0, 30.0
+    chain_times = iter([launch, op])
+    runs = iter([gpu_run, npu_run, 100.0, 100.0 + 8 * trip])
+    monkeypatch.setattr(host_bench, "chain_us", lambda *a, **k: next(chain_times))
+    monkeypatch.setattr(host_bench, "compiled", lambda *a: None)
+    monkeypatch.setattr(host_bench, "median_us", lambda *a: next(runs))
+    found = host_bench.overheads(SPEC, 0.1)
+    gpu, npu = found["gpu"], found["npu"]
+    there = gpu["launch_us"] + gpu["flag_us"]
+    assert there + npu["submit_us"] + npu["handover_us"] == pytest.approx(trip)
+    for table in ("gpu", "npu"):
+        assert found[table].keys() <= {f.name for f in dataclasses.fields(getattr(SPEC, table))}
