@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -78,17 +79,16 @@ def _seed_choices(
         inner = sharding.axis >= len(shape) - 2 or work.kind == "conv"
         step = max(tile, _LANES if sharding.kind == "weight" else 8) if inner else 1
         share = own if sharding.kind == "weight" else overall
-        for at in _boundaries(extent, step, share, 2 if sharding.kind == "weight" else 3):
-            cut = Cut(sharding.axis, at, extent)
-            if fits(call, sharding, cut) and _is_aligned(call, cut):
-                choices.append(CutChoice(sharding, cut))
+        cuts = (Cut(sharding.axis, at, extent) for at in _boundaries(extent, step, share))
+        possible = (c for c in cuts if fits(call, sharding, c) and _is_aligned(call, c))
+        nearest = itertools.islice(possible, 2 if sharding.kind == "weight" else 3)
+        choices += [CutChoice(sharding, cut) for cut in sorted(nearest)]
     return choices
 
 
-def _boundaries(extent: int, step: int, share: float, count: int) -> list[int]:
-    """`count` multiples of `step` inside the extent, nearest to the share."""
-    inside = range(step, extent, step)
-    return sorted(sorted(inside, key=lambda at: abs(at - share * extent))[:count])
+def _boundaries(extent: int, step: int, share: float) -> list[int]:
+    """The multiples of `step` inside the extent, the nearest to the share first."""
+    return sorted(range(step, extent, step), key=lambda at: abs(at - share * extent))
 
 
 def _is_aligned(call: relax.Call, cut: Cut) -> bool:
