@@ -128,7 +128,8 @@ def _by_hand(*lines):
     return violations(IRModule({"main": main}), device_of)
 
 
-BOTH = ("wait npu gpu", "storage s", "tensor a s", "view a0 a 0 8", "view a1 a 32 8")
+RUN = ("wait npu gpu", "storage s", "tensor a s")
+BOTH = (*RUN, "view a0 a 0 8", "view a1 a 32 8")
 CASES = {
     "parts_of_one_buffer_at_the_same_time": ((*BOTH, "call npu a0", "call gpu a1"), None),
     "parts_that_overlap": (
