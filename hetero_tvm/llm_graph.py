@@ -41,6 +41,14 @@ NPU_LENGTHS = (32, 64, 128, 256, 512, 1024)
 _BYTES = 2  # of one activation
 _SHARES = 16  # a weight may be cut at every sixteenth of its columns
 _TILE = 32  # columns of the NPU's matrix unit; a part of another width would be padded
+_CUTS_KEPT = 3  # of each chain's; more make the planner slower and the plan hardly better
+_CHAINS: tuple[tuple[tuple[str, ...], int], ...] = (  # operators, the axis they are cut along
+    (("qkv", "rope", "attention"), 1),
+    (("output",), 1),
+    (("gate/up", "swiglu"), 1),
+    (("down",), 1),
+    (("norm", "qkv", "rope", "attention", "output", "gate/up", "swiglu", "down"), 0),
+)
 _DEVICES: tuple[str, ...] = ("gpu", "npu")
 
 
@@ -160,13 +168,17 @@ class _Builder:
         self.ops: list[Op] = []
         self.names: list[str] = []
         self.loads: list[tuple[Mapping[str, Load], ...]] = []
-        self.row_cuts = _row_cuts(rows) if policy == "plan" else []
+        self.row_cuts: list[Cut] = []
 
     def build(self, waiting: Waiting) -> Graph:
         llm = self.llm
         embedding = self._vector(0, llm.hidden, reads=1)
         x = self._add("embedding", [], embedding, llm.hidden)
         ways = self._layer_ways()
+        if self.policy == "plan" and self.rows > 1:
+            self.row_cuts = _row_cuts(self.rows)
+            ways = self._layer_ways()
+        _keep_balanced(ways)
         for layer in range(llm.layers):
             x = self._layer(f"layer {layer}", ways, x)
         self.row_cuts, self.rows = [], 1  # the last row alone
@@ -360,6 +372,29 @@ class _Builder:
     def _single(self, device: str, part: _Part, inputs: int) -> _Way:
         choice = Choice(us={device: part.alone_us}, reads=(None,) * inputs)
         return choice, {device: Load(part.alone_us, part.nbytes)}
+
+
+def _keep_balanced(ways: Mapping[str, _Ways]) -> None:
+    """Of the cuts that a chain of operators can share, keep those that end soonest all together.
+
+    A cut that one operator would like and the rest of its chain would not is no great loss; the
+    planner's time grows with every one of them.
+    """
+    for chain, axis in _CHAINS:
+        together: dict[Cut, dict[str, float]] = {}
+        for name in chain:
+            for choice, _ in ways[name]:
+                if choice.makes is not None and choice.makes.axis == axis:
+                    sums = together.setdefault(choice.makes, {"gpu": 0.0, "npu": 0.0})
+                    for device, us in choice.us.items():
+                        sums[device] += us
+        best = sorted(together, key=lambda cut: max(together[cut].values()))[:_CUTS_KEPT]
+        for name in chain:
+            ways[name][:] = [
+                (choice, loads)
+                for choice, loads in ways[name]
+                if choice.makes is None or choice.makes.axis != axis or choice.makes in best
+            ]
 
 
 def _row_cuts(rows: int) -> list[Cut]:

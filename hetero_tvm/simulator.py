@@ -273,12 +273,17 @@ class _Engine:
     def _start(self) -> None:
         """Begin what is next on every idle device."""
         for device, queue in self.queues.items():
-            if device in self.running or not queue:
+            task = self._head(device)
+            if device in self.running or task is None:
                 continue
-            task = min(queue, key=self._ready_us) if device == "gpu" else queue[0]
             if self._ready_us(task) <= self.now + _EPSILON:
                 queue.remove(task)
                 self._begin(task)
+
+    def _head(self, device: str) -> _Task | None:
+        """What the device takes next: in order, the GPU's two users by when they came."""
+        queue = self.queues[device]
+        return min(queue, key=lambda task: task.reach_us) if queue else None
 
     def _ready_us(self, task: _Task) -> float:
         """When it may begin, if its device is idle; infinity while that is unknown."""
@@ -327,9 +332,10 @@ class _Engine:
         times = [self.next_frame_us]
         if self.host_free_us > self.now + _EPSILON:
             times.append(self.host_free_us)
-        for device, queue in self.queues.items():
-            if device not in self.running:
-                times += [self._ready_us(task) for task in queue]
+        for device in self.queues:
+            head = self._head(device)
+            if device not in self.running and head is not None:
+                times.append(self._ready_us(head))
         for device, task in self.running.items():
             left = task.lead_us if task.lead_us > 0 else task.left_us / speeds[device]
             times.append(self.now + left)

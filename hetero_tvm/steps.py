@@ -8,6 +8,7 @@ which submits the GPU's work; a wait of the NPU is one of its worker.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 
 from hetero_tvm.simulator import Step, Wait, Work
@@ -93,3 +94,22 @@ def _order(choice: Choice) -> list[str]:
 
 def _longer(job: Work, us: float, nbytes: float) -> Work:
     return dataclasses.replace(job, us=job.us + us, nbytes=job.nbytes + nbytes)
+
+
+def bounded(steps: Sequence[Step], stretch_us: float, launch_us: float) -> tuple[Step, ...]:
+    """The steps with GPU work longer than half of a stretch in pieces, each with its own launch.
+
+    Pieces are cut along columns, so none reads another one's weights. Half, because the queue
+    should hold one piece while the one before it runs.
+    """
+    most = max(stretch_us / 2 - launch_us, launch_us)
+    result: list[Step] = []
+    for step in steps:
+        if isinstance(step, Wait) or step.device != "gpu" or step.us <= stretch_us / 2:
+            result.append(step)
+            continue
+        own = max(step.us - launch_us, 0.0)
+        pieces = math.ceil(own / most)
+        piece = dataclasses.replace(step, us=own / pieces + launch_us, nbytes=step.nbytes / pieces)
+        result += [piece] * pieces
+    return tuple(result)
