@@ -1,6 +1,8 @@
 # ruff: noqa: N805 -- a TVMScript module is not a class
 """Regions: what is in them, that they never wait for themselves, and that numbers stay."""
 
+import itertools
+
 import numpy as np
 import pytest
 import tvm
@@ -8,24 +10,39 @@ from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from relay_passes.group_regions import CODEGEN, GroupRegions, stages
-from relay_passes.plan import OpPlan, Plan
+from relay_passes.group_regions import CODEGEN, GroupRegions
+from relay_passes.planner.problem import Choice, Op, Problem, Waiting
+from relay_passes.planner.timeline import evaluate as timeline
 from relay_passes.program import PlacementError, read_program
 
 
-def plan_of(mod, npu, cpu=()):
-    """A plan with the named operators on the NPU."""
-    ops = []
-    for node in read_program(mod):
-        device = "npu" if node.name in npu else "cpu" if node.name in cpu else "gpu"
-        ops.append(
-            OpPlan(name=node.name, op="", device=device, reason="", cost_us={}, declined={}, macs=0)
+def regions_of(mod, npu):
+    """Operator on the NPU -> its region, as the planner forms them when the rest is the GPU's."""
+    nodes = read_program(mod)
+    index = {node.name: i for i, node in enumerate(nodes)}
+    ops = tuple(
+        Op(
+            choices=(
+                Choice(
+                    us={"npu" if node.name in npu else "gpu": 1.0}, reads=(None,) * len(node.inputs)
+                ),
+            ),
+            inputs=tuple(index[name] for name in node.inputs),
+            reads_graph_inputs=node.reads_graph_inputs,
+            is_output=node.is_output,
         )
-    return Plan(ops=tuple(ops), predicted_us=0, handover_us=0, alternatives_us={})
+        for node in nodes
+    )
+    pairs = itertools.permutations(("cpu", "gpu", "npu"), 2)
+    waiting = Waiting(wait_us=dict.fromkeys(pairs, 1.0))
+    found = timeline(Problem(ops, waiting), [0] * len(ops)).region_of
+    return {
+        node.name: number for node, number in zip(nodes, found, strict=True) if number is not None
+    }
 
 
 def grouped(mod, npu):
-    out = GroupRegions(plan_of(mod, npu))(mod)
+    out = GroupRegions(regions_of(mod, npu))(mod)
     relax.analysis.well_formed(out)
     return out
 
@@ -166,8 +183,8 @@ def test_the_input_module_is_untouched():
     assert Diamond.script() == before
 
 
-def test_gpu_work_stands_before_the_region_that_it_does_not_need():
-    """The GPU is given its work first, then the NPU is waited for."""
+def test_a_region_stands_where_its_first_operator_stood():
+    """The NPU is given its work first, and the GPU's goes on beside it."""
 
     @I.ir_module
     class Module:
@@ -182,12 +199,41 @@ def test_gpu_work_stands_before_the_region_that_it_does_not_need():
             return g2
 
     names = [b.var.name for b in grouped(Module, {"n1", "n2"})["main"].body.blocks[0].bindings]
-    assert names == ["g1", "n2", "g2"]
+    assert names == ["n2", "g1", "g2"]
+
+
+def test_a_region_waits_for_what_it_reads():
+    """Its first operator stood before what its second one needs."""
+
+    @I.ir_module
+    class Module:
+        @R.function
+        def main(x: R.Tensor((2,), "float32")) -> R.Tensor((2,), "float32"):
+            with R.dataflow():
+                n1 = R.exp(x)
+                g1 = R.sin(x)
+                n2 = R.add(n1, g1)
+                R.output(n2)
+            return n2
+
+    after = GroupRegions({"n1": 0, "n2": 0})(Module)
+    names = [b.var.name for b in after["main"].body.blocks[0].bindings]
+    assert names == ["g1", "n2"]
+
+
+def test_the_planners_numbers_decide_who_is_together():
+    """Two regions stay two though nothing stands between them, whatever their numbers."""
+    after = GroupRegions({"a": 7, "b": 7, "d": 3})(Diamond)
+    assert regions(after) == {
+        "npu_region_0": ["a", "b", "npu_region_0_results"],
+        "npu_region_1": ["d"],
+    }
+    assert_same_numbers(Diamond, after, (2, 3))
 
 
 def test_plan_of_another_program_is_refused():
-    with pytest.raises(PlacementError, match="the plan is for another program: a, "):
-        GroupRegions(plan_of(Branches, set()))(Diamond)
+    with pytest.raises(PlacementError, match="the plan is for another program: halves differ"):
+        GroupRegions({"halves": 0})(Diamond)
 
 
 def test_random_programs_never_wait_for_themselves():
@@ -197,10 +243,9 @@ def test_random_programs_never_wait_for_themselves():
         mod = _random_module(rng, size=12)
         nodes = read_program(mod)
         npu = {node.name for node in nodes if rng.random() < 0.5}
-        device = {node.name: "npu" if node.name in npu else "gpu" for node in nodes}
-        groups = stages(nodes, device)
-        for group in groups:
-            assert not _leaves_and_returns(nodes, set(group))
+        found = regions_of(mod, npu)
+        for number in set(found.values()):
+            assert not _leaves_and_returns(nodes, {n for n in found if found[n] == number})
         assert_same_numbers(mod, grouped(mod, npu), (3,))
 
 
