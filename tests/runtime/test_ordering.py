@@ -1,9 +1,11 @@
 """Devices that wait for each other: NPU jobs, GPU fences, and the order that waits make.
 
-Time appears in no assertion: a slow job is slow enough to be still running where a test says so
-(by the counter `npu_runs`), and everything else follows from the numbers that come out.
+Time appears in no assertion. A job that must be still running has a gate, which the test opens; a
+kernel that must be still running takes ten thousand times as long as the call that launches it.
 """
 
+import ctypes
+import gc
 import itertools
 import os
 import random
@@ -30,8 +32,8 @@ runtime.load()
 N = 256
 WAIT = tvm.get_global_func("hetero_tvm.wait")
 CPU, GPU, NPU = 0, 1, 2
-SLOW_US = 150_000  # against microseconds for what must happen meanwhile
-SLOW_ROUNDS = 2_000_000  # of the kernel's loop: about as long
+SLOW_US = 50_000  # long enough for a mistake to show; no test relies on it
+SLOW_ROUNDS = 30_000_000  # of the kernel's loop: some 100 ms
 
 SET = """
 __kernel void set(__global float* out, int n, int value) {
@@ -47,11 +49,27 @@ def npu(symbol="npu", **options):
     return runtime.npu_module([region], "null", {k: str(v) for k, v in options.items()})[symbol]
 
 
+class Gated:
+    """A job that runs until `open()`: y = x, where x is all ones by then."""
+
+    def __init__(self, device):
+        self.source, self.target = tensors(device, 2)
+        npu("gated", gate=1)(self.source, self.target)
+
+    def open(self):
+        HOST(self.source)[1:] = 1
+        HOST(self.source)[0] = 1  # the gate, hence last
+
+    def is_running(self):
+        return runtime.counters()["npu_runs"] == 0
+
+
 @pytest.fixture(autouse=True)
 def explicit_waits():
     """What compiled code says is all there is; nothing is left over from the test before."""
     runtime.sync()
     runtime.configure_sync(implicit_waits=False, fast=True)
+    runtime.reset_counters()
     yield
     runtime.sync()
     runtime.configure_sync(implicit_waits=True)
@@ -84,12 +102,12 @@ def null():
 
 
 def test_call_returns_before_the_job_is_done(null):
-    source, target = tensors(null, 2, 1.0)
-    runtime.reset_counters()
-    npu(latency_us=SLOW_US)(source, target)
-    assert runtime.counters()["npu_runs"] == 0
+    job = Gated(null)
+    assert job.is_running()
+    job.open()
     WAIT(CPU, NPU)
-    assert runtime.counters()["npu_runs"] == 1
+    assert not job.is_running()
+    np.testing.assert_array_equal(job.target.numpy(), np.ones(N))
 
 
 def test_jobs_keep_their_order(null):
@@ -111,11 +129,6 @@ def test_reading_a_result_waits_for_the_npu(opencl, read):
         assert runtime.counters()["npu_runs"] == 1
     values = runtime.host_view(target) if read == "host_view" else target.numpy()
     np.testing.assert_array_equal(values, np.full(N, 3))
-
-
-@pytest.fixture(autouse=True)
-def zero_counters():
-    runtime.reset_counters()
 
 
 def test_host_tensors_need_no_wait():
@@ -164,10 +177,12 @@ def test_gpu_waits_for_the_npu(opencl, gpu, fast):
 def test_without_a_wait_devices_run_at_the_same_time(opencl, gpu):
     """GPU kernels start and end while an NPU job runs, and an NPU job while a kernel runs."""
     a, b, c, d = tensors(opencl, 4)
-    npu(latency_us=2 * SLOW_US)(a, b)
+    job = Gated(opencl)
     gpu(d, c)
     runtime.gpu_wait()
-    assert runtime.counters()["npu_runs"] == 0
+    assert HOST(d)[0] == 1
+    assert job.is_running()
+    job.open()
     runtime.sync()
     runtime.reset_counters()
     gpu(d, c, slow=True)
@@ -179,20 +194,21 @@ def test_without_a_wait_devices_run_at_the_same_time(opencl, gpu):
 
 
 def test_host_waits_for_one_device_only(opencl, gpu):
-    a, b, c, d = tensors(opencl, 4)
-    npu(latency_us=SLOW_US)(a, b)
-    gpu(d, c)
+    source, target = tensors(opencl, 2)
+    job = Gated(opencl)
+    gpu(target, source)
     WAIT(CPU, GPU)
-    assert runtime.counters()["npu_runs"] == 0
-    np.testing.assert_array_equal(d.numpy(), np.ones(N))
+    assert job.is_running()
+    np.testing.assert_array_equal(HOST(target), np.ones(N))
+    job.open()
 
 
 def test_waits_that_are_kept_anyway_do_nothing(null):
-    source, target = tensors(null, 2)
-    npu(latency_us=SLOW_US)(source, target)
+    job = Gated(null)
     for pair in ((CPU, CPU), (GPU, GPU), (NPU, NPU), (GPU, CPU), (NPU, CPU)):
         WAIT(*pair)
-    assert runtime.counters()["npu_runs"] == 0
+    assert job.is_running()
+    job.open()
 
 
 @pytest.mark.parametrize("pair", [(3, 0), (0, -1)])
@@ -247,19 +263,19 @@ def test_failure_of_the_model_is_the_callers(null):
 
 
 def test_job_keeps_its_tensors_and_its_module(opencl):
-    target = tvm.runtime.tensor(np.zeros(N, "float32"), opencl)
-
-    def submit():
-        source = tvm.runtime.tensor(np.full(N, 6, "float32"), opencl)
-        npu(latency_us=SLOW_US)(source, target)
-
-    submit()  # nothing of it is referred to from here any more
+    job = Gated(opencl)
+    target = job.target
+    address = tvm.get_global_func("hetero_tvm.tensor_address")(job.source)
+    del job
+    gc.collect()  # only the job refers to its input and its module now
     others = [tvm.runtime.empty((N,), "float32", opencl) for _ in range(10)]
     for other in others:
-        HOST(other)[:] = -1
+        HOST(other)[:] = -1  # would open the gate if it were the input's memory, given out again
     assert runtime.counters()["npu_runs"] == 0
-    np.testing.assert_array_equal(target.numpy(), np.full(N, 6))
-    assert all((other.numpy() == -1).all() for other in others)
+    source = np.frombuffer((ctypes.c_float * N).from_address(address), "float32")
+    source[1:] = 1
+    source[0] = 1
+    np.testing.assert_array_equal(target.numpy(), np.ones(N))
 
 
 def test_memory_planned_by_the_virtual_machine_outlives_its_job(opencl):

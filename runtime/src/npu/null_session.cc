@@ -30,16 +30,23 @@ NullRegionSession::NullRegionSession(const Region& region) : RegionSession(regio
     latency_ = std::chrono::microseconds(count);
   }
   fails_ = region.options.count("fail") != 0;
+  has_gate_ = region.options.count("gate") != 0;
   bool pairs = region.inputs.size() == region.outputs.size();
   for (size_t i = 0; pairs && i < region.inputs.size(); ++i) {
     pairs = region.inputs[i].bytes == region.outputs[i].bytes;
   }
+  HETERO_CHECK(!has_gate_ || (!region.inputs.empty() && region.inputs[0].bytes >= 4), ValueError)
+      << where << ": option gate needs an input of four bytes";
   HETERO_CHECK(pairs, ValueError) << where
                                   << ": provider null copies inputs to outputs of the same sizes";
 }
 
 void NullRegionSession::Run(const std::vector<const DLTensor*>& tensors) {
   std::this_thread::sleep_for(latency_);
+  if (has_gate_) {
+    const auto* gate = reinterpret_cast<const volatile int32_t*>(Start(*tensors[0]));
+    while (*gate == 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
+  }
   HETERO_CHECK(!fails_, DeviceFailure) << "NPU region " << region_.symbol << ": failed as asked";
   const size_t inputs = region_.inputs.size();
   for (size_t i = 0; i < inputs; ++i) {

@@ -14,7 +14,8 @@ namespace hetero_tvm::runtime::npu {
 
 /*!
  * \brief Provider "null": copies input i to output i after the region's option `latency_us`, or
- * fails then when it has the option `fail`. Looks at no model.
+ * fails then when it has the option `fail`. With the option `gate` it waits until the first four
+ * bytes of input 0 are not zero. Looks at no model.
  *
  * For tests of order and failure, which need a device that is slow when they say so.
  */
@@ -29,6 +30,7 @@ class NullRegionSession : public RegionSession {
  private:
   std::chrono::microseconds latency_{0};
   bool fails_ = false;
+  bool has_gate_ = false;
 };
 
 }  // namespace hetero_tvm::runtime::npu

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# The runtime's threads under ThreadSanitizer, inside Python: what devices do at once, and in what order.
+#   scripts/tsan.sh PYTHON [PYTEST ARGUMENTS]
+# Only our library is instrumented; runtime/tsan.supp says what others' libraries are forgiven, and why.
+set -euo pipefail
+python=$1
+shift
+cd "$(dirname "$0")/.."
+tools=$(dirname "$python")
+cmake=$(command -v cmake || echo "$tools/cmake")
+ninja=$(command -v ninja || echo "$tools/ninja")
+library=build/tsan/libhetero_runtime.so
+"$cmake" -G Ninja -S runtime -B build/tsan -DPython3_EXECUTABLE="$(realpath -s "$python")" \
+  -DCMAKE_MAKE_PROGRAM="$(realpath "$ninja")" -DCMAKE_CXX_COMPILER=g++ \
+  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS="-fsanitize=thread -Wno-tsan" >/dev/null
+"$cmake" --build build/tsan
+report=$(mktemp -d)
+trap 'rm -rf "$report"' EXIT
+# Tests in processes of their own are left out: they would start the ordinary library.
+# -R: ThreadSanitizer cannot live with every address space layout.
+status=0
+LD_PRELOAD=$(g++ -print-file-name=libtsan.so) setarch -R env \
+  TSAN_OPTIONS="suppressions=$PWD/runtime/tsan.supp halt_on_error=0 exitcode=0 log_path=$report/tsan" \
+  "$python" -c '
+import pathlib, sys
+from hetero_tvm import runtime
+runtime.LIBRARY = pathlib.Path(sys.argv[1]).resolve()
+import pytest
+sys.exit(pytest.main(sys.argv[2:]))
+' "$library" -p no:cacheprovider tests/runtime/test_ordering.py \
+  -k "not exit and not fork and not kind_of_memory and not switch and not outside" "$@" || status=$?
+if [ -n "$(ls -A "$report")" ]; then
+  cat "$report"/*
+  echo "ThreadSanitizer found something" >&2
+  exit 1
+fi
+exit "$status"
