@@ -38,10 +38,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from schedules.gpu_model import GpuModel
-from schedules.npu_costs import NpuCost, NpuCosts, Product
+from schedules.npu_costs import WEIGHT_BITS, NpuCost, NpuCosts, product_of
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
-
-_WEIGHT_BITS = (4, 8, 16, 32)
 
 
 class OpWork(Protocol):
@@ -98,7 +96,7 @@ class _Product:
 
 
 def _product(rows: int, depth: int, columns: int, weight_bits: int) -> _Product:
-    assert weight_bits in _WEIGHT_BITS, weight_bits
+    assert weight_bits in WEIGHT_BITS, weight_bits
     return _Product(
         rows=rows,
         depth=depth,
@@ -274,15 +272,10 @@ class CostModel:
 
     def _estimated(self, work: OpWork) -> NpuCost | None:
         """The vendor's, of a product of rows with one constant weight."""
-        if self.npu_costs is None or work.kind != "matmul":
+        product = product_of(work)
+        if self.npu_costs is None or product is None:
             return None
-        weights = work.depth * work.columns
-        if not weights or work.macs != work.rows * weights:
-            return None
-        bits = work.weight_bytes * 8 // weights
-        if bits not in _WEIGHT_BITS:
-            return None
-        return self.npu_costs.product(Product(work.rows, work.depth, work.columns, bits))
+        return self.npu_costs.product(product)
 
     def _npu_roofline(self, work: OpWork, both: bool) -> NpuCost:
         npu = self.spec.npu

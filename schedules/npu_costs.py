@@ -32,7 +32,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 from onnx import GraphProto, TensorProto, helper
 
@@ -41,6 +41,7 @@ from schedules.npu_profile import WEIGHTS_FILE
 from target_specs.spec import NpuSpec
 
 Order = Literal["right", "left"]
+WEIGHT_BITS = (4, 8, 16, 32)
 ROW_STEP = 32
 ROWS = (32, 64, 128, 256, 512)  # the grid
 COLUMNS = (512, 1024, 2048, 4096, 8192, 16384)
@@ -55,6 +56,32 @@ class Product(NamedTuple):
     depth: int
     columns: int
     weight_bits: int = 16  # 32 is computed as 16; 4 and 8 have float16 activations
+
+
+class ProductWork(Protocol):
+    """What decides whether an operator, or a part of one, is a `Product`."""
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def macs(self) -> int: ...  # noqa: D102
+    @property
+    def weight_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def rows(self) -> int: ...  # noqa: D102
+    @property
+    def depth(self) -> int: ...  # noqa: D102
+    @property
+    def columns(self) -> int: ...  # noqa: D102
+
+
+def product_of(work: ProductWork) -> Product | None:
+    """The product that an operator is; None where it is none with one constant weight."""
+    weights = work.depth * work.columns
+    if work.kind != "matmul" or not weights or work.macs != work.rows * weights:
+        return None
+    bits = work.weight_bytes * 8 // weights
+    return Product(work.rows, work.depth, work.columns, bits) if bits in WEIGHT_BITS else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,11 +4,12 @@ import dataclasses
 
 import onnx
 import pytest
+from test_cost_model import Work
 from test_npu_profile import PROFILE, needs_qnn
 
 from schedules import npu_costs, npu_estimate
 from schedules.cost_model import CostModel
-from schedules.npu_costs import COLUMNS, ROWS, NpuCosts, Product
+from schedules.npu_costs import COLUMNS, ROWS, NpuCosts, Product, product_of
 from schedules.npu_estimate import EstimateUnavailable, NpuEstimate, Scale, proxy_for
 from schedules.npu_profile import NoEstimate
 from target_specs.loader import load_spec
@@ -31,7 +32,7 @@ def compiler(monkeypatch):
         found = {}
         for name, content in models.items():
             model = onnx.ModelProto.FromString(content)
-            order, shape = product_of(model)
+            order, shape = sizes_of(model)
             Compiler.asked.append((order, *shape))
             assert weight_bytes >= 2 * shape[1] * shape[2]
             progress("one more")
@@ -59,7 +60,7 @@ def compiler(monkeypatch):
     return Compiler
 
 
-def product_of(model):
+def sizes_of(model):
     """Order and (rows, depth, columns) of a graph, read from its tensors."""
     (node,) = model.graph.node
     size = {
@@ -171,6 +172,16 @@ def test_memory_is_the_targets(compiler):
     assert cost.us == pytest.approx(16)
     assert cost.us_with(0.5) == pytest.approx(32)  # the other device takes half
     assert cost.provenance == "vendor-estimated"
+
+
+def test_which_work_is_a_product():
+    weight = Work(kind="matmul", macs=4 * 8 * 16, rows=4, depth=8, columns=16, weight_bytes=512)
+    assert product_of(weight) == Product(4, 8, 16, 32)
+    assert product_of(dataclasses.replace(weight, weight_bytes=64)) == Product(4, 8, 16, 4)
+    assert product_of(dataclasses.replace(weight, weight_bytes=0)) is None
+    assert product_of(dataclasses.replace(weight, macs=2 * 4 * 8 * 16)) is None  # a weight each
+    assert product_of(dataclasses.replace(weight, kind="batched_matmul")) is None
+    assert product_of(Work(kind="vector")) is None
 
 
 def test_only_qualcomms(monkeypatch):
