@@ -39,6 +39,8 @@ def shardings(call: relax.Call) -> tuple[Sharding, ...]:
     shape = _shape(call)
     if shape is None or any(_shape(arg) is None for arg in tensor_args(call)):
         return ()
+    if any(isinstance(a.ty, relax.TupleType) and not isinstance(a, relax.Tuple) for a in call.args):
+        return ()  # tensors that `tensor_args` does not see
     rule = _RULES.get(op_name(call))
     return tuple(rule(call, shape)) if rule else ()
 
@@ -132,6 +134,11 @@ def shard_call(
         shape = list(_known(call))
         shape[cut.axis] = end - begin
         rebuilt[1] = relax.ShapeExpr(shape)
+    if op_name(call) == "relax.squeeze":  # a part of one element keeps its axis
+        (data,) = tensor_args(call)
+        axes = call.attrs.axis
+        ones = [axis for axis, extent in enumerate(_known(data)) if extent == 1]
+        return relax.op.squeeze(rebuilt[0], ones if axes is None else [int(a) for a in axes])
     return relax.Call(call.op, rebuilt, call.attrs, call.ty_args)
 
 
