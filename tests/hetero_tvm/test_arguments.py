@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from hetero_tvm.arguments import add_model_arguments, model_config
+from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths, read_share
 from hetero_tvm.errors import BadInput
 
 
-def config(*words):
+def config(*words, length=None):
     parser = argparse.ArgumentParser()
     add_model_arguments(parser)
     args = parser.parse_args(words)
     args.verb = "build"
-    return model_config(args, output=Path("m.so"))
+    return model_config(args, output=Path("m.so"), length=length)
 
 
 def test_flags_become_a_configuration():
@@ -32,3 +32,46 @@ def test_an_input_given_twice_is_refused():
 def test_a_missing_model_shows_the_usage():
     with pytest.raises(BadInput, match=r"no model given; usage: hetero-tvm build MODEL\.onnx"):
         config("-t", "host")
+
+
+def test_flags_of_the_planner():
+    made = config("m.onnx")
+    assert (made.split, made.objective, made.gpu_share) == (True, "latency", 1.0)
+    made = config("m.onnx", "--no-split", "--objective", "edp", "--gpu-share", "60%")
+    assert (made.split, made.objective, made.gpu_share) == (False, "edp", 0.6)
+
+
+def test_a_length_stands_for_every_l():
+    made = config("m.onnx", "--input", "ids=1xL:int64", "--input", "scores=LxL", length=7)
+    assert (made.inputs["ids"].shape, made.inputs["ids"].dtype) == ((1, 7), "int64")
+    assert made.inputs["scores"].shape == (7, 7)
+
+
+def test_a_length_and_an_l_belong_together():
+    with pytest.raises(BadInput, match="--input ids=1xL: L stands for the lengths of"):
+        config("m.onnx", "--input", "ids=1xL")
+    with pytest.raises(BadInput, match="--length needs an --input with a dimension written L"):
+        config("m.onnx", "--input", "ids=1x8", length=8)
+    # an input may be called L
+    assert config("m.onnx", "--input", "L=1x8").inputs["L"].shape == (1, 8)
+
+
+def test_lengths_are_read_once_each_in_their_order():
+    assert read_lengths("1, 256,64,256") == (1, 256, 64)
+
+
+@pytest.mark.parametrize("text", ["", "0", "1,", "1;2", "-4", "1.5", "²", "x"])
+def test_odd_lengths_are_refused(text):
+    with pytest.raises(BadInput, match="write whole numbers above 0 with commas"):
+        read_lengths(text)
+
+
+def test_a_share_is_a_percentage():
+    assert read_share("100%") == 1
+    assert read_share("12.5%") == 0.125
+
+
+@pytest.mark.parametrize("text", ["0%", "101%", "60", "0.6", "-5%", "nan%", "%", "half"])
+def test_odd_shares_are_refused(text):
+    with pytest.raises(BadInput, match=f"--gpu-share {text}: write a percentage"):
+        read_share(text)

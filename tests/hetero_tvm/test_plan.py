@@ -5,6 +5,8 @@ import importlib.util
 import pytest
 import tiny_models as tiny
 
+from target_specs.loader import SOCS
+
 needs_qnn = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_qnn") is None,
     reason="onnxruntime-qnn is not installed (pip install 'hetero-tvm[qnn]')",
@@ -29,14 +31,17 @@ def test_json_has_every_operator_and_every_mode(hetero, tmp_path):
             figure = found["figures"][predicted["figure"]]
             assert figure["provenance"] == "published"
             assert figure["source"]
-    assert found["modes"].keys() == {"gpu", "npu", "gpu+npu"}
+    assert found["modes"].keys() == {"gpu", "npu", "layer", "split"}
     for mode in found["modes"].values():
         assert mode["provenance"] == "modelled"
-        parts = sum(mode["device_us"].values()) + mode["handover_us"]
-        assert mode["predicted_us"] == pytest.approx(parts)
+        assert mode["predicted_us"] >= max(mode["busy_us"].values())
         assert sum(mode["operators"].values()) == len(found["operators"])
     assert found["modes"]["npu"]["operators"]["npu"] == len(found["operators"])
-    assert found["best"] == "npu"  # its launch is cheaper than waiting for the GPU
+    assert found["best"] in ("gpu", "npu")  # too small to be worth two devices
+    for figure in found["waiting"].values():
+        assert figure["value"] > 0
+        assert figure["provenance"] in ("measured", "published", "vendor-estimated", "scaled")
+        assert figure["source"]
     assert found["npu_regions"] is None
     assert [file.name for file in tmp_path.iterdir()] == ["mlp.onnx"]
 
@@ -52,6 +57,57 @@ def test_flags_reach_the_plan(hetero, tmp_path):
     macs = {op["node"]: op["macs"] for op in done.json["operators"] if op["macs"]}
     assert macs == {"first": 7 * 32 * 64, "second": 7 * 64 * 16}
     assert {op["device"] for op in done.json["operators"] if op["macs"]} == {"npu"}
+
+
+def test_a_split_in_the_json(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=512)
+    done = hetero("plan", path, "-t", "host", "--json", "-q")
+    first = {op["node"]: op for op in done.json["operators"]}["first"]
+    assert first["device"] == "gpu+npu"
+    assert 0 < first["split"]["npu_share"] < 1
+    assert first["split"]["predicted"].keys() == {"gpu", "npu"}
+    assert first["split"]["at"] in [offer["at"] for offer in first["splits_offered"]]
+    whole = hetero("plan", path, "-t", "host", "--no-split", "--json", "-q").json
+    assert whole["plan"] == "layer"
+    assert {op["split"] for op in whole["operators"]} == {None}
+
+
+def test_one_row_for_each_length(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", free_rows=True)
+    words = ("plan", path, "-t", "host", "--input", "x=Lx32", "-q", "--length")
+    done = hetero(*words, "4,512")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()[1:3]]
+    assert [row[0] for row in rows] == ["4", "512"]
+    found = hetero(*words, "4,512", "--json").json["lengths"]
+    assert [entry["length"] for entry in found] == [4, 512]
+    macs = [sum(op["macs"] for op in entry["operators"]) for entry in found]
+    assert macs[1] == 128 * macs[0]
+    for row, entry in zip(rows, found, strict=True):
+        assert float(row[1]) == round(entry["modes"]["gpu"]["predicted_us"] / 1e3, 3)
+    # one length: the whole report
+    assert "Best: " in hetero(*words, "512").stdout
+
+
+def test_a_gpu_that_is_shared(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=512)
+    done = hetero("plan", path, "-t", "host", "--gpu-share", "60%", "-q")
+    assert done.returncode == 0, done.stderr
+    assert "The GPU is ours for 60% of its time." in done.stdout
+
+
+def test_energy_with_a_target_that_knows_its_power(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=512)
+    text = (SOCS / "host.toml").read_text()
+    text = text.replace("[gpu]\n", "[gpu]\npower_w = 4.0\n").replace(
+        "[npu]\n", "[npu]\npower_w = 0.5\n"
+    )
+    (tmp_path / "mine.toml").write_text(text)
+    words = ("plan", path, "-t", "mine.toml", "--json", "-q", "--objective")
+    found = {name: hetero(*words, name, cwd=tmp_path).json for name in ("energy", "latency")}
+    joules = {name: report["modes"]["split"]["joules"] for name, report in found.items()}
+    assert 0 < joules["energy"] < joules["latency"]
+    assert {op["device"] for op in found["energy"]["operators"] if op["macs"]} == {"npu"}
 
 
 def test_table_on_stdout(hetero, tmp_path):
@@ -71,13 +127,32 @@ def test_table_on_stdout(hetero, tmp_path):
         (["mlp.onnx", "-t", "snapdragno"], "snapdragon"),
         (["mlp.onnx", "--input", "x=4x32x"], "write the dimensions as whole numbers"),
         (["mlp.onnx", "--input", "z=4x32"], "z"),
+        (["mlp.onnx", "--input", "x=Lx32"], "L stands for the lengths of"),
+        (["mlp.onnx", "--length", "4"], "--length needs an --input with a dimension written L"),
+        (["mlp.onnx", "--gpu-share", "0%"], "write a percentage above 0%"),
+        (
+            ["mlp.onnx", "-t", "host", "--objective", "energy"],
+            "target host does not say what power its devices take ([gpu] power_w and [npu] "
+            "power_w): plan for latency, or add it to a TOML file of the target",
+        ),
         (
             ["mlp.onnx", "-t", "host", "--estimate"],
             "--estimate: ONNX Runtime CPU provider, standing in for an NPU: Qualcomm's compiler "
             "estimates only its own NPUs; plan without it",
         ),
     ],
-    ids=["no_model", "no_file", "no_target", "bad_dims", "no_input", "not_qualcomms"],
+    ids=[
+        "no_model",
+        "no_file",
+        "no_target",
+        "bad_dims",
+        "no_input",
+        "l_alone",
+        "length_alone",
+        "no_share",
+        "no_power",
+        "not_qualcomms",
+    ],
 )
 def test_bad_input_is_one_clear_line(hetero, tmp_path, words, message):
     tiny.mlp(tmp_path / "mlp.onnx")
