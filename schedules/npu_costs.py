@@ -14,6 +14,13 @@ Rows go in steps of 32, as the unit does: 33 rows cost what 64 do, and only betw
 are multiples of 32 does time lie on a line. Along columns time lies on a line between estimates.
 Beyond the grid it grows in proportion: twice 512 rows take 1.01 times the double on QCS9100.
 
+A product alone reads and writes its activations in memory; inside a region they stay on the chip,
+and what crosses the region's border is paid apart. So that part is taken off (`Proxy.alone_us`).
+
+Convolutions have no estimates here: alone, most of a convolution's time is its activations' way to
+and from memory and into the unit's layout, and those with windows lack the costs of operators. The
+spec's `conv_gflops` is from the vendor's estimates of chains instead.
+
 From the proxy's time to the target's: the larger one of
 
     estimate x the scale of `npu_estimate`          (two plain products then run at the spec's rate)
@@ -89,7 +96,7 @@ class NpuCost:
     """What a product costs on the NPU. Without submission; alone on the device."""
 
     compute_us: float  # of the target
-    memory_bytes: int  # to and from memory: weights; if estimated, activations and spills, too
+    memory_bytes: int  # to and from memory: weights and spills
     spill_bytes: int  # of these: what did not fit on the chip and was written and read again
     gbps: float  # of memory, with one device at work
     order: Order
@@ -161,14 +168,13 @@ class NpuCosts:
         Raises:
             EstimateUnavailable: `npu` is not Qualcomm's, or of a generation without a cost table.
         """
-        proxy, _ = proxy_for(npu)
+        self._proxy, _ = proxy_for(npu)
         self._npu = npu
         self._gbps = one_device_gbps
         self._cache_dir = cache_dir
         self._progress = progress
         self._timeout_s = timeout_s
-        self._scale = scale_to(npu, proxy)
-        self._proxy = proxy.name
+        self._scale = scale_to(npu, self._proxy)
         # (order, depth, bits) -> rows -> columns -> estimate
         self._points: dict[tuple[Order, int, int], dict[int, dict[int, _Point]]] = {}
         self._asked: set[tuple[Order, Product]] = set()
@@ -219,13 +225,13 @@ class NpuCosts:
         point = found[order]
         bound = f", a lower bound: {point.missing_ops} without a cost" if point.missing_ops else ""
         return NpuCost(
-            compute_us=point.us * self._scale.factor,
+            compute_us=max(point.us * self._scale.factor, self._npu.op_us),
             memory_bytes=round(point.memory_bytes),
             spill_bytes=round(point.spill_bytes),
             gbps=self._gbps,
             order=order,
             provenance="vendor-estimated",
-            why=f"Qualcomm's estimate for {self._proxy}{bound}; {self._scale.rule}",
+            why=f"Qualcomm's estimate for {self._proxy.name}{bound}; {self._scale.rule}",
             lower_bound=point.missing_ops > 0,
         )
 
@@ -248,10 +254,13 @@ class NpuCosts:
     def _keep(self, order: Order, point: Product, estimate: NpuEstimate) -> None:
         profile = estimate.profile
         spills = profile.intermediate_fill_bytes + profile.intermediate_spill_bytes
+        moved = profile.input_fill_bytes + spills + profile.output_spill_bytes
+        activations = 2 * point.rows * (point.depth + point.columns)
+        alone = self._proxy.alone_us + activations / self._proxy.dma_gbps / 1e3
         by_rows = self._points.setdefault((order, point.depth, point.weight_bits), {})
         by_rows.setdefault(point.rows, {})[point.columns] = _Point(
-            us=profile.us,
-            memory_bytes=profile.input_fill_bytes + spills + profile.output_spill_bytes,
+            us=max(profile.us - alone, 0.0),
+            memory_bytes=max(moved - activations, 0),
             spill_bytes=spills,
             missing_ops=profile.missing_ops,
         )

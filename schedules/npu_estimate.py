@@ -45,10 +45,23 @@ class Proxy:
     soc_model: int
     htp_arch: int
     anchor_us: tuple[float, float]  # estimates of the anchors, 8 MiB of on-chip memory, QNN 2.51
+    # What a product alone is estimated at above one more in a chain of five: alone_us and its
+    # activations at dma_gbps. To 15 % on [128,K]x[K,K], K from 384 to 4096, in float16.
+    alone_us: float
+    dma_gbps: float  # bytes a cycle x clock, as the compiler's trace has them
 
 
-_V73 = Proxy(name="QCS9100", soc_model=77, htp_arch=73, anchor_us=(1151.0, 2919.0))
-_V81 = Proxy(name="SA8797", soc_model=72, htp_arch=81, anchor_us=(515.0, 593.0))
+_V73 = Proxy(
+    name="QCS9100",
+    soc_model=77,
+    htp_arch=73,
+    anchor_us=(1151.0, 2919.0),
+    alone_us=10.0,
+    dma_gbps=46.0,
+)
+_V81 = Proxy(
+    name="SA8797", soc_model=72, htp_arch=81, anchor_us=(515.0, 593.0), alone_us=9.0, dma_gbps=68.3
+)
 _SAME = "the same Hexagon generation"
 _BYTES = "the same bytes to and from memory on [128,4096]x[4096,4096] and [512,4096]x[4096,14336]"
 _PROXIES: Mapping[int | None, tuple[Proxy, str]] = {  # generation -> proxy, why this one
