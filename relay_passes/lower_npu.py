@@ -21,8 +21,9 @@ import re
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
-from relay_passes.npu_onnx import region_to_onnx
+from relay_passes.npu_onnx import htp_form, region_to_onnx
 from relay_passes.npu_onnx.graph import shape_of_type
+from relay_passes.npu_onnx.product import as_written
 from relay_passes.npu_support import is_half_inside
 from target_specs.spec import NpuSpec
 
@@ -84,7 +85,11 @@ def _natural(symbol: str) -> list[int | str]:
 
 
 def _region(symbol: str, func: relax.Function, npu: NpuSpec) -> NpuRegion:
-    model = region_to_onnx(func, half_inside=is_half_inside(npu))
+    model = region_to_onnx(
+        func,
+        half_inside=is_half_inside(npu),
+        product_form=htp_form if npu.provider == "qnn" else as_written,
+    )
     results = func.ty.ret.fields if isinstance(func.ty.ret, relax.TupleType) else [func.ty.ret]
     inputs = [_tensor_spec(f"in{i}", param.ty) for i, param in enumerate(func.params)]
     outputs = [_tensor_spec(f"out{i}", ty) for i, ty in enumerate(results)]

@@ -11,8 +11,20 @@ Ensures:  a self-contained model that ONNX Runtime accepts; equal regions give e
 
 from __future__ import annotations
 
-from relay_passes.npu_onnx import elementwise, neural, shaping
+from relay_passes.npu_onnx import elementwise, neural, product, shaping
 from relay_passes.npu_onnx.graph import EMITTERS
 from relay_passes.npu_onnx.model import NotExpressible, region_to_onnx
+from relay_passes.npu_onnx.product import ChooseForm, ProductForm, htp_form
 
-__all__ = ["EMITTERS", "NotExpressible", "elementwise", "neural", "region_to_onnx", "shaping"]
+__all__ = [
+    "EMITTERS",
+    "ChooseForm",
+    "NotExpressible",
+    "ProductForm",
+    "elementwise",
+    "htp_form",
+    "neural",
+    "product",
+    "region_to_onnx",
+    "shaping",
+]

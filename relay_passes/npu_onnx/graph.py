@@ -42,11 +42,19 @@ class OnnxGraph:
 
     `half_inside`: the NPU stores intermediate values in float16 whatever their declared type,
     so emitters choose forms whose intermediate values survive that.
+    `product_form`: the form of a matrix product, see `product`.
     """
 
-    def __init__(self, *, half_inside: bool, prefix: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        half_inside: bool,
+        prefix: str = "",
+        product_form: Callable[[relax.Call], Any] = lambda call: "as_written",
+    ) -> None:
         self._prefix = prefix  # of all names, for a graph inside another
         self.half_inside = half_inside
+        self.product_form = product_form
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
         self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}

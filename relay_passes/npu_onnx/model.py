@@ -16,6 +16,7 @@ from relay_passes.npu_onnx.graph import (
     element_type,
     shape_of_type,
 )
+from relay_passes.npu_onnx.product import ChooseForm, as_written
 
 # RMSNormalization needs 23; ONNX Runtime 1.31 and its QNN provider take both.
 OPSET = 23
@@ -26,17 +27,20 @@ class NotExpressible(ValueError):
     """A region holds something that no emitter writes."""
 
 
-def region_to_onnx(region: relax.Function, *, half_inside: bool) -> onnx.ModelProto:
+def region_to_onnx(
+    region: relax.Function, *, half_inside: bool, product_form: ChooseForm = as_written
+) -> onnx.ModelProto:
     """The model of one region; inputs are `in0..` in parameter order, outputs `out0..`.
 
     Args:
         region: straight-line Relax code that returns a tensor or a tuple of tensors.
         half_inside: see `OnnxGraph`.
+        product_form: asked for every matrix product with a constant right side how to write it.
 
     Raises:
         NotExpressible: an operator has no emitter, or the region is not straight-line code.
     """
-    graph = OnnxGraph(half_inside=half_inside)
+    graph = OnnxGraph(half_inside=half_inside, product_form=product_form)
     names: dict[relax.Var, Operand] = {}
     inputs = []
     for index, param in enumerate(region.params):

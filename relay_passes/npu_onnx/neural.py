@@ -1,4 +1,4 @@
-"""Operators that reduce, multiply or normalise: what an NPU is for."""
+"""Operators that reduce, convolve or normalise: what an NPU is for."""
 
 from __future__ import annotations
 
@@ -17,11 +17,6 @@ from relay_passes.npu_onnx.graph import (
 
 _RESIZE_MODES = {"nearest_neighbor": "nearest", "linear": "linear"}
 _MASKED = -10000.0  # far below any score, and inside float16
-
-
-@emits("relax.matmul")
-def _matmul(graph: OnnxGraph, _call: relax.Call, args: list[Operand]) -> str:
-    return graph.node("MatMul", *args)
 
 
 @emits("relax.nn.attention", "relax.nn.attention_bias")

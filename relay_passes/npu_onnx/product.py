@@ -1,0 +1,84 @@
+"""Matrix products, in the form that suits the NPU.
+
+    as_written    MatMul(x, w)
+    swapped       Transpose(MatMul(Transpose(w), Transpose(x)))    the weight on the left
+    convolution   Conv(x as [1, K, 1, M], w as [N, K, 1, 1])       the weight is a filter
+
+All give the same numbers (but for the order of a sum). What is fastest depends on the NPU, on rows
+and on depth; so a form is chosen operator by operator, by a function that is handed in. A product
+of two activations, or of a batch, has one form only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import numpy as np
+from tvm import relax
+from tvm.ir import GenericConst
+
+from relay_passes.npu_onnx.graph import OnnxGraph, Operand, emits, shape_of
+
+ProductForm: TypeAlias = Literal["as_written", "swapped", "convolution"]
+ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm]
+
+
+def as_written(_call: relax.Call) -> ProductForm:
+    """The form for every product on an NPU of which nothing is known."""
+    return "as_written"
+
+
+def htp_form(call: relax.Call) -> ProductForm:
+    """The form for Qualcomm's NPUs.
+
+    The HTP works on tiles of 32 rows, kept as [8, 4]. A matrix product of 24 or 32 rows does not
+    fill them: its compiler estimates 1313 us for [32, 4096] x [4096, 4096] on Hexagon v73, where 64
+    rows take 763 and the convolution with 32 pixels takes 757. Other heights gain nothing by it.
+    """
+    rows = _rows(call)
+    return "convolution" if rows is not None and 16 < rows <= 32 and rows % 8 == 0 else "as_written"
+
+
+def _rows(call: relax.Call) -> int | None:
+    """M of [1, .., M, K] x constant [K, N]; None of any other product."""
+    left, right = call.args
+    shape = shape_of(left)
+    plain = isinstance(right, GenericConst) and len(shape_of(right)) == 2 and len(shape) >= 2
+    return shape[-2] if plain and math.prod(shape[:-2]) == 1 else None
+
+
+@emits("relax.matmul")
+def _matmul(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
+    form: ProductForm = "as_written" if _rows(call) is None else graph.product_form(call)
+    return _FORMS[form](graph, call, args)
+
+
+def _as_written(graph: OnnxGraph, _call: relax.Call, args: list[Operand]) -> str:
+    return graph.node("MatMul", *args)
+
+
+def _swapped(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
+    weight = graph.constant(call.args[1].value.numpy().T)  # [N, K]
+    rank = len(shape_of(call))
+    flip = [*range(rank - 2), rank - 1, rank - 2]
+    left = graph.node("Transpose", args[0], perm=flip)  # [.., K, M]
+    return graph.node("Transpose", graph.node("MatMul", weight, left), perm=flip)
+
+
+def _convolution(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
+    weight = call.args[1].value.numpy()  # [K, N]
+    depth, columns = weight.shape
+    taps = graph.constant(np.ascontiguousarray(weight.T).reshape(columns, depth, 1, 1))
+    pixels = graph.node("Reshape", args[0], graph.ints([1, 1, -1, depth]))  # [1, 1, M, K]
+    first = graph.node("Conv", graph.node("Transpose", pixels, perm=[0, 3, 1, 2]), taps)
+    last = graph.node("Transpose", first, perm=[0, 2, 3, 1])  # [1, 1, M, N]
+    return graph.node("Reshape", last, graph.ints(shape_of(call)))
+
+
+_FORMS: dict[ProductForm, Callable[[OnnxGraph, relax.Call, list[Operand]], str]] = {
+    "as_written": _as_written,
+    "swapped": _swapped,
+    "convolution": _convolution,
+}
