@@ -57,6 +57,9 @@ def matmul(rows: int, size: int) -> Case:
     return Case((rows, size), lambda x: relax.op.matmul(x, weight(size, size)))
 
 
+BUSY = matmul(64, 384)  # a product as in a small transformer
+
+
 def chain(case: Case, length: int) -> tvm.IRModule:
     """`main` with `length` steps, each behind the last."""
     return chains(case, length)
@@ -187,28 +190,31 @@ def _on_npu(_index: int) -> str:
 
 
 def overheads(spec: SocSpec, budget_s: float) -> dict[str, dict[str, float]]:
-    """Launches and waits: a tiny operator alone, in a chain, and device after device.
+    """Launches and waits: a tiny operator alone, in a chain, and products device after device.
 
     A run on the NPU is timed from its start until its end is seen: that is its submission, and
-    seeing the end costs nothing more.
+    seeing the end costs nothing more. Waits are those of devices at work, whose operands come from
+    the other one's caches: what a round trip takes beyond its two products, half for each way.
     """
     launch = chain_us(TINY, spec, "gpu", budget_s, long=33)
     op_us = chain_us(Case((1, 8), lambda x: relax.op.add(x, x)), spec, "npu", budget_s, long=33)
     one = chain(TINY, 1)
     gpu_run = median_us(compiled(one, spec, lambda _: "gpu"), budget_s)
     npu_run = median_us(compiled(one, spec, lambda _: "npu"), budget_s)
+    wait = max(gpu_run - launch, 0.1)  # one kernel, then wait for it
     per_trip = []
     for trips in (1, 9):
-        run = compiled(chain(TINY, 2 * trips), spec, lambda i: ("gpu", "npu")[i % 2])
+        run = compiled(chain(BUSY, 2 * trips), spec, lambda i: ("gpu", "npu")[i % 2])
         per_trip.append(median_us(run, budget_s))
     trip = (per_trip[1] - per_trip[0]) / 8
-    wait = max(gpu_run - launch, 0.1)  # one kernel, then wait for it
+    steps = sum(chain_us(BUSY, spec, device, budget_s) for device in ("gpu", "npu"))
+    way = max((trip - steps - npu_run) / 2, wait)
     return {
-        "gpu": {"launch_us": launch, "handover_us": wait, "flag_us": wait},
+        "gpu": {"launch_us": launch, "handover_us": way, "flag_us": way},
         "npu": {
             "op_us": op_us,
             "launch_us": npu_run,
-            "handover_us": max(trip - launch - wait - npu_run, 0.1),
+            "handover_us": way,
             "submit_us": npu_run,
             "flag_us": 0.01,
         },

@@ -28,7 +28,7 @@ from hetero_tvm import runtime
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from schedules.gpu_model import Record, read_records, write_records
 from target_specs.loader import SpecError, load_spec
-from target_specs.spec import Origin, SocSpec, Table
+from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec, Table
 from target_specs.writer import to_toml
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,18 @@ ROWS = (1, 16, 64, 256)
 SIZES = (1024, 384)  # of square weights; the rates at rows are those of the first
 CONTENDED_ROWS = 64
 VARIABLE = "HETERO_HOST_PROFILE"
-_FORMAT = 1
+_FORMAT = 2
+_NOT_MEASURED = (
+    "matmul_gflops",
+    "batched_matmul_gflops",
+    "conv_gflops",
+    "vector_gbps",
+    "reduction_gbps",
+)
+_SCALED = (
+    "the shipped figure by this machine's rate of products of 256 rows over the shipped rate of "
+    "products"
+)
 _BUDGET_S = 0.2  # for one measurement
 _LONG = 9  # steps of a chain
 # What limits threads, or changes how devices are chosen and waited for.
@@ -181,6 +192,8 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
             "both_rate": kept,
         },
     }
+    for name in ("gpu", "npu"):
+        figures[name] |= _scaled(getattr(shipped, name), figures[name]["matmul_at_rows"])
     spec = with_figures(shipped, figures, machine)
     return HostProfile(spec, _records(spec, step_us))
 
@@ -196,9 +209,18 @@ def with_figures(
     tables: dict[str, Table] = {}
     for name, values in figures.items():
         table: Table = getattr(shipped, name)
-        origins = {key: Origin("measured", source) for key in values}
+        origins = {
+            key: Origin("scaled", _SCALED) if key in _NOT_MEASURED else Origin("measured", source)
+            for key in values
+        }
         tables[name] = dataclasses.replace(table, **values, origins={**table.origins, **origins})
     return dataclasses.replace(shipped, **tables)  # type: ignore[arg-type]
+
+
+def _scaled(shipped: GpuSpec | NpuSpec, at_rows: tuple[tuple[int, float], ...]) -> dict[str, float]:
+    """The rates that are not measured, as this machine's products are to the shipped ones."""
+    factor = at_rows[-1][1] / shipped.matmul_gflops
+    return {key: factor * getattr(shipped, key) for key in _NOT_MEASURED}
 
 
 def _rates(
