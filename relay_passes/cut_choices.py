@@ -24,6 +24,7 @@ from relay_passes.sharding import Sharding, argument_cut, fits, is_contiguous, s
 # at most 1024 bits on the devices of today).
 _ALIGNMENT = 128
 _MOST_CUTS = 10  # of one operator, the seeds with most work first
+_CLEARLY = 0.93  # of the time with rows cut: gains below that are within a cost model's error
 _LANES = 32  # columns that a GPU work-item computes side by side, at most
 
 
@@ -33,12 +34,14 @@ class CutChoice:
 
     sharding: Sharding
     cut: Cut
+    rows: bool = False  # the last axis but one of a product's result
 
 
 def cut_choices(
     nodes: Sequence[Node],
     works: Sequence[Work],
     npu_share: Callable[[int], float | None],
+    split_us: Callable[[int, CutChoice], float],
     tile: int,
 ) -> list[list[CutChoice]]:
     """For every operator the cuts to choose from; none for most.
@@ -48,6 +51,7 @@ def cut_choices(
         works: of each operator.
         npu_share: index of an operator -> how much of it the NPU should do for both to end at the
             same time; None where the operator is not to be cut (one device declines it).
+        split_us: index of an operator and a cut of it -> when the later part ends.
         tile: rows and columns of the NPU's matrix unit.
     """
     shares = [npu_share(i) for i in range(len(nodes))]
@@ -62,7 +66,8 @@ def cut_choices(
     for seed in sorted(seeds, key=lambda i: -works[i].macs):
         own = shares[seed]
         assert own is not None
-        for choice in _seed_choices(nodes[seed].call, works[seed], own, overall, tile):
+        choices = _seed_choices(nodes[seed].call, works[seed], own, overall, tile)
+        for choice in _worth_trying(choices, lambda choice, i=seed: split_us(i, choice)):
             _spread(network, seed, choice, shares, found)
     return [list(choices.values()) for choices in found]
 
@@ -82,8 +87,24 @@ def _seed_choices(
         cuts = (Cut(sharding.axis, at, extent) for at in _boundaries(extent, step, share))
         possible = (c for c in cuts if fits(call, sharding, c) and _is_aligned(call, c))
         nearest = itertools.islice(possible, 2 if sharding.kind == "weight" else 3)
-        choices += [CutChoice(sharding, cut) for cut in sorted(nearest)]
+        rows = work.kind != "conv" and sharding.axis == len(shape) - 2
+        choices += [CutChoice(sharding, cut, rows) for cut in sorted(nearest)]
     return choices
+
+
+def _worth_trying(
+    choices: list[CutChoice], split_us: Callable[[CutChoice], float]
+) -> list[CutChoice]:
+    """Without other cuts where rows do: rows carry through norms, heads and layers, others do not.
+
+    Columns stay where they are clearly faster, as they are for few rows, which read the weight
+    twice when they are cut. Fewer choices are what makes the search wide where it matters.
+    """
+    rows = [c for c in choices if c.rows]
+    if not rows:
+        return choices
+    limit = _CLEARLY * min(map(split_us, rows))
+    return rows + [c for c in choices if not c.rows and split_us(c) < limit]
 
 
 def _boundaries(extent: int, step: int, share: float) -> list[int]:

@@ -30,7 +30,7 @@ _BOTH = ("gpu", "npu")
 MODES = ("gpu", "npu", "layer", "split")  # the simplest first
 # Ways that the planner keeps after each operator: a fraction of a second for a hundred operators,
 # within a few per cent of what a hundred times as many find.
-_BEAM = 32
+_BEAM = 200
 
 
 class Cost(Protocol):
@@ -164,7 +164,7 @@ class _Question:
             {device: cost_us(work, device) for device in _able(refusals)}
             for work, refusals in zip(self.works, self.refused, strict=True)
         ]
-        self.cuts = cut_choices(nodes, self.works, self._npu_share, tile)
+        self.cuts = cut_choices(nodes, self.works, self._npu_share, self._split_us, tile)
         self.offers = [
             [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
         ]
@@ -175,13 +175,18 @@ class _Question:
         gpu, npu = (self.cost_us(self.works[index], d, both=True) for d in _BOTH)
         return gpu / (gpu + npu) if gpu + npu else 0.5
 
+    def _parts_us(self, index: int, choice: CutChoice) -> dict[str, float]:
+        call, work = self.nodes[index].call, self.works[index]
+        parts = {d: shard_work(call, work, choice.sharding, choice.cut, d) for d in _BOTH}
+        return {device: self.cost_us(part, device, both=True) for device, part in parts.items()}
+
+    def _split_us(self, index: int, choice: CutChoice) -> float:
+        return max(self._parts_us(index, choice).values())
+
     def _cut_choice(self, index: int, choice: CutChoice) -> Choice:
         node, work = self.nodes[index], self.works[index]
         sharding, cut = choice.sharding, choice.cut
-        us = {}
-        for device in _BOTH:
-            part = shard_work(node.call, work, sharding, cut, device)
-            us[device] = self.cost_us(part, device, both=True)
+        us = self._parts_us(index, choice)
         reads: dict[int, set[Cut | None]] = {}
         for position, arg in enumerate(tensor_args(node.call)):
             maker = self.makers.get(arg) if isinstance(arg, relax.Var) else None
