@@ -96,7 +96,7 @@ class _Search:
         dropped = float("inf")
         stretches = _Stretches(self.frontier.context, self._flat)
         index = 0
-        while index < len(self.problem.ops):
+        while index < len(self.problem.ops) and ways:
             if self.repeats:
                 length, ways = stretches.known_from(index, ways)
                 index += length
@@ -261,7 +261,9 @@ def _extend(
         out.append((gpu, npu, cpu, spent + joules, before + ties, serial, (link, choice)))
 
 
-def _check(problem: Problem, objective: Objective, gpu_share: float) -> None:
+def _check(problem: Problem, objective: Objective, gpu_share: float, beam: int) -> None:
+    if beam < 1:
+        raise ValueError(f"beam is {beam}; at least one way has to be followed")
     if not 0 < gpu_share <= 1:
         raise ValueError(f"gpu_share is {gpu_share}; it must be above 0, at most 1")
     if objective not in ("latency", "energy", "edp"):
@@ -337,10 +339,10 @@ def solve(
     the NPU, or a plan of `others`. Of plans that are equal on every clock the one with the fewest
     waits is taken, then the one with the fewest splits, then the lowest numbers.
 
-    Raises `ValueError` for a `gpu_share` or objective that does not exist, and where energy counts
-    and the joules of some choice are not known.
+    Raises `ValueError` for a `gpu_share`, objective or beam that does not exist, and where energy
+    counts and the joules of some choice are not known.
     """
-    _check(problem, objective, gpu_share)
+    _check(problem, objective, gpu_share, beam)
     problem = stretched(problem, gpu_share)
     if objective == "energy":
         return _least_energy(problem, beam, others)

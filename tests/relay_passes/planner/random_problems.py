@@ -48,3 +48,21 @@ def all_plans(problem):
     """Every plan with its total time."""
     numbers = (range(len(op.choices)) for op in problem.ops)
     return {plan: evaluate(problem, plan).total_us for plan in itertools.product(*numbers)}
+
+
+@st.composite
+def repeating(draw, layers):
+    """One operator with two choices, `layers` times, each reading the one or two before it."""
+    devices = draw(st.sampled_from([["gpu", "npu"], list(DEVICES)]))
+    reads = draw(st.sampled_from([(1,), (2, 1), (3, 1)]))
+    nbytes, outputs = draw(st.sampled_from([0, 10])), draw(st.booleans())
+    choices = [draw(_choices(len(reads), devices)) for _ in range(2)]
+    first = [Op((Choice({"gpu": 1.0}, ()), Choice({"npu": 2.0}, ())))] * max(reads)
+    ops = [
+        Op(tuple(choices), tuple(index - back for back in reads), nbytes, is_output=outputs)
+        for index in range(len(first), len(first) + layers)
+    ]
+    price = {pair: draw(_US) for pair in itertools.permutations(DEVICES, 2)}
+    region_us, border = draw(st.sampled_from([0.0, 6.0])), draw(st.sampled_from([0.0, 0.3]))
+    waiting = Waiting(wait_us=price, region_us=region_us, border_us_per_byte=border)
+    return Problem((*first, *ops), waiting)

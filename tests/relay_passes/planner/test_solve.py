@@ -1,10 +1,11 @@
 """The optimum, against trying everything."""
 
 import dataclasses
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
-from planner.random_problems import all_plans, problems
+from planner.random_problems import all_plans, problems, repeating
 
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
 from relay_passes.planner.solve import on_one_device, solve, stretched
@@ -24,7 +25,7 @@ def _joules(problem, plan):
     return sum(op.choices[number].joules for op, number in zip(problem.ops, plan, strict=True))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(problems())
 def test_nothing_is_faster(problem):
     totals = all_plans(problem)
@@ -36,8 +37,26 @@ def test_nothing_is_faster(problem):
     assert solve(problem) == solution
 
 
-@settings(max_examples=100, deadline=None)
-@given(problems())
+@settings(max_examples=50, deadline=None)
+@given(repeating(layers=6))
+def test_nothing_is_faster_where_layers_repeat(problem):
+    totals = all_plans(problem)
+    assert solve(problem).timeline.total_us == pytest.approx(min(totals.values()), abs=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(repeating(layers=25))
+def test_a_stretch_found_again_is_the_one_searched_again(problem):
+    found = solve(problem)
+    with mock.patch("relay_passes.planner.solve._NARROW", 0):  # nothing is found again
+        searched = solve(problem)
+    assert found.exact and searched.exact
+    assert found.timeline.total_us == pytest.approx(searched.timeline.total_us, abs=1e-6)
+    assert len(found.timeline.waits) == len(searched.timeline.waits)
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(most_ops=6))
 def test_a_narrow_beam_knows_how_far_off_it_may_be(problem):
     totals = all_plans(problem)
     solution = solve(problem, beam=1)
@@ -49,7 +68,7 @@ def test_a_narrow_beam_knows_how_far_off_it_may_be(problem):
         assert solution.timeline.total_us == pytest.approx(min(totals.values()), abs=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(most_ops=5))
 def test_least_energy_then_least_time(problem):
     totals = all_plans(problem)
@@ -59,7 +78,7 @@ def test_least_energy_then_least_time(problem):
     assert solution.timeline.total_us == pytest.approx(least[1], abs=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(problems(most_ops=5))
 def test_least_product_of_energy_and_time(problem):
     least = min(total * _joules(problem, plan) for plan, total in all_plans(problem).items())
@@ -106,6 +125,8 @@ def test_what_cannot_be_answered():
         solve(problem, gpu_share=0)
     with pytest.raises(ValueError, match="unknown objective 'power'"):
         solve(problem, objective="power")
+    with pytest.raises(ValueError, match="beam is 0"):
+        solve(problem, beam=0)
 
 
 def test_no_operators():
