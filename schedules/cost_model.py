@@ -11,6 +11,9 @@ NPU. Weights come from memory, activations stay on the chip; what crosses a regi
 paid apart. Rows are padded to the matrix unit's tile. A region is launched as one, so an operator
 only has its small fixed cost.
 
+Of very deep products the NPU keeps its rate only while the activation stays on the chip: see
+`_is_deep`. That is why a part of the rows can cost much less than its share.
+
 CPU. Nothing is placed there by cost: memory traffic alone, so that totals are not silly.
 
 Rows. A matmul's rate may depend on its rows (`matmul_at_rows`): the *time* of a row count between
@@ -40,6 +43,8 @@ from typing import Protocol
 from schedules.gpu_model import GpuModel
 from schedules.npu_costs import WEIGHT_BITS, NpuCost, NpuCosts, product_of
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
+
+_DEEP, _FILLED = 8192, 0.75  # see `_is_deep`
 
 
 class OpWork(Protocol):
@@ -284,7 +289,10 @@ class CostModel:
         compute = 0.0
         if work.macs and not work.reduces:
             padded = -(-work.rows // npu.tile) * npu.tile / work.rows
-            compute = _us(2 * work.macs * padded, _rate(npu, work, both))
+            rate = _rate(npu, work, both)
+            if npu.deep_matmul_gflops is not None and _is_deep(npu, work):
+                rate *= npu.deep_matmul_gflops / npu.matmul_gflops
+            compute = _us(2 * work.macs * padded, rate)
         onchip = _us(rest, npu.reduction_gbps if work.reduces else npu.vector_gbps)
         return NpuCost(
             compute_us=max(compute, onchip),
@@ -304,6 +312,18 @@ class CostModel:
 
     def _npu_bytes(self, nbytes: int, element_bytes: int) -> int:
         return nbytes // 2 if self.spec.npu.provider == "qnn" and element_bytes == 4 else nbytes
+
+
+def _is_deep(npu: NpuSpec, work: OpWork) -> bool:
+    """Whether a product's activation is packed again and again instead of staying on the chip.
+
+    Qualcomm's estimates for v73 with 8 MiB, [rows, depth] x [depth, 4096], in TFLOP/s: 4.6 for
+    [192,14336] and 4.2 for [256,11008], which fill up to 2/3 of the chip; 1.0 for [256,14336],
+    which fills 7/8. Up to a depth of 8192 the loss is below a third, however many rows there are.
+    """
+    if work.kind != "matmul" or npu.vtcm_mb is None or work.depth <= _DEEP:
+        return False
+    return 2 * work.rows * work.depth > _FILLED * npu.vtcm_mb * 2**20
 
 
 def _rate(table: GpuSpec | NpuSpec, work: OpWork, both: bool) -> float:

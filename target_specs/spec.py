@@ -138,6 +138,9 @@ class NpuSpec(Table):
     matmul_gflops: float = _gflops()  # activation × constant weight
     # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
     matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
+    deep_matmul_gflops: float | None = _optional_in(
+        0.1, 200_000, "GFLOP/s, as for the other rates"
+    )  # of activations too deep and too large to stay on the chip; absent: as all others
     batched_matmul_gflops: float = _gflops()  # activation × activation
     conv_gflops: float = _gflops()
     vector_gbps: float = _gbps()  # element-wise and data movement inside a region
@@ -165,7 +168,7 @@ class SocSpec:
 
     @property
     def provenance(self) -> str:
-        """`24 published, 10 scaled`: how solid the figures are."""
+        """`25 published, 10 scaled`: how solid the figures are."""
         return ", ".join(f"{count} {kind}" for kind, count in self.provenance_counts().items())
 
     def provenance_counts(self) -> dict[str, int]:

@@ -149,10 +149,27 @@ def test_gpu_decode_close_to_published(depth, columns, us, error):
     assert found == pytest.approx(us, rel=error)
 
 
-@pytest.mark.parametrize(("rows", "us"), [(128, 912), (256, 1884)])
-def test_npu_close_to_published(rows, us):
-    found = CostModel(BASE).product_us("npu", rows, 4096, 4096, weight_bits=4)
-    assert found == pytest.approx(us, rel=0.05)
+@pytest.mark.parametrize(
+    ("depth", "rows", "us", "error"),
+    [
+        pytest.param(4096, 128, 912, 0.05, id="attention_128"),
+        pytest.param(4096, 256, 1884, 0.05, id="attention_256"),
+        pytest.param(14336, 256, 23445, 0.05, id="ffn_down_256"),
+        pytest.param(14336, 384, 32000, 0.15, id="ffn_down_384"),
+    ],
+)
+def test_npu_close_to_published(depth, rows, us, error):
+    found = CostModel(BASE).product_us("npu", rows, depth, 4096, weight_bits=4)
+    assert found == pytest.approx(us, rel=error)
+
+
+def test_a_deep_activation_must_stay_on_the_chip():
+    model = CostModel(BASE)
+    fits, fills = (model.product_us("npu", rows, 14336, 4096) for rows in (192, 256))
+    assert fills > 3 * fits
+    assert model.product_us("npu", 1024, 8192, 4096) < 4.1 * model.product_us(
+        "npu", 256, 8192, 4096
+    )
 
 
 def at_rows(*figures):
