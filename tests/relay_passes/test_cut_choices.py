@@ -28,14 +28,19 @@ def weight(*shape, dtype="float32"):
     return relax.const(np.ones(shape, dtype))
 
 
-def cuts_of(nodes, share=0.5, tile=TILE, refuse=()):
+def columns_win(_index, choice):
+    """When the later part ends: columns are worth trying beside rows."""
+    return 1.0 if choice.rows else 0.5
+
+
+def cuts_of(nodes, share=0.5, tile=TILE, refuse=(), split_us=columns_win):
     """Operator name -> its cuts; `share` of each is the NPU's, those in `refuse` are not cut."""
     works = [op_work(node.call) for node in nodes]
 
     def npu_share(index):
         return None if nodes[index].name in refuse else share
 
-    found = cut_choices(nodes, works, npu_share, tile)
+    found = cut_choices(nodes, works, npu_share, split_us, tile)
     return {
         node.name: [choice.cut for choice in choices]
         for node, choices in zip(nodes, found, strict=True)
@@ -61,6 +66,25 @@ def test_rows_and_columns_at_the_balance_on_the_tile():
     assert all(cut.extent == {0: 128, 1: 256}[cut.axis] for cut in cuts)
 
 
+@pytest.mark.parametrize(
+    ("columns_us", "axes"),
+    [
+        pytest.param(0.90, {0, 1}, id="clearly_faster"),
+        pytest.param(0.97, {0}, id="within_the_models_error"),
+        pytest.param(2.0, {0}, id="slower"),
+    ],
+)
+def test_columns_only_where_they_are_clearly_faster_than_rows(columns_us, axes):
+    nodes = program(lambda b, x: b.emit(relax.op.matmul(x, weight(64, 256)), "up"), 128, 64)
+    cuts = cuts_of(nodes, split_us=lambda _, choice: 1.0 if choice.rows else columns_us)["up"]
+    assert {cut.axis for cut in cuts} == axes
+
+
+def test_one_row_leaves_columns():
+    nodes = program(lambda b, x: b.emit(relax.op.matmul(x, weight(64, 256)), "up"), 1, 64)
+    assert {cut.axis for cut in cuts_of(nodes, split_us=lambda *_: 1.0)["up"]} == {1}
+
+
 @pytest.mark.parametrize("share", [0.0, 0.02, 0.98, 1.0])
 def test_something_is_left_on_either_side(share):
     nodes = program(chain, 128, 64)
@@ -82,7 +106,8 @@ def test_a_chain_can_stay_cut_at_one_boundary():
 def test_arguments_of_every_cut_have_a_boundary_there():
     nodes = program(chain, 96, 64)
     works = [op_work(node.call) for node in nodes]
-    for node, choices in zip(nodes, cut_choices(nodes, works, lambda i: 0.4, TILE), strict=True):
+    found = cut_choices(nodes, works, lambda i: 0.4, columns_win, TILE)
+    for node, choices in zip(nodes, found, strict=True):
         for choice in choices:
             assert fits(node.call, choice.sharding, choice.cut)
             for index, _ in enumerate(tensor_args(node.call)):

@@ -149,12 +149,13 @@ def product(rows=128, depth=64, columns=128):
     return builder.get()
 
 
-def by_macs(gpu=1.0, npu=1.0, slower_together=1.0):
-    """1000 macs take so many µs on each device."""
+def by_macs(gpu=1.0, npu=1.0, slower_together=1.0, reading=0.0):
+    """1000 macs take so many µs on each device, 1000 bytes of weight `reading` on either."""
     rate = {"gpu": gpu, "npu": npu}
 
     def cost(work, device, *, both=False):
-        return work.macs * rate[device] / 1000 * (slower_together if both else 1.0)
+        us = work.macs * rate[device] / 1000 * (slower_together if both else 1.0)
+        return us + work.weight_bytes * reading / 1000
 
     return cost
 
@@ -215,15 +216,18 @@ def test_a_split_says_what_each_part_takes():
 
 
 def test_every_split_that_was_considered_is_listed():
-    up, act = split_plan(by_macs()).ops
+    cost = by_macs(reading=30.0)  # rows cut: both devices read the whole weight
+    up, act = split_plan(cost).ops
     splits = [offer.split for offer in up.offers]
     assert up.split in splits
     assert {split.kind for split in splits} == {"weight", "activation"}
+    assert up.split.kind == "weight"
     assert all(split.at % 32 == 0 for split in splits)
     assert len(set(splits)) == len(splits)
     assert act.offers  # a chain may stay cut
     for offer in up.offers:
-        assert sum(offer.us.values()) == pytest.approx(up.cost_us["gpu"])
+        twice = 64 * 128 * 4 * 30.0 / 1000 if offer.split.kind == "activation" else 0.0
+        assert sum(offer.us.values()) == pytest.approx(up.cost_us["gpu"] + twice)
 
 
 def test_without_splits_every_operator_stays_whole():
