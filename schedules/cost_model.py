@@ -236,6 +236,9 @@ class CostModel:
         if device == "cpu":
             return self.spec.memory.origin("one_device_gbps")
         table = self.spec.gpu if device == "gpu" else self.spec.npu
+        npu = self.spec.npu
+        if device == "npu" and npu.deep_matmul_gflops is not None and _is_deep(npu, work):
+            return npu.origin("deep_matmul_gflops")
         if work.kind == "matmul" and table.matmul_at_rows is not None:
             return table.origin("matmul_at_rows")
         return table.origin(_rate_key(work))

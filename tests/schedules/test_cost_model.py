@@ -119,6 +119,9 @@ def test_origin_is_that_of_the_deciding_figure():
     assert model.origin(Work(kind="matmul", macs=1), "npu").provenance == "published"
     assert model.origin(Work(kind="batched_matmul", macs=1), "npu").provenance == "scaled"
     assert model.origin(Work(), "gpu").provenance == "published"
+    assert "by 128 tokens" in model.origin(Work(kind="matmul", macs=1), "gpu").source
+    deep = Work(kind="matmul", macs=1, rows=256, depth=14336, columns=4096)
+    assert "14336" in model.origin(deep, "npu").source
 
 
 # Published latencies on this SoC (arXiv 2501.14794 table 3), weights in 4 bits.

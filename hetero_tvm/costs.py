@@ -1,0 +1,90 @@
+"""The cost model with the best figures that can be had: what every verb that plans asks.
+
+the spec's figures              always
+the vendor's estimates          of an NPU's matrix products, where asked for
+a model of measured kernels     of a GPU, where there are records and xgboost is installed
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from hetero_tvm.errors import BadInput, EnvironmentProblem
+from relay_passes.op_work import Work
+from schedules.cost_model import CostModel
+from schedules.gpu_model import FEWEST, GpuModelUnavailable, Record, read_records, train
+from schedules.npu_costs import NpuCosts, Product, product_of
+from schedules.npu_estimate import EstimateUnavailable, proxy_for
+
+Tell = Callable[[str], None]
+
+
+def with_estimates(
+    costs: CostModel,
+    products: Iterable[Product],
+    *,
+    cache_dir: Path | None,
+    shares: bool = True,
+    progress: Tell = lambda line: None,
+) -> CostModel:
+    """`costs` with the vendor's estimates of `products`; compiles what the cache lacks.
+
+    Args:
+        costs: without estimates.
+        products: matrix products that will be asked for; `products_of` finds a model's.
+        cache_dir: where estimates are kept between runs.
+        shares: parts of the products will be asked for, too.
+        progress: called with a line whenever a product is estimated.
+
+    Raises:
+        BadInput: the target's NPU is none that the vendor's compiler estimates.
+        EnvironmentProblem: the vendor's compiler is not installed.
+    """
+    npu, memory = costs.spec.npu, costs.spec.memory
+    try:
+        proxy_for(npu)
+    except EstimateUnavailable as error:
+        raise BadInput(f"--estimate: {error}; plan without it") from None
+    estimates = NpuCosts(npu, memory.one_device_gbps, cache_dir=cache_dir, progress=progress)
+    try:
+        estimates.prepare(products, shares=shares)
+    except EstimateUnavailable as error:
+        raise EnvironmentProblem(f"--estimate: {error}") from None
+    return dataclasses.replace(costs, npu_costs=estimates)
+
+
+def products_of(works: Iterable[Work]) -> list[Product]:
+    """The distinct matrix products among a model's operators, in their order."""
+    found = (product_of(work) for work in works)
+    return list(dict.fromkeys(product for product in found if product is not None))
+
+
+def with_measured_kernels(
+    costs: CostModel, records: Sequence[Record], *, progress: Tell = lambda line: None
+) -> CostModel:
+    """`costs` with a model trained on `records`; unchanged, with a line, where none can be."""
+    if len(records) < FEWEST:
+        return costs
+    try:
+        model = train(records)
+    except GpuModelUnavailable as error:
+        progress(f"GPU kernels are modelled by the roofline alone: {error}")
+        return costs
+    progress(model.summary)
+    return dataclasses.replace(costs, gpu_model=model)
+
+
+def load_records(path: Path) -> list[Record]:
+    """Measured GPU kernels of a file, or of a folder's `*.jsonl` files.
+
+    Raises:
+        BadInput: they cannot be read, or are no records.
+    """
+    try:
+        return read_records(path)
+    except OSError as error:
+        raise BadInput(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise BadInput(str(error)) from None

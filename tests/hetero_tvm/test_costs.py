@@ -1,0 +1,77 @@
+"""Which figures a cost model gets, and what is said where one cannot be had."""
+
+import dataclasses
+import importlib.util
+
+import pytest
+
+from hetero_tvm import costs
+from hetero_tvm.errors import BadInput, EnvironmentProblem
+from relay_passes.op_work import Work
+from schedules.cost_model import CostModel
+from schedules.gpu_model import Record
+from schedules.npu_costs import NpuCosts, Product
+from target_specs.loader import load_spec
+
+PHONE = CostModel(load_spec("snapdragon-8-gen-3"))
+HOST = CostModel(load_spec("host"))
+WEIGHT = Work(kind="matmul", macs=4 * 8 * 16, rows=4, depth=8, columns=16, weight_bytes=512)
+RECORDS = [
+    Record(
+        kind="matmul", rows=rows, depth=64, columns=64, macs=rows * 4096, bytes=16384 + 512 * rows,
+        element_bytes=4, reduces=False, us=30.0 * rows, roofline_us=10.0 * rows,
+    )
+    for rows in range(1, 13)
+]  # fmt: skip
+
+
+def test_estimates_are_prepared_and_used(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(
+        NpuCosts, "prepare", lambda self, products, shares: asked.append((list(products), shares))
+    )
+    found = costs.with_estimates(PHONE, [Product(4, 8, 16)], cache_dir=tmp_path, shares=False)
+    assert asked == [([Product(4, 8, 16)], False)]
+    assert found.npu_costs is not None
+    assert (found.spec, PHONE.npu_costs) == (PHONE.spec, None)
+
+
+def test_no_estimates_of_a_stand_in(tmp_path):
+    with pytest.raises(BadInput, match=r"--estimate: .* estimates only its own NPUs; plan without"):
+        costs.with_estimates(HOST, [], cache_dir=tmp_path)
+
+
+def test_no_compiler(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentProblem, match=r"--estimate: .* 'hetero-tvm\[qnn\]'"):
+        costs.with_estimates(PHONE, [Product(4, 8, 16)], cache_dir=None)
+
+
+def test_products_of_a_model():
+    other = dataclasses.replace(WEIGHT, rows=8, macs=2 * WEIGHT.macs)
+    found = costs.products_of([WEIGHT, Work(kind="vector"), WEIGHT, other])
+    assert found == [Product(4, 8, 16, 32), Product(8, 8, 16, 32)]
+
+
+def test_measured_kernels():
+    pytest.importorskip("xgboost", reason="xgboost is not installed")
+    lines = []
+    found = costs.with_measured_kernels(HOST, RECORDS, progress=lines.append)
+    assert found.gpu_model is not None
+    assert lines == [found.gpu_model.summary]
+    assert costs.with_measured_kernels(HOST, RECORDS[:3]) == HOST  # too few
+
+
+def test_without_xgboost_the_roofline_stays(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    lines = []
+    assert costs.with_measured_kernels(HOST, RECORDS, progress=lines.append) == HOST
+    assert "xgboost is not installed" in lines[0]
+
+
+def test_bad_records_are_the_users(tmp_path):
+    with pytest.raises(BadInput, match=r"none\.jsonl: cannot be read: No such file"):
+        costs.load_records(tmp_path / "none.jsonl")
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    with pytest.raises(BadInput, match=r"a\.jsonl:1: not a record"):
+        costs.load_records(tmp_path)
