@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Literal, get_args
 
@@ -94,17 +95,20 @@ def npu_lengths(rows: int, policy: Policy) -> list[tuple[int, ...]]:
         return [(1,)]  # decoding has a graph of its own
     if policy == "online":
         return [(rows,)]
-    ways = list(_ways(rows))
+    most = NPU_LENGTHS[-1]
+    full = (most,) * (rows // most)
+    ways = [(*full, *way) for way in _ways(rows % most)]
     if policy == "padding":
         return ways[:1]
     return ways[-1:] if policy == "pipe" else ways
 
 
 def _ways(rows: int) -> Iterator[tuple[int, ...]]:
-    """Padding first, the whole pipe last."""
-    fits = [length for length in NPU_LENGTHS if length >= rows]
-    if fits:
-        yield (fits[0],)
+    """Of fewer rows than the longest graph has. Padding first, the whole pipe last."""
+    if rows == 0:
+        yield ()
+        return
+    yield (next(length for length in NPU_LENGTHS if length >= rows),)
     below = [length for length in NPU_LENGTHS if length <= rows]
     if rows in NPU_LENGTHS or not below:
         return
@@ -359,15 +363,14 @@ class _Builder:
 
     def _npu_part(self, rows: int, once: _Once, nbytes: _Bytes) -> _Part:
         """The cheapest way that the policy allows; every graph reads its weights again."""
-        way = min(
-            npu_lengths(rows, self.policy),
-            key=lambda lengths: sum(once(length, False) for length in lengths),
-        )
-        return _Part(
-            sum(once(length, False) for length in way),
-            sum(once(length, True) for length in way),
-            sum(nbytes(length) for length in way),
-        )
+        ways = [Counter(lengths) for lengths in npu_lengths(rows, self.policy)]
+
+        def total(way: Mapping[int, int], both: bool) -> float:
+            return sum(count * once(length, both) for length, count in way.items())
+
+        way = min(ways, key=lambda way: total(way, False))
+        moved = sum(count * nbytes(length) for length, count in way.items())
+        return _Part(total(way, False), total(way, True), moved)
 
     def _single(self, device: str, part: _Part, inputs: int) -> _Way:
         choice = Choice(us={device: part.alone_us}, reads=(None,) * inputs)

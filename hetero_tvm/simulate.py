@@ -43,7 +43,7 @@ what an NPU does with a prompt that is no length it has a graph for (32, 64, ...
 
 exit codes: 0 simulated, 2 bad input, 3 something is missing on this machine, 5 our bug
 """
-_LONGEST = 1 << 20  # tokens; no context of a published model is longer
+_LONGEST = 131_072  # tokens: the longest context of the Llama 3 family
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +131,8 @@ def _run_llm(args: argparse.Namespace, conditions: Conditions) -> int:
         return 0
     if args.model is not None:
         raise BadInput("give --llm or an ONNX file, not both")
+    if args.input:
+        raise BadInput("--input is for an ONNX file; a language model has --prompt and --decode")
     for flag, least in (("prompt", 1), ("decode", 1)):
         tokens = getattr(args, flag)
         if not least <= tokens <= _LONGEST:
