@@ -4,6 +4,7 @@
  */
 #include "null_session.h"
 
+#include <array>
 #include <charconv>
 #include <cstring>
 #include <string>
@@ -15,6 +16,8 @@ namespace hetero_tvm::runtime::npu {
 namespace {
 
 char* Start(const DLTensor& tensor) { return static_cast<char*>(tensor.data) + tensor.byte_offset; }
+
+int64_t Now() { return std::chrono::nanoseconds(Clock::now().time_since_epoch()).count(); }
 
 }  // namespace
 
@@ -30,6 +33,9 @@ NullRegionSession::NullRegionSession(const Region& region) : RegionSession(regio
     latency_ = std::chrono::microseconds(count);
   }
   fails_ = region.options.count("fail") != 0;
+  stamps_ = region.options.count("stamp") != 0;
+  HETERO_CHECK(!stamps_ || (!region.outputs.empty() && region.outputs[0].bytes >= 16), ValueError)
+      << where << ": option stamp needs an output of 16 bytes";
   has_gate_ = region.options.count("gate") != 0;
   bool pairs = region.inputs.size() == region.outputs.size();
   for (size_t i = 0; pairs && i < region.inputs.size(); ++i) {
@@ -42,6 +48,7 @@ NullRegionSession::NullRegionSession(const Region& region) : RegionSession(regio
 }
 
 void NullRegionSession::Run(const std::vector<const DLTensor*>& tensors) {
+  std::array<int64_t, 2> stamps = {Now(), 0};
   std::this_thread::sleep_for(latency_);
   if (has_gate_) {
     const auto* gate = reinterpret_cast<const volatile int32_t*>(Start(*tensors[0]));
@@ -51,6 +58,10 @@ void NullRegionSession::Run(const std::vector<const DLTensor*>& tensors) {
   const size_t inputs = region_.inputs.size();
   for (size_t i = 0; i < inputs; ++i) {
     std::memmove(Start(*tensors[inputs + i]), Start(*tensors[i]), region_.inputs[i].bytes);
+  }
+  if (stamps_) {
+    stamps[1] = Now();
+    std::memcpy(Start(*tensors[inputs]), stamps.data(), sizeof(stamps));
   }
 }
 

@@ -15,7 +15,9 @@ namespace hetero_tvm::runtime::npu {
 /*!
  * \brief Provider "null": copies input i to output i after the region's option `latency_us`, or
  * fails then when it has the option `fail`. With the option `gate` it waits until the first four
- * bytes of input 0 are not zero. Looks at no model.
+ * bytes of input 0 are not zero. With the option `stamp`
+ * the first 16 bytes of output 0 are then the steady clock's nanoseconds at its beginning and its
+ * end. Looks at no model.
  *
  * For tests of order and failure, which need a device that is slow when they say so.
  */
@@ -31,6 +33,7 @@ class NullRegionSession : public RegionSession {
   std::chrono::microseconds latency_{0};
   bool fails_ = false;
   bool has_gate_ = false;
+  bool stamps_ = false;
 };
 
 }  // namespace hetero_tvm::runtime::npu
