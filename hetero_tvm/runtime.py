@@ -211,6 +211,9 @@ def wait(waiter: str, on: str) -> None:
     it waits for the NPU, once.
     """
     load()
+    for name in (waiter, on):
+        if name not in _DEVICES:
+            raise ValueError(f"unknown device {name!r}; known: {', '.join(_DEVICES)}")
     _call("wait", _DEVICES.index(waiter), _DEVICES.index(on))
 
 

@@ -30,7 +30,7 @@ struct Context {
   Settings settings;
   SyncOptions options{settings};
   Counters counters;
-  npu::Worker worker{counters};
+  npu::Worker worker{options, counters};
   opencl::DeviceApi opencl{settings, options, counters, [this] { worker.Wait(); }};
   NullDevice null_device{counters, [this] { worker.Wait(); }};
   Ordering ordering{opencl, worker, counters};

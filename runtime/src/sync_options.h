@@ -21,7 +21,7 @@ struct SyncOptions {
    */
   std::atomic<bool> implicit_waits{true};
 
-  /*! \brief Sleep and poll where it says so; otherwise clFinish. */
+  /*! \brief Sleep, then poll; otherwise clFinish, and condition variables. */
   std::atomic<bool> fast{true};
 
   /*! \brief Take over what `settings` says. Throws ValueError when that is not 0 or 1. */

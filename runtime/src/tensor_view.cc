@@ -33,7 +33,7 @@ ffi::Tensor ViewTensor(const ffi::Tensor& base, int64_t byte_offset, const ffi::
                       bytes <= available - static_cast<size_t>(byte_offset);
   HETERO_CHECK(inside, ValueError) << "view: shape " << shape << " at byte " << byte_offset
                                    << " reaches beyond the tensor's " << available << " bytes";
-  std::vector<int64_t> strides(shape.size());
+  std::vector<int64_t> strides(shape.size() + 1);  // tvm-ffi wants an address always
   int64_t stride = 1;
   for (size_t axis = shape.size(); axis-- > 0;) {
     strides[axis] = stride;

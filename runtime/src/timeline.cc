@@ -15,10 +15,10 @@ namespace hetero_tvm::runtime {
 void Prediction::Learn(Clock::duration took) {
   // Two threads that learn at once lose one of two values, and nothing else.
   const Clock::duration known = Get();
-  // Down faster than up: who expects too much sleeps too long, and then sees nothing shorter than
-  // its own sleep.
-  Clock::duration next = took < known ? (known + took) / 2 : (3 * known + took) / 4;
-  if (known.count() == 0) next = took;
+  // Down at once and up slowly: who expects too little only polls, or is woken a little later; who
+  // expects too much sleeps while the other device waits.
+  const bool is_shortest = known.count() == 0 || took < known;
+  const Clock::duration next = is_shortest ? took : known + (took - known) / 16;
   ticks_.store(next.count(), std::memory_order_relaxed);
 }
 
@@ -76,14 +76,14 @@ Clock::duration Timeline::ExpectedLocked(uint64_t ticket) const {
   return total > passed ? total - passed : Clock::duration();
 }
 
-void Timeline::Wait(uint64_t ticket) {
+void Timeline::Wait(uint64_t ticket, bool poll) {
   if (!IsDone(ticket)) {
     Clock::duration expected{};
     {
       const std::scoped_lock lock(mutex_);
       expected = ExpectedLocked(ticket);
     }
-    if (!SleepThenPoll(expected, [&] { return IsDone(ticket); })) {
+    if (!poll || !SleepThenPoll(expected, [&] { return IsDone(ticket); })) {
       std::unique_lock lock(mutex_);
       changed_.wait(lock, [&] { return IsDone(ticket); });
     }

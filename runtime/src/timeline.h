@@ -17,13 +17,17 @@ namespace hetero_tvm::runtime {
 
 using Clock = std::chrono::steady_clock;
 
-/*! \brief How long something that happens again and again takes. Thread-safe. */
+/*!
+ * \brief How long something that happens again and again takes at least, lately. Thread-safe.
+ *
+ * An exponential average that follows shorter durations at once.
+ */
 class Prediction {
  public:
-  /*! \brief The average so far; zero when nothing is known. */
+  /*! \brief Zero when nothing is known. */
   Clock::duration Get() const { return Clock::duration(ticks_.load(std::memory_order_relaxed)); }
 
-  /*! \brief Take one more duration into the average. */
+  /*! \brief Take one more duration into account. */
   void Learn(Clock::duration took);
 
  private:
@@ -77,8 +81,10 @@ class Timeline {
    *
    * Throws the failure that nobody was told of yet, if work up to now failed; the next waiter does
    * not see it again. Costs two loads when there is nothing to wait for or to tell.
+   *
+   * \param poll Look at the counter when it should be time, before waiting to be woken.
    */
-  void Wait(uint64_t ticket);
+  void Wait(uint64_t ticket, bool poll = true);
 
  private:
   Clock::duration ExpectedLocked(uint64_t ticket) const;

@@ -85,6 +85,60 @@ def test_unknown_setting_lists_the_known_ones():
         tvm.get_global_func("hetero_tvm.setting_set")("x", "y")
 
 
+@pytest.fixture
+def whole():
+    """24 bytes."""
+    runtime.load()
+    import tvm
+
+    return tvm.runtime.tensor(np.arange(6, dtype="float32"), tvm.device("ext_dev", 0))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (4,), (2, 2), (1, 4, 1)])
+def test_view_is_a_part_of_a_tensor(whole, shape):
+    expected = np.arange(6, dtype="float32")[2 : 2 + int(np.prod(shape))].reshape(shape)
+    np.testing.assert_array_equal(runtime.view(whole, 8, shape).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("byte_offset", "shape", "message"),
+    [
+        (12, (4,), r"view: shape \[4\] at byte 12 reaches beyond the tensor's 24 bytes"),
+        (-4, (1,), r"view: shape \[1\] at byte -4 reaches beyond the tensor's 24 bytes"),
+        (0, (2**40, 2**40), "reaches beyond the tensor's 24 bytes"),
+        (2**62, (1,), "reaches beyond the tensor's 24 bytes"),
+        (0, (-1,), r"view: the shape \[-1\] has a negative extent"),
+    ],
+)
+def test_view_outside_of_a_tensor_is_refused(whole, byte_offset, shape, message):
+    with pytest.raises(ValueError, match=message):
+        runtime.view(whole, byte_offset, shape)
+
+
+def test_view_of_a_tensor_with_gaps_is_refused():
+    runtime.load()
+    import tvm_ffi
+
+    gaps = tvm_ffi.from_dlpack(np.zeros((2, 6), "float32")[:, ::2])
+    with pytest.raises(ValueError, match="view: the tensor has gaps between its elements"):
+        runtime.view(gaps, 0, (1,))
+
+
+def test_waits_by_the_names_of_devices():
+    runtime.load()
+    runtime.reset_counters()
+    runtime.wait("npu", "gpu")
+    assert runtime.counters()["wait_npu_on_gpu"] == 1
+    with pytest.raises(ValueError, match="unknown device 'dsp'; known: cpu, gpu, npu"):
+        runtime.wait("dsp", "gpu")
+
+
+def test_sync_options_are_switches():
+    runtime.configure_sync(fast=False, implicit_waits=True)
+    runtime.configure_sync(fast=True)
+    runtime.sync()
+
+
 @pytest.mark.parametrize("shape", [(), (0,), (2, 3)])
 def test_host_view_is_the_tensors_own_memory(shape):
     runtime.load()

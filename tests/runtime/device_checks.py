@@ -219,6 +219,21 @@ def check_view_at_any_element(device):
     same(runtime.host_view(whole), expected)
 
 
+def check_view_with_its_own_address(device):
+    whole = place(device, np.full(3 * N, 7, "float32"))
+    middle = runtime.view(whole, 4 * N, (N,))
+    start = address(whole)
+    del whole  # the view keeps it
+    gc.collect()
+    assert address(middle) == start + 4 * N
+    assert middle.shape == (N,)
+    device.add_one(place(device, numbers()), middle)
+    device.wait()
+    same(middle.numpy(), numbers() + 1)
+    outer = runtime.view(middle, 0, (2, N // 2))
+    same(runtime.host_view(runtime.view(outer, 2 * N, (N // 2,))), numbers()[N // 2 :] + 1)
+
+
 def check_launch_does_not_block(device):
     source, target = place(device, numbers()), place(device, numbers(1))
     device.add_one(source, target)  # whatever happens only once happens here

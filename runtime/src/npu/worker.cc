@@ -45,14 +45,14 @@ void Worker::Wait(uint64_t ticket) {
         << "this process was forked while the NPU was busy; wait for it before forking";
     counters_.npu_waits.Add();
   }
-  timeline_.Wait(ticket);
+  timeline_.Wait(ticket, IsFast());
 }
 
 void Worker::Work() {
   uint64_t last = 0;
   while (true) {
     // The next job often follows at once, and waking up costs more than a short look around.
-    SleepThenPoll({}, [&] { return timeline_.Submitted() != last; });
+    if (IsFast()) SleepThenPoll({}, [&] { return timeline_.Submitted() != last; });
     std::unique_lock lock(mutex_);
     submitted_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
     if (stopping_) return;

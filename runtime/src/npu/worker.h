@@ -7,6 +7,7 @@
 
 #include <sys/types.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "../counters.h"
+#include "../sync_options.h"
 #include "../timeline.h"
 
 namespace hetero_tvm::runtime::npu {
@@ -42,7 +44,7 @@ class Job {
  */
 class Worker {
  public:
-  explicit Worker(Counters& counters) : counters_(counters) {}
+  Worker(const SyncOptions& options, Counters& counters) : options_(options), counters_(counters) {}
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
   ~Worker() { Stop(); }
@@ -78,6 +80,9 @@ class Worker {
   void StartLocked();
   bool Forked() const;
 
+  bool IsFast() const { return options_.fast.load(std::memory_order_relaxed); }
+
+  const SyncOptions& options_;
   Counters& counters_;
   Timeline timeline_;
   std::mutex mutex_;  // guards everything below; never held while a job runs
