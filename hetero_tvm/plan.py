@@ -6,11 +6,14 @@ python -m hetero_tvm.plan model.onnx --target snapdragon
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths
+from hetero_tvm.errors import BadInput
 
 if TYPE_CHECKING:
     from hetero_tvm.plan_report import PlanReport
@@ -26,6 +29,7 @@ examples:
   hetero-tvm plan encoder.onnx --target my_soc.toml --objective energy --gpu-share 60% \\
       --input input_ids=1x128 --input attention_mask=1x128
   hetero-tvm build --target help        # lists the targets
+  hetero-tvm plan --target snapdragon-8-gen-3 --dtype float16 --plot products.png
 
 exit codes: 0 planned, 2 bad input, 3 something is missing on this machine, 5 our bug
 """
@@ -40,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ask Qualcomm's compiler what each NPU region takes, beside the prediction",
     )
     parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="no model: draw what GPU, NPU and both take for two large products, over the "
+        "sequence length; with --estimate by Qualcomm's estimates (minutes, then kept)",
+    )
+    parser.add_argument(
         "--length",
         metavar="L1,L2,…",
         help="plan once for each length, with the dimensions that --input writes as L at it",
@@ -50,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
     """Plan and print."""
     from hetero_tvm import report_plan
 
+    if args.plot is not None:
+        return _plot(args)
     if args.length is None:
         report = _report(args, None)
         if args.json:
@@ -66,6 +79,34 @@ def run(args: argparse.Namespace) -> int:
         cli.emit(report_plan.plan_summary(report, verbose=args.verbose > 0))
     else:
         cli.emit(report_plan.lengths_table(reports))
+    return 0
+
+
+def _plot(args: argparse.Namespace) -> int:
+    """The picture of products; no model is planned."""
+    from hetero_tvm import compiler, plan_plot
+    from hetero_tvm.progress import Progress
+
+    if args.model is not None or args.length is not None:
+        raise BadInput("--plot shows products of the target, without a model; leave the rest away")
+    plan_plot.check(args.plot)
+    with Progress(quiet=args.quiet) as progress:
+        progress.begin({"plot": 1.0})
+        progress.step("plot")
+        spec = compiler.target_spec(args.target, progress)
+        costs = plan_plot.costs_for(
+            spec, args.dtype, estimate=args.estimate, progress=progress.note
+        )
+        series = [
+            plan_plot.product_series(costs, depth, columns, args.dtype)
+            for depth, columns in plan_plot.WEIGHTS
+        ]
+        plan_plot.draw(args.plot, spec.name, args.dtype, series)
+    if args.json:
+        data = [dataclasses.asdict(one) for one in series]
+        cli.emit_json("plan", {"target": spec.name, "plot": str(args.plot), "products": data})
+    else:
+        cli.emit(f"wrote {args.plot}")
     return 0
 
 

@@ -110,6 +110,30 @@ def test_energy_with_a_target_that_knows_its_power(hetero, tmp_path):
     assert {op["device"] for op in found["energy"]["operators"] if op["macs"]} == {"npu"}
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("matplotlib") is None,
+    reason="matplotlib is not installed (pip install 'hetero-tvm[plot]')",
+)
+def test_a_plot_needs_no_model(hetero, tmp_path):
+    done = hetero("plan", "-t", "host", "--plot", "p.png", "-q", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert [product["columns"] for product in done.json["products"]] == [4096, 14336]
+    assert done.json["plot"] == "p.png"
+
+
+def test_a_plot_without_matplotlib_is_one_clear_line(hetero, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\nfind = u.find_spec\n"
+        "u.find_spec = lambda n, *a: None if n == 'matplotlib' else find(n, *a)\n"
+    )
+    env = {"PYTHONPATH": str(tmp_path)}
+    done = hetero("plan", "-t", "host", "--plot", "p.png", "-q", cwd=tmp_path, env=env)
+    assert done.returncode == 3
+    assert "pip install 'hetero-tvm[plot]'" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
 def test_table_on_stdout(hetero, tmp_path):
     done = hetero("plan", tiny.mlp(tmp_path / "mlp.onnx"), "-t", "host", "-v")
     assert done.returncode == 0, done.stderr
@@ -129,6 +153,8 @@ def test_table_on_stdout(hetero, tmp_path):
         (["mlp.onnx", "--input", "z=4x32"], "z"),
         (["mlp.onnx", "--input", "x=Lx32"], "L stands for the lengths of"),
         (["mlp.onnx", "--length", "4"], "--length needs an --input with a dimension written L"),
+        (["mlp.onnx", "--plot", "p.png"], "--plot shows products of the target, without a model"),
+        (["--plot", "p.svg"], "the picture is a PNG; name it so, as in p.png"),
         (["mlp.onnx", "--gpu-share", "0%"], "write a percentage above 0%"),
         (
             ["mlp.onnx", "-t", "host", "--objective", "energy"],
@@ -149,6 +175,8 @@ def test_table_on_stdout(hetero, tmp_path):
         "no_input",
         "l_alone",
         "length_alone",
+        "plot_and_model",
+        "no_png",
         "no_share",
         "no_power",
         "not_qualcomms",
