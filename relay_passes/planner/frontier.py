@@ -78,6 +78,9 @@ class Frontier:
         ]
         self._lies: dict[Any, int] = {}
         self._choices: list[Choice] = []
+        # By identity of the choice: those of the problem and of `_choices`, which all stay.
+        self._lie_of: dict[tuple[int, int, int], int] = {}
+        self._idle_in: dict[tuple[int, int], tuple[tuple[int, tuple[int, ...]], ...]] = {}
         contexts: dict[Any, int] = {}
         self.context = [
             contexts.setdefault(self._context(index), len(contexts)) for index in range(count)
@@ -128,6 +131,10 @@ class Frontier:
 
     def _lie(self, tensor: int, choice: Choice, index: int) -> int:
         """Number of a way to lie; one for all cuts that differ for no reader to come."""
+        same = (id(choice), tensor, index)
+        known = self._lie_of.get(same)
+        if known is not None:
+            return known
         makes = choice.makes
         if makes is not None and makes not in self._cuts[index][tensor]:
             makes = _NOWHERE
@@ -138,18 +145,18 @@ class Frontier:
             self._choices.append(
                 Choice(us=dict.fromkeys(key[0], 0.0), reads=(), makes=makes, gather_us=gather)
             )
+        self._lie_of[same] = self._lies[key]
         return self._lies[key]
 
     def _key(self, state: State, index: int) -> Any:
         """`state` before operator `index`, with tensors counted back from there."""
         live = self._live[index]
-        seen = tuple(
-            max(
-                (t for t in live if on in state.lies[t].us and t < state.seen[waiter, on]),
-                default=index,
-            )
-            for waiter, on in _PAIRS
-        )
+        newest = dict.fromkeys(_PAIRS, index)  # that the waiter has seen; `index` stands for none
+        for tensor in live:
+            for on in state.lies[tensor].us:
+                for waiter in DEVICES:
+                    if waiter != on and tensor < state.seen[waiter, on]:
+                        newest[waiter, on] = tensor
         inside: tuple[int, ...] = ()
         brought: tuple[tuple[int, float], ...] = ()
         if self._border:
@@ -159,7 +166,7 @@ class Frontier:
         behind = frozenset((d, e) for d, e in state.behind if ("cpu", e) in state.behind)
         return (
             tuple(self._lie(t, state.lies[t], index) for t in live),
-            tuple(index - t for t in seen),
+            tuple(index - tensor for tensor in newest.values()),
             behind,
             state.open and self._regions,
             inside,
@@ -199,8 +206,6 @@ class Frontier:
         reads as they are cut, because the next to read one closes the region first. The NPU's
         clock is then early by that much until the region closes, where nobody looks at it.
         """
-        if not self._border:
-            return state, 0.0
         sure = set()
         early_us = 0.0
         for tensor in state.inside:
@@ -211,14 +216,21 @@ class Frontier:
                 if not op.is_output:
                     share = cut.at / cut.extent
                     early_us += share * op.nbytes * self.problem.waiting.border_us_per_byte
-        return dataclasses.replace(state, inside=state.inside - sure), early_us
+        if sure:
+            state = dataclasses.replace(state, inside=state.inside - sure)
+        return state, early_us
 
     def _effect(self, state: State, index: int, choice: Choice) -> Effect:
         after, step = advance(self.problem, self._last_reader, state, index, choice)
-        after, early_us = self._settle(after, index + 1)
+        early_us = 0.0
+        if self._border and after.inside:
+            after, early_us = self._settle(after, index + 1)
         push = {d: step.before_us[d] + step.work_us[d] for d in step.work_us}
         push = {d: grid(us + (step.after_us + early_us) * (d == "npu")) for d, us in push.items()}
         number = self._number(self._key(after, index + 1))
+        place = self.context[index], number
+        if place not in self._idle_in:
+            self._idle_in[place] = self._idle(after, index + 1)
         return Effect(
             number,
             grid(step.leave_us),
@@ -226,7 +238,7 @@ class Frontier:
             (push.get("gpu", 0.0), push.get("npu", 0.0), push.get("cpu", 0.0)),
             choice.joules or 0.0,
             int(choice.makes is not None),
-            self._idle(after, index + 1),
+            self._idle_in[place],
         )
 
     def priced(self, step: Step) -> tuple[tuple[int, int, float], ...]:

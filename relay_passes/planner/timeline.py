@@ -21,7 +21,7 @@ In the runtime the GPU's wait for the NPU also keeps the host from submitting; h
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from relay_passes.planner.problem import DEVICES, Choice, Cut, Problem
 
@@ -76,16 +76,15 @@ def _needed_from(device: str, lie: Choice, read: Cut | None) -> list[str]:
     """The other devices whose part of a tensor `device` reads."""
     if lie.makes is not None and read == lie.makes:
         return []
-    return [maker for maker in DEVICES if maker in lie.us and maker != device]
+    return [maker for maker in lie.us if maker != device]
 
 
-def _fewest(wanted: Iterable[str], covers: Mapping[Pair, bool]) -> list[str]:
-    """`wanted`, or the one of it that has seen what is wanted of the others."""
-    wanted = list(wanted)
-    for on in wanted:
-        if all(covers[on, other] for other in wanted if other != on):
+def _fewest(newest: Mapping[str, int], seen: Mapping[Pair, int]) -> list[str]:
+    """The devices of `newest`, or the one that has seen what is wanted of the others."""
+    for on in sorted(newest):
+        if all(seen[on, other] > newest[other] for other in newest if other != on):
             return [on]
-    return wanted
+    return sorted(newest)
 
 
 def waits_of(state: State, inputs: Sequence[int], choice: Choice) -> list[Pair]:
@@ -97,13 +96,10 @@ def waits_of(state: State, inputs: Sequence[int], choice: Choice) -> list[Pair]:
             for maker in _needed_from(device, state.lies[tensor], read):
                 if state.seen[device, maker] <= tensor:
                     newest[maker] = max(tensor, newest.get(maker, -1))
-        covers = {
-            (on, other): state.seen[on, other] > newest[other]
-            for on in newest
-            for other in newest
-            if on != other
-        }
-        waits += [(device, on) for on in _fewest(sorted(newest), covers)]
+        if len(newest) > 1:
+            waits += [(device, on) for on in _fewest(newest, state.seen)]
+        else:
+            waits += [(device, on) for on in newest]
     return waits
 
 
@@ -188,9 +184,9 @@ def advance(
 
 def finish(state: State) -> Step:
     """The CPU waits for the outputs, and gathers those that lie in two buffers."""
-    wanted = [on for on in ("gpu", "npu") if ("cpu", on) in state.behind]
-    covers = {pair: pair not in state.behind for pair in (("gpu", "npu"), ("npu", "gpu"))}
-    waits = tuple(("cpu", on) for on in _fewest(wanted, covers))
+    wanted = {on: 0 for on in ("gpu", "npu") if ("cpu", on) in state.behind}
+    seen = {pair: int(pair not in state.behind) for pair in (("gpu", "npu"), ("npu", "gpu"))}
+    waits = tuple(("cpu", on) for on in _fewest(wanted, seen))
     return Step(0.0, waits, {"cpu": state.owed_us}, {})
 
 
