@@ -2,7 +2,8 @@
 
 Measured are the matrix products of both devices at several row counts (from one row, bound by
 memory, to many, bound by arithmetic), each device alone and both at once, memory, launches and
-waits. The rest of the spec stays as shipped. A profile is a spec file of its own, so a figure that
+waits. Other rates are the shipped ones, scaled as this machine's products are to the shipped
+products; what is no rate stays as shipped. A profile is a spec file of its own, so a figure that
 cannot be is refused as in any other; the measured GPU kernels lie beside it as records for
 `schedules.gpu_model`.
 

@@ -90,15 +90,17 @@ def test_weights_are_of_about_unit_gain():
 
 def test_overheads_add_up(monkeypatch):
     """Every figure that a spec needs is there, and a trip costs what was measured of it."""
-    launch, op, gpu_run, npu_run, trip = 4.0, 0.5, 10.0, 6.0, 30.0
-    chain_times = iter([launch, op])
+    launch, op, gpu_run, npu_run, trip = 4.0, 0.5, 10.0, 6.0, 300.0
+    gpu_step, npu_step = 100.0, 150.0
+    chain_times = iter([launch, op, gpu_step, npu_step])
     runs = iter([gpu_run, npu_run, 100.0, 100.0 + 8 * trip])
     monkeypatch.setattr(host_bench, "chain_us", lambda *a, **k: next(chain_times))
     monkeypatch.setattr(host_bench, "compiled", lambda *a: None)
     monkeypatch.setattr(host_bench, "median_us", lambda *a: next(runs))
     found = host_bench.overheads(SPEC, 0.1)
     gpu, npu = found["gpu"], found["npu"]
-    there = gpu["launch_us"] + gpu["flag_us"]
-    assert there + npu["submit_us"] + npu["handover_us"] == pytest.approx(trip)
+    work = gpu_step + npu_step
+    ways = gpu["flag_us"] + npu["handover_us"]
+    assert work + npu["submit_us"] + ways == pytest.approx(trip)
     for table in ("gpu", "npu"):
         assert found[table].keys() <= {f.name for f in dataclasses.fields(getattr(SPEC, table))}

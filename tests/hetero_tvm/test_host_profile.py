@@ -59,7 +59,7 @@ def test_measures_once(machine, tmp_path):
     assert len(machine) == 2 * count
 
 
-def test_measured_figures_say_so_and_the_rest_stays(machine, tmp_path):
+def test_figures_say_what_is_measured_what_scaled_and_what_shipped(machine, tmp_path):
     spec = host_profile.host_profile(tmp_path).spec
     assert spec.name == "host"
     assert (spec.memory.one_device_gbps, spec.memory.two_devices_gbps) == (11.0, 12.0)
@@ -70,8 +70,11 @@ def test_measured_figures_say_so_and_the_rest_stays(machine, tmp_path):
         origin = getattr(spec, table).origin(key)
         assert origin.provenance == "measured"
         assert "Demo CPU, 2 cores, OpenCL Demo driver 1.0, ONNX Runtime 1.0" in origin.source
-    assert spec.gpu.conv_gflops == SHIPPED.gpu.conv_gflops
-    assert spec.gpu.origin("conv_gflops") == SHIPPED.gpu.origin("conv_gflops")
+    factor = spec.gpu.matmul_at_rows[-1][1] / SHIPPED.gpu.matmul_gflops
+    assert spec.gpu.conv_gflops == pytest.approx(factor * SHIPPED.gpu.conv_gflops)
+    assert spec.gpu.origin("conv_gflops").provenance == "scaled"
+    assert spec.gpu.wave_size == SHIPPED.gpu.wave_size
+    assert spec.gpu.origin("wave_size") == SHIPPED.gpu.origin("wave_size")
 
 
 def test_the_cost_model_gives_back_what_was_measured(machine, tmp_path):

@@ -227,6 +227,12 @@ def test_a_lower_bound_counts_only_above_the_roofline(compiler):
     cost = CostModel(SPEC, npu_costs=found).npu_matmul(128, 1024, 1024)
     assert cost.provenance == "modelled"
     assert cost.us == CostModel(SPEC).product_us("npu", 128, 1024, 1024)
+    compiler.missing = {"right": 0, "left": 0}
+    found = costs(gbps=SPEC.memory.one_device_gbps)
+    found.prepare([Product(128, 1024, 1024)])
+    complete = CostModel(SPEC, npu_costs=found).npu_matmul(128, 1024, 1024)
+    assert complete.provenance == "vendor-estimated"
+    assert complete.us < cost.us
 
 
 @needs_qnn
