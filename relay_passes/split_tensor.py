@@ -164,12 +164,14 @@ class _Splitter:
             # A view's memory is its operand's: that is what is joined.
             (data,) = tensor_args(call)
             whole = self._whole(data, device, region)
-            key: tuple[object, ...] = ("view", expr, whole)
+            # Of a tensor that lies in memory, no device computes it; inside a region, the NPU does.
+            inside = region is not None and self.region.get(whole.name) == region
+            where = (device, region) if inside else (None, None)
+            key: tuple[object, ...] = ("view", expr, whole, *where)
             if key not in self.made:
                 rest = [whole, *call.args[1:]]
                 view = relax.Call(call.op, rest, call.attrs, call.ty_args)
-                # A view of a tensor that lies in memory: no device computes it.
-                self.made[key] = self._emit(self._name(expr.name), view, None, None, of=expr)
+                self.made[key] = self._emit(self._name(expr.name), view, *where, of=expr)
             return self.made[key]
         joined, axes = self._join(expr)
         if axes is None:
