@@ -47,8 +47,19 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gpu-share",
         default="100%",
-        metavar="PERCENT",
+        metavar="SHARE",
         help="of the GPU's time that is ours, as in 60%% while it also draws (default 100%%)",
+    )
+    parser.add_argument(
+        "--estimate",
+        action="store_true",
+        help="plan with what Qualcomm's compiler estimates the model's matrix products to take on "
+        "the NPU; takes minutes once, then it is kept",
+    )
+    parser.add_argument(
+        "--reprofile",
+        action="store_true",
+        help="target host: measure this machine again (half a minute), not only the first time",
     )
 
 
@@ -65,18 +76,18 @@ def read_lengths(text: str) -> tuple[int, ...]:
 
 
 def read_share(text: str) -> float:
-    """The share of `--gpu-share 60%`, above 0 and at most 1.
+    """The share of `--gpu-share 60%` or `--gpu-share 0.6`, above 0 and at most 1.
 
     Raises:
-        BadInput: anything but a percentage in that range.
+        BadInput: anything but a share in that range.
     """
     try:
-        percent = float(text.removesuffix("%"))
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
-        percent = 0.0
-    if not (text.endswith("%") and 0 < percent <= 100):
-        raise BadInput(f"--gpu-share {text}: write a percentage above 0%, at most 100%, as in 60%")
-    return percent / 100
+        share = 0.0
+    if not 0 < share <= 1:
+        raise BadInput(f"--gpu-share {text}: write a share above 0 and at most 1, as in 60% or 0.6")
+    return share
 
 
 def model_config(
@@ -119,6 +130,8 @@ def model_config(
         devices=args.devices,
         split=not args.no_split,
         objective=args.objective,
+        estimate=args.estimate,
+        reprofile=args.reprofile,
         gpu_share=read_share(args.gpu_share),
         **more,
     )

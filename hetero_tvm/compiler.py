@@ -14,13 +14,17 @@ from typing import Any
 
 from hetero_tvm import bundle, memory, pipeline, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.host_profile import host_profile
 from hetero_tvm.progress import Progress
 from relay_passes.plan import Plan
+from schedules.cost_model import CostModel
 from target_specs.loader import SpecError, load_spec, resolve
 from target_specs.spec import SocSpec
 
 _LINK_WEIGHT = 3.0
+_HOST = "host"  # the target that is the machine itself
 _VERSIONED = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnxruntime-qnn")
 
 
@@ -70,7 +74,10 @@ class BuildResult:
 def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     """Compile as `config` says. See `hetero_tvm.build.build` for the errors."""
     progress = progress or Progress(quiet=True)
-    spec = target_spec(config.target, progress)
+    costs = target_costs(
+        config.target, progress, cache_dir=config.cache_dir, reprofile=config.reprofile
+    )
+    spec = costs.spec
     if config.output is not None:
         _check_output(config.output, config.model)
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
@@ -92,7 +99,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
             _dump(config.dump_ir, phase.name, state)
 
     state = pipeline.run(
-        pipeline.State(config=config, spec=spec, note=progress.note),
+        pipeline.State(config=config, spec=spec, costs=costs, note=progress.note),
         plan_only=plan_only,
         on_phase=lambda phase: progress.step(phase.name),
         after_phase=after_phase,
@@ -139,8 +146,26 @@ def target_spec(name: str, progress: Progress) -> SocSpec:
         raise BadInput(str(error)) from None
 
 
+def target_costs(
+    name: str, progress: Progress, *, cache_dir: Path, reprofile: bool = False
+) -> CostModel:
+    """What things cost on a target; `host` is this machine, as measured here once and kept.
+
+    Raises:
+        BadInput: as `target_spec`; also `reprofile` with a target that is not this machine.
+    """
+    spec = target_spec(name, progress)
+    if name.endswith(".toml") or resolve(name) != _HOST:
+        if reprofile:
+            raise BadInput(f"--reprofile measures this machine: use it with --target {_HOST}")
+        return CostModel(spec)
+    profile = host_profile(cache_dir, reprofile=reprofile, progress=progress.note)
+    return with_measured_kernels(CostModel(profile.spec), profile.gpu_records)
+
+
 def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
     assert state.model is not None and state.plan is not None and state.executable is not None
+    assert state.cut is not None
     manifest = bundle.Manifest(
         target=state.spec.name,
         soc=state.spec.soc,
@@ -153,6 +178,7 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
         model_sha256=state.model.sha256,
         inputs=state.model.inputs,
         outputs=state.model.outputs,
+        output_axes=state.cut.output_axes,
         ranges=state.model.ranges,
         versions={
             name: version for name in _VERSIONED if (version := runtime.package_version(name))

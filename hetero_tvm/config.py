@@ -37,6 +37,8 @@ class BuildConfig:
     devices: str = "gpu+npu"
     split: bool = True  # operators may be cut between both devices
     objective: Objective = "latency"  # edp: energy times latency
+    estimate: bool = False  # the vendor's estimates of products on the NPU, beside the spec's rates
+    reprofile: bool = False  # target host: measure this machine again
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False

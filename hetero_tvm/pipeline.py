@@ -15,15 +15,18 @@ from tvm import IRModule, relax
 
 from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.costs import products_of, with_estimates
 from hetero_tvm.errors import BadInput
 from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
+from relay_passes.op_work import op_work
 from relay_passes.place import place_all
 from relay_passes.plan import Plan
 from relay_passes.planner.problem import Waiting
+from relay_passes.program import read_program
 from relay_passes.split_tensor import Splitted, split_tensor
 from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
@@ -43,6 +46,7 @@ class State:
     config: BuildConfig
     spec: SocSpec
     note: Callable[[str], None]
+    costs: CostModel | None = None  # None: those of the spec; after placing those that it went by
     model: frontend.ImportedModel | None = None
     mod: IRModule = dataclasses.field(default_factory=IRModule)
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
@@ -105,7 +109,12 @@ def _precision(state: State) -> State:
 def _place(state: State) -> State:
     """Ask every device about every operator, then choose by cost."""
     spec, config = state.spec, state.config
-    costs = CostModel(spec)
+    costs = state.costs or CostModel(spec)
+    if config.estimate:
+        works = [op_work(node.call) for node in read_program(state.mod)]
+        costs = with_estimates(
+            costs, products_of(works), cache_dir=config.cache_dir, progress=state.note
+        )
 
     def declined(call: relax.Call, device: str) -> str | None:
         if device == "npu":
@@ -128,7 +137,7 @@ def _place(state: State) -> State:
         gpu_share=config.gpu_share,
         power_w=_power(spec, needed=config.objective != "latency"),
     )
-    return dataclasses.replace(state, plan=plans[mode(config)], plans=plans)
+    return dataclasses.replace(state, plan=plans[mode(config)], plans=plans, costs=costs)
 
 
 def mode(config: BuildConfig) -> str:

@@ -39,11 +39,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm plan`."""
     add_model_arguments(parser)
     parser.add_argument(
-        "--estimate",
-        action="store_true",
-        help="ask Qualcomm's compiler what each NPU region takes, beside the prediction",
-    )
-    parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE.png",
@@ -85,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
 def _plot(args: argparse.Namespace) -> int:
     """The picture of products; no model is planned."""
     from hetero_tvm import compiler, plan_plot
+    from hetero_tvm.config import default_cache_dir
+    from hetero_tvm.costs import with_estimates
     from hetero_tvm.progress import Progress
 
     if args.model is not None or args.length is not None:
@@ -93,18 +90,22 @@ def _plot(args: argparse.Namespace) -> int:
     with Progress(quiet=args.quiet) as progress:
         progress.begin({"plot": 1.0})
         progress.step("plot")
-        spec = compiler.target_spec(args.target, progress)
-        costs = plan_plot.costs_for(
-            spec, args.dtype, estimate=args.estimate, progress=progress.note
+        cache_dir = default_cache_dir()
+        costs = compiler.target_costs(
+            args.target, progress, cache_dir=cache_dir, reprofile=args.reprofile
         )
+        if args.estimate:
+            products = plan_plot.products(args.dtype)
+            costs = with_estimates(costs, products, cache_dir=cache_dir, progress=progress.note)
+        target = costs.spec.name
         series = [
             plan_plot.product_series(costs, depth, columns, args.dtype)
             for depth, columns in plan_plot.WEIGHTS
         ]
-        plan_plot.draw(args.plot, spec.name, args.dtype, series)
+        plan_plot.draw(args.plot, target, args.dtype, series)
     if args.json:
         data = [dataclasses.asdict(one) for one in series]
-        cli.emit_json("plan", {"target": spec.name, "plot": str(args.plot), "products": data})
+        cli.emit_json("plan", {"target": target, "plot": str(args.plot), "products": data})
     else:
         cli.emit(f"wrote {args.plot}")
     return 0
@@ -116,7 +117,7 @@ def _report(args: argparse.Namespace, length: int | None) -> PlanReport:
 
     config = model_config(args, output=None, length=length)
     with Progress(quiet=args.quiet) as progress:
-        return plan_report.explain(config, progress, estimate=args.estimate)
+        return plan_report.explain(config, progress)
 
 
 if __name__ == "__main__":

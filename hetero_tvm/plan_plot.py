@@ -11,20 +11,17 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetero_tvm.config import default_cache_dir
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from relay_passes.op_work import Work
 from relay_passes.planner.problem import Op, Problem, Waiting
 from relay_passes.planner.product_choices import product_choices
 from relay_passes.planner.timeline import evaluate
 from schedules.cost_model import CostModel
-from schedules.npu_costs import NpuCosts, Product
-from schedules.npu_estimate import EstimateUnavailable
-from target_specs.spec import SocSpec
+from schedules.npu_costs import Product
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,28 +117,9 @@ def _compiled(costs: CostModel, longest: int) -> tuple[int, ...]:
     return tuple(range(tile, longest + tile, tile)) if tile > 1 else ()
 
 
-def costs_for(
-    spec: SocSpec, dtype: str, *, estimate: bool, progress: Callable[[str], None]
-) -> CostModel:
-    """The target's costs, with `estimate` those of the vendor for the products of `WEIGHTS`.
-
-    Raises:
-        BadInput: `estimate` for an NPU that is not the vendor's.
-        EnvironmentProblem: `estimate` without the vendor's compiler.
-    """
-    if not estimate:
-        return CostModel(spec)
-    try:
-        npu_costs = NpuCosts(
-            spec.npu, spec.memory.one_device_gbps, cache_dir=default_cache_dir(), progress=progress
-        )
-    except EstimateUnavailable as error:
-        raise BadInput(f"--estimate: {error}; plot without it") from None
-    try:
-        npu_costs.prepare(Product(LONGEST, *weight, _BITS[dtype]) for weight in WEIGHTS)
-    except EstimateUnavailable as error:
-        raise EnvironmentProblem(f"--estimate: {error}") from None
-    return CostModel(spec, npu_costs=npu_costs)
+def products(dtype: str) -> list[Product]:
+    """What an estimate is needed of for the series of `WEIGHTS`."""
+    return [Product(LONGEST, depth, columns, _BITS[dtype]) for depth, columns in WEIGHTS]
 
 
 def check(path: Path) -> None:

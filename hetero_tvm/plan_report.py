@@ -174,38 +174,41 @@ def standing_still(plan: Plan) -> list[float]:
     return [wait.us for wait in plan.waits if wait.waiter != "cpu"]
 
 
-def explain(config: BuildConfig, progress: Progress, *, estimate: bool = False) -> PlanReport:
+def explain(config: BuildConfig, progress: Progress) -> PlanReport:
     """Plan as `config` says, and in every other mode.
 
     Args:
-        config: a build without an output.
+        config: a build without an output. With `estimate` the vendor's compiler is asked about the
+            plan's NPU regions, too.
         progress: told of every phase.
-        estimate: ask the vendor's compiler about the NPU's regions, too.
 
     Raises:
-        BadInput: also where `estimate` is asked for an NPU that is not the vendor's.
-        EnvironmentProblem: `estimate` without the vendor's compiler.
+        BadInput: also where estimates are asked for of an NPU that is not the vendor's.
+        EnvironmentProblem: estimates without the vendor's compiler.
     """
     assert config.output is None, "a plan writes nothing"
     begin = time.perf_counter()
-    spec = compiler.target_spec(config.target, progress)
-    if estimate:
+    costs = compiler.target_costs(
+        config.target, progress, cache_dir=config.cache_dir, reprofile=config.reprofile
+    )
+    spec = costs.spec
+    if config.estimate:  # said before the work
         try:
             proxy_for(spec.npu)
         except EstimateUnavailable as error:
             raise BadInput(f"--estimate: {error}; plan without it") from None
     steps = {phase.name: phase.weight for phase in pipeline.PHASES if phase.plan}
-    progress.begin({**steps, **({"estimate": 5.0} if estimate else {})})
+    progress.begin({**steps, **({"estimate": 5.0} if config.estimate else {})})
     state = pipeline.run(
-        pipeline.State(config=config, spec=spec, note=progress.note),
+        pipeline.State(config=config, spec=spec, costs=costs, note=progress.note),
         plan_only=True,
         on_phase=lambda phase: progress.step(phase.name),
     )
-    assert state.model is not None and state.plan is not None
-    costs = CostModel(spec)
+    assert state.model is not None and state.plan is not None and state.costs is not None
+    costs = state.costs
     figures, figure_of, provenance_of = _figures(read_program(state.mod), state.plan, costs)
     regions = None
-    if estimate:
+    if config.estimate:
         progress.step("estimate")
         regions = plan_regions.estimate_regions(state, costs)
     return PlanReport(

@@ -66,12 +66,13 @@ def test_odd_lengths_are_refused(text):
         read_lengths(text)
 
 
-def test_a_share_is_a_percentage():
-    assert read_share("100%") == 1
+def test_a_share_is_a_percentage_or_a_fraction():
+    assert read_share("100%") == read_share("1") == 1
+    assert read_share("60%") == read_share("0.6") == 0.6
     assert read_share("12.5%") == 0.125
 
 
-@pytest.mark.parametrize("text", ["0%", "101%", "60", "0.6", "-5%", "nan%", "%", "half"])
+@pytest.mark.parametrize("text", ["0%", "101%", "60", "0", "-5%", "nan%", "nan", "%", "half"])
 def test_odd_shares_are_refused(text):
-    with pytest.raises(BadInput, match=f"--gpu-share {text}: write a percentage"):
+    with pytest.raises(BadInput, match=f"--gpu-share {text}: write a share"):
         read_share(text)

@@ -58,7 +58,7 @@ def test_a_malformed_module_is_found_after_its_phase(tmp_path, monkeypatch):
     done = []
     with pytest.raises(Exception, match="loose"):
         pipeline.run(start(tmp_path), after_phase=lambda phase, state: done.append(phase.name))
-    assert done[-1] == "place"
+    assert done[-1] == "split"
 
 
 def test_rejected_region_stops_the_build(tmp_path, monkeypatch):

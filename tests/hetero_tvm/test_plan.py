@@ -155,7 +155,11 @@ def test_table_on_stdout(hetero, tmp_path):
         (["mlp.onnx", "--length", "4"], "--length needs an --input with a dimension written L"),
         (["mlp.onnx", "--plot", "p.png"], "--plot shows products of the target, without a model"),
         (["--plot", "p.svg"], "the picture is a PNG; name it so, as in p.png"),
-        (["mlp.onnx", "--gpu-share", "0%"], "write a percentage above 0%"),
+        (["mlp.onnx", "--gpu-share", "0%"], "write a share above 0"),
+        (
+            ["mlp.onnx", "--reprofile"],
+            "--reprofile measures this machine: use it",
+        ),
         (
             ["mlp.onnx", "-t", "host", "--objective", "energy"],
             "target host does not say what power its devices take ([gpu] power_w and [npu] "
@@ -178,6 +182,7 @@ def test_table_on_stdout(hetero, tmp_path):
         "plot_and_model",
         "no_png",
         "no_share",
+        "not_this_machine",
         "no_power",
         "not_qualcomms",
     ],

@@ -118,8 +118,9 @@ def test_what_is_wrong_is_said_before_the_work(tmp_path, monkeypatch):
         plan_plot.check(tmp_path / "p.png")
 
 
-def test_estimates_are_the_vendors_alone():
-    with pytest.raises(BadInput, match=r"--estimate: .*; plot without it"):
-        plan_plot.costs_for(load_spec("host"), "float16", estimate=True, progress=print)
-    costs = plan_plot.costs_for(COSTS.spec, "float16", estimate=False, progress=print)
-    assert costs.npu_costs is None
+def test_estimates_cover_the_series():
+    """Grown from these two, no length or share is outside what was asked for."""
+    found = plan_plot.products("float16")
+    assert [(p.depth, p.columns) for p in found] == list(plan_plot.WEIGHTS)
+    assert {p.rows for p in found} == {max(default_lengths())}
+    assert {p.weight_bits for p in plan_plot.products("float32")} == {32}
