@@ -62,9 +62,9 @@ def test_waiting_fast_is_never_slower():
 
 
 def test_decoding_is_where_published_engines_are():
-    """HeteroLLM (arXiv 2501.14794) decodes Llama-3-8B at 14.01 tokens/s on GPU and NPU, W4A16.
+    """HeteroLLM (arXiv 2501.14794), by summaries of it: Llama-3-8B at 14.01 tokens/s, W4A16.
 
-    No figure was fitted to that, so only the region is asked for.
+    The simulator was not fitted to that, so only the region is asked for.
     """
     found = report("llama-3-8b", 256)
     assert 10 < found.tokens_per_s("split", "decode") < 20
