@@ -26,7 +26,7 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -48,6 +48,8 @@ class Manifest:
     model_sha256: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    # Of each output: the permutation that shows its memory in its shape; None: it lies so.
+    output_axes: tuple[tuple[int, ...] | None, ...]
     ranges: tuple[InputRange, ...]  # what random inputs are drawn from
     versions: dict[str, str]
     plan: dict[str, Any]
@@ -76,7 +78,17 @@ class Manifest:
             for r in raw["ranges"]
         )
         raw["soc_ids"] = tuple(raw["soc_ids"])
+        raw["output_axes"] = tuple(
+            None if axes is None else _permutation(axes, len(spec.shape))
+            for spec, axes in zip(raw["outputs"], raw["output_axes"], strict=True)
+        )
         return cls(**raw)
+
+
+def _permutation(axes: list[int], rank: int) -> tuple[int, ...]:
+    if sorted(axes) != list(range(rank)):
+        raise ValueError(f"{axes} is no order of {rank} axes")
+    return tuple(axes)
 
 
 @contextlib.contextmanager

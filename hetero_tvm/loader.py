@@ -80,14 +80,16 @@ class Model:
         return result
 
     def fetch(self, result: Any) -> dict[str, np.ndarray]:
-        """The outputs of `call` as arrays by name."""
+        """The outputs of `call` as arrays by name.
+
+        An output whose parts two devices made side by side may lie permuted in memory: its array is
+        a view, with strides that show it in the model's shape.
+        """
         outputs = [result] if len(self.manifest.outputs) == 1 else list(result)
         if len(self.manifest.outputs) == 1 and not hasattr(result, "numpy"):
             outputs = list(result)
-        return {
-            spec.name: np.asarray(tensor.numpy())
-            for spec, tensor in zip(self.manifest.outputs, outputs, strict=True)
-        }
+        found = zip(self.manifest.outputs, outputs, self.manifest.output_axes, strict=True)
+        return {spec.name: _seen(np.asarray(tensor.numpy()), axes) for spec, tensor, axes in found}
 
 
 def load(path: str | Path) -> Model:
@@ -160,6 +162,10 @@ def _checked(value: Any, spec: TensorSpec) -> np.ndarray:
             f"input {spec.name}: shape {list(array.shape)}, the model takes {list(spec.shape)}"
         )
     return np.asarray(array, order="C")  # ascontiguousarray would make a scalar 1-D
+
+
+def _seen(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    return array if axes is None else np.transpose(array, axes)
 
 
 def _last_line(error: BaseException) -> str:

@@ -26,7 +26,11 @@ MANIFEST = Manifest(
     model_name="tiny.onnx",
     model_sha256="0" * 64,
     inputs=(TensorSpec(name="x", dtype="float32", shape=(1, 3)),),
-    outputs=(TensorSpec(name="y", dtype="int64", shape=()),),
+    outputs=(
+        TensorSpec(name="y", dtype="int64", shape=()),
+        TensorSpec(name="z", dtype="float32", shape=(2, 3)),
+    ),
+    output_axes=(None, (1, 0)),
     ranges=(InputRange(name="x", dtype="float32", shape=(1, 3), kind="choice", values=(1, 2)),),
     versions={"tvm": "0.27"},
     plan={"ops": []},
@@ -102,3 +106,11 @@ def test_a_finished_write_is_whole(tmp_path):
         assert not path.exists()
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["model.so"]
+
+
+@pytest.mark.parametrize("axes", [(None, (0, 2)), (None, (0,)), (None,), (None, None, None)])
+def test_axes_that_show_no_output_are_refused(artefact, axes):
+    artefact.write_bytes(CODE)
+    append_manifest(artefact, dataclasses.replace(MANIFEST, output_axes=axes))
+    with pytest.raises(BadInput, match="made by another version"):
+        read_manifest(artefact)

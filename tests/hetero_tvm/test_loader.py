@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import forced_plans
 import numpy as np
 import pytest
 import tiny_models as tiny
@@ -102,3 +103,31 @@ def test_other_soc_is_refused(rewritten, tmp_path, monkeypatch):
         hetero_tvm.load(path)
     (tmp_path / "soc_id").write_text("557\n")
     hetero_tvm.load(path)
+
+
+@pytest.mark.parametrize("rows", [1, 5])
+def test_columns_of_two_devices_are_seen_in_the_models_shape(tmp_path, rows):
+    """The GEMM's columns are the NPU's first, then the GPU's: memory is [16, rows]."""
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=rows)
+    plan = forced_plans.by_operator({"matmul": (1, 4)})
+    forced_plans.build(path, tmp_path / "mlp.so", plan)
+    model = hetero_tvm.load(tmp_path / "mlp.so")
+    assert model.manifest.output_axes == ((1, 0) if rows > 1 else None,)
+    x = np.random.default_rng(0).standard_normal((rows, 32), np.float32)
+    (want,) = tiny.run_with_onnxruntime(path, x=x).values()
+    result = model.call(model.feed({"x": x}))
+    got = model.fetch(result)["y"]
+    assert got.shape == (rows, 16)
+    assert got.flags.c_contiguous == (rows == 1)  # a view: nothing was moved
+    np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_outputs_can_be_saved_and_compared_however_they_lie(tmp_path, hetero):
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=5)
+    plan = forced_plans.by_operator({"matmul": (1, 4)})
+    forced_plans.build(path, tmp_path / "mlp.so", plan)
+    saved = tmp_path / "out.npz"
+    done = hetero("run", tmp_path / "mlp.so", "--compare", path, "--save", saved, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.json["held"] is True
+    assert np.load(saved)["y"].shape == (5, 16)
