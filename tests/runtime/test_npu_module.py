@@ -183,6 +183,18 @@ def test_wrong_provider_or_option_is_refused(provider, options, message):
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latency_us": "soon"}, "option latency_us is 'soon', not a number"),
+        ({"stamp": "1"}, "option stamp needs an output of 16 bytes"),
+    ],
+)
+def test_wrong_option_of_the_null_provider_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"NPU region r: {message}"):
+        runtime.npu_module([onnx_region("r", "Neg", (2,))], "null", options)
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda region: region.pop("symbol"), "region 0: no 'symbol'"),

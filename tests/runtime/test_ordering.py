@@ -9,8 +9,10 @@ import gc
 import itertools
 import os
 import random
+import subprocess
 import threading
 import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -489,3 +491,31 @@ def test_threads_of_the_host_can_be_set_from_outside():
     assert fresh(script, HETERO_NPU_THREADS="2").json == "built"
     refused = fresh(script, HETERO_NPU_THREADS="many").json
     assert refused == "HETERO_NPU_THREADS is 'many', not a number"
+
+
+# A driver whose events say "submitted" for ever, and which counts how often it is asked.
+STUBBORN = """
+#include <stdint.h>
+#include <stdio.h>
+int32_t clGetEventInfo(void* event, uint32_t key, size_t size, void* out, size_t* needed) {
+  static int asked = 0;
+  if (asked++ == 0) fprintf(stderr, "asked\\n");
+  *(int32_t*)out = 2;
+  return 0;
+}
+"""
+
+
+def test_driver_whose_events_only_move_when_waited_for(opencl, tmp_path):
+    (about,) = [device for device in runtime.opencl_devices() if device["selected"]]
+    real = Path(about["library"])
+    if not real.is_file():
+        pytest.skip(f"{real} is not a file that can be linked with")
+    (tmp_path / "stubborn.c").write_text(STUBBORN)
+    library = tmp_path / "libstubborn.so"
+    command = ["cc", "-shared", "-fPIC", tmp_path / "stubborn.c", "-o", library]
+    command += ["-Wl,--no-as-needed", real, f"-Wl,-rpath,{real.parent}"]
+    subprocess.run(command, check=True)
+    done = fresh(SCHEDULE, HETERO_OPENCL_LIB=str(library))
+    assert done.json == about["memory"], done.stderr
+    assert "asked" in done.stderr
