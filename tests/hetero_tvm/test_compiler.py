@@ -1,11 +1,16 @@
 """One build from start to end: what it leaves behind, and what it does not."""
 
+import dataclasses
+
 import pytest
 import tiny_models as tiny
 
 from hetero_tvm import bundle, compiler, pipeline, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.host_profile import HostProfile
+from hetero_tvm.progress import Progress
+from target_specs.loader import SOCS, load_spec
 
 
 def config(tmp_path, **changes):
@@ -74,3 +79,44 @@ def test_a_full_disk_is_the_environment(tmp_path, monkeypatch):
     with pytest.raises(EnvironmentProblem, match=r"cannot write .*m\.so: No space left on device"):
         compiler.build(config(tmp_path))
     assert [file.name for file in tmp_path.iterdir()] == ["mlp.onnx"]
+
+
+@pytest.fixture
+def profiled(monkeypatch):
+    """This machine, measured: a GPU of one flop, and how it was asked for."""
+    spec = load_spec("host")
+    spec = dataclasses.replace(spec, gpu=dataclasses.replace(spec.gpu, matmul_gflops=1.0))
+    asked = []
+
+    def host_profile(cache_dir, *, reprofile, progress):
+        asked.append((cache_dir, reprofile))
+        return HostProfile(spec, ())
+
+    monkeypatch.setattr(compiler, "host_profile", host_profile)
+    return asked
+
+
+@pytest.mark.parametrize("reprofile", [False, True])
+def test_the_host_is_as_measured(profiled, tmp_path, reprofile):
+    costs = compiler.target_costs(
+        "host", Progress(quiet=True), cache_dir=tmp_path, reprofile=reprofile
+    )
+    assert costs.spec.gpu.matmul_gflops == 1.0
+    assert profiled == [(tmp_path, reprofile)]
+
+
+def test_other_targets_are_as_their_file_says(profiled, tmp_path):
+    mine = tmp_path / "mine.toml"
+    mine.write_text((SOCS / "host.toml").read_text())  # also called host, but a file
+    for target in ("snapdragon", str(mine)):
+        costs = compiler.target_costs(target, Progress(quiet=True), cache_dir=tmp_path)
+        assert costs.spec.gpu.matmul_gflops > 1.0
+        with pytest.raises(BadInput, match="--reprofile measures this machine"):
+            compiler.target_costs(target, Progress(quiet=True), cache_dir=tmp_path, reprofile=True)
+    assert profiled == []
+
+
+def test_a_build_follows_the_measured_host(profiled, tmp_path):
+    result = compiler.build(config(tmp_path, output=None))
+    assert profiled
+    assert result.plan.macs["gpu"] == 0  # far too slow
