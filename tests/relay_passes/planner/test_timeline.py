@@ -64,6 +64,8 @@ def test_a_wait_that_comes_late_finds_the_work_done():
 def test_what_the_other_waited_for_is_seen_too():
     ops = _on("cpu", 1), _on("gpu", 1, 0), _on("npu", 1, 0, 1)
     assert _waited(_run(_problem(*ops))) == [("gpu", "cpu", 1), ("npu", "gpu", 2)]
+    ops = _on("cpu", 1), _on("gpu", 1, 0), _on("npu", 1, 1), _on("npu", 1, 0)
+    assert _waited(_run(_problem(*ops))) == [("gpu", "cpu", 1), ("npu", "gpu", 2)]
     ops = _on("npu", 1, output=True), _on("gpu", 1, 0, output=True)
     assert _waited(_run(_problem(*ops))) == [("gpu", "npu", 1), ("cpu", "gpu", 2)]
 
