@@ -25,6 +25,7 @@ from tvm.target import Target
 from relay_passes.channels_last import ChannelsLast
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
+from relay_passes.keep_joined_parts import KeepJoinedParts
 from relay_passes.kernel_names import source_names
 from relay_passes.store_permuted import StorePermuted
 
@@ -60,7 +61,9 @@ def lower_gpu_passes(
         ChannelsLast(),
         FoldConstantViews(),
         FuseKernels(legalizations),
-        # Before scheduling, which hides that a kernel only renames; a reshape is a view from here.
+        # Before scheduling, which hides that a kernel only renames; a reshape is a view from here,
+        # but for parts of a join, which must be where the join is.
+        KeepJoinedParts(),
         transform.RewriteDataflowReshape(),
         dlight.ApplyDefaultSchedule(*rules),
     ]

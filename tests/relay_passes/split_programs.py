@@ -172,6 +172,8 @@ def models(draw: st.DrawFn) -> IRModule:
     return model.finish(build, steps, draw(st.integers(0, 2)))
 
 
+_DEVICES = ["gpu", "gpu", "npu", "npu", "cpu"]
+
 # --- plans ---------------------------------------------------------------------------------------
 
 
@@ -186,13 +188,19 @@ def legal_cuts(call: relax.Call) -> list[tuple[Sharding, Cut]]:
     ]
 
 
-def random_plan(mod: IRModule, rng: random.Random, split: float = 0.7) -> Plan:
+def random_plan(
+    mod: IRModule,
+    rng: random.Random,
+    split: float = 0.7,
+    able: Callable[[relax.Call, str], bool] = lambda call, device: True,
+) -> Plan:
     """A place for every operator; cuts mostly go on along chains. CPU work is rare."""
     nodes = read_program(mod)
     cuts: dict[relax.Var, Cut] = {}
     chosen: list[tuple[str, tuple[Sharding, Cut] | None]] = []
     for node in nodes:
-        legal = legal_cuts(node.call)
+        devices = [device for device in _DEVICES if able(node.call, device)]
+        legal = legal_cuts(node.call) if {"gpu", "npu"} <= set(devices) else []
         alike = [
             (sharding, cut)
             for sharding, cut in legal
@@ -208,7 +216,7 @@ def random_plan(mod: IRModule, rng: random.Random, split: float = 0.7) -> Plan:
         elif legal and rng.random() < split:
             chosen.append(("gpu+npu", rng.choice(legal)))
         else:
-            chosen.append((rng.choice(["gpu", "gpu", "npu", "npu", "cpu"]), None))
+            chosen.append((rng.choice(devices), None))
         if chosen[-1][1] is not None:
             cuts[node.var] = chosen[-1][1][1]
     return plan_of(nodes, chosen)
