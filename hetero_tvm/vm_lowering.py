@@ -23,6 +23,7 @@ from tvm.support import cc
 from hetero_tvm.errors import EnvironmentProblem
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.plan_memory import PlanMemory, npu_or_kernel
+from relay_passes.start_npu_early import StartNpuEarly
 from schedules.host_memory import host_memory_pipeline
 
 
@@ -35,6 +36,7 @@ def lower_to_vm(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
         transform.RewriteDataflowReshape(),  # a reshape is a view from here on
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
+        StartNpuEarly(regions),
         transform.CallTIRRewrite(),
         # After ToNonDataflow, where order is program order and nothing is dropped as unused.
         PlanMemory(npu_or_kernel(regions, HOST_ATTR)),
