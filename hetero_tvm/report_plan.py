@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from hetero_tvm.plan_regions import Region
-from hetero_tvm.plan_report import PlanReport, standing_still
+from hetero_tvm.plan_report import MODELLED, PlanReport, standing_still
 from hetero_tvm.report_text import MODE_TITLES
 from relay_passes.place import MODES
 from relay_passes.plan import Offer, OpPlan, Plan
@@ -15,6 +15,10 @@ from schedules.npu_profile import NoEstimate
 
 _WIDTH = 100
 _NOTES_SHOWN = 5  # in one row
+_BETTER = {  # what takes the roofline's place, by its provenance
+    "vendor-estimated": "the vendor's estimate",
+    "measured": "fitted to measured kernels",
+}
 
 
 def plan_summary(report: PlanReport, *, verbose: bool) -> str:
@@ -76,10 +80,13 @@ def _operators(report: PlanReport, *, verbose: bool) -> Iterator[str]:
             "one of operators that are not split. -v lists every split that was considered.",
             _WIDTH,
         )
-    provenances = sorted({figure.provenance for figure in report.figures})
+    words = {_rests_on(report, *key) for key in report.figure_of}
+    better = sorted({kind for kind in report.provenance_of.values() if kind != MODELLED})
     yield from textwrap.wrap(
-        "Times are modelled: a roofline on figures of the target's spec, which are "
-        + ", ".join(f"{word[0]} {word}" for word in provenances)
+        "Times are modelled: a roofline on figures of the target's spec"
+        + "".join(f", or {_BETTER.get(kind, kind)}" for kind in better)
+        + ". What they rest on is "
+        + ", ".join(f"{word[0]} {word}" for word in sorted(words))
         + ".",
         _WIDTH,
     )
@@ -132,11 +139,17 @@ def _times(report: PlanReport, ops: list[OpPlan], device: str) -> str:
     """The sum on `device`, and of which provenance the figures behind it are."""
     if any(device not in op.cost_us for op in ops):
         return f"{'-':>10}   "
-    used = {
-        report.figure_of[op.name, device] for op in ops if (op.name, device) in report.figure_of
-    }
-    marks = "".join(sorted({report.figures[index].provenance[0] for index in used}))
+    marks = "".join(sorted({_rests_on(report, op.name, device)[:1] for op in ops}))
     return f"{sum(op.cost_us[device] for op in ops):>10.1f} {marks:<2}"
+
+
+def _rests_on(report: PlanReport, name: str, device: str) -> str:
+    """What the time is itself, or where it is modelled its figure; nothing for a view."""
+    itself = report.provenance_of.get((name, device), MODELLED)
+    index = report.figure_of.get((name, device))
+    if itself == MODELLED and index is not None:
+        return report.figures[index].provenance
+    return "" if index is None else itself
 
 
 def _split_times(ops: Sequence[OpPlan]) -> str:

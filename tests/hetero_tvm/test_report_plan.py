@@ -168,11 +168,23 @@ def test_columns_only_where_they_say_something():
 
 
 def test_provenance_is_spelt_out():
-    text = plan_summary(REPORT, verbose=False)
-    assert "Times are modelled: a roofline on figures of the target's spec" in text
-    assert "p published, s scaled." in text
+    text = " ".join(plan_summary(REPORT, verbose=False).split())
+    assert "Times are modelled: a roofline on figures of the target's spec." in text
+    assert "What they rest on is p published, s scaled." in text
     assert "a paper" not in text
     assert "p a paper" in plan_summary(REPORT, verbose=True)
+
+
+def test_what_is_better_than_modelled_is_said():
+    """The NPU's time of `a` is the vendor's, that of `b` rests on a scaled figure."""
+    kinds = dict.fromkeys(REPORT.figure_of, "modelled")
+    kinds["a", "npu"] = "vendor-estimated"
+    text = plan_summary(dataclasses.replace(REPORT, provenance_of=kinds), verbose=False)
+    why = ["faster", "here"]
+    assert ["npu", "matmul", "2", "70.0", "ps", "15.0", "sv", "-", *why] in rows(text)
+    text = " ".join(text.split())
+    assert "a roofline on figures of the target's spec, or the vendor's estimate." in text
+    assert "p published, s scaled, v vendor-estimated." in text
 
 
 def test_verbose_names_every_node():
