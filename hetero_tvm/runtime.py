@@ -223,14 +223,24 @@ def sync() -> None:
     _call("sync")
 
 
-def configure_sync(*, implicit_waits: bool | None = None, fast: bool | None = None) -> None:
+def configure_sync(
+    *,
+    implicit_waits: bool | None = None,
+    fast: bool | None = None,
+    poll_cpu: bool | None = None,
+) -> None:
     """Choose how devices wait for each other, at any time when nothing is running.
 
     `implicit_waits`: an NPU call waits for the GPU and for its own end (else
     HETERO_IMPLICIT_WAITS). `fast`: sleep and poll instead of clFinish (else HETERO_FAST_SYNC).
+    `poll_cpu`: poll too where OpenCL runs on this processor (else HETERO_POLL_CPU).
     """
     load()
-    settings = {"sync.implicit_waits": implicit_waits, "sync.fast": fast}
+    settings = {
+        "sync.implicit_waits": implicit_waits,
+        "sync.fast": fast,
+        "sync.poll_cpu": poll_cpu,
+    }
     for key, value in settings.items():
         if value is not None:
             _call("setting_set", key, str(int(value)))

@@ -24,6 +24,7 @@ void ReadSwitch(const Settings& settings, const std::string& key, std::atomic<bo
 void SyncOptions::ReadFrom(const Settings& settings) {
   ReadSwitch(settings, "sync.implicit_waits", implicit_waits);
   ReadSwitch(settings, "sync.fast", fast);
+  ReadSwitch(settings, "sync.poll_cpu", poll_cpu);
 }
 
 }  // namespace hetero_tvm::runtime

@@ -24,6 +24,12 @@ struct SyncOptions {
   /*! \brief Sleep, then poll; otherwise clFinish, and condition variables. */
   std::atomic<bool> fast{true};
 
+  /*!
+   * \brief Poll also for an OpenCL device that is this processor. Its driver computes in the thread
+   * that waits, so there blocking is the faster way.
+   */
+  std::atomic<bool> poll_cpu{false};
+
   /*! \brief Take over what `settings` says. Throws ValueError when that is not 0 or 1. */
   void ReadFrom(const Settings& settings);
 };

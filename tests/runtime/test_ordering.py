@@ -396,8 +396,8 @@ add = opencl_module({"add_one": (ADD_ONE_ARGS, X)}, {"add_one": ADD_ONE})["add_o
 put = opencl_module({"set": ((POINTER, INT32, INT32), X)}, {"set": t.SET})["set"]
 gpu = lambda out, source: add(out, source, t.N, 0, t.N // 64, 64)
 fill = lambda out, value: put(out, t.N, value, t.N // 64, 64)
-for fast in (True, False):
-    runtime.configure_sync(fast=fast)
+for fast, poll_cpu in ((True, True), (True, False), (False, False)):
+    runtime.configure_sync(fast=fast, poll_cpu=poll_cpu)
     for seed in range(4):
         t.random_schedule(device, gpu, fill, [t.npu(), t.npu(latency_us=500)], seed, 100)
 print(json.dumps(about["memory"]))
@@ -516,6 +516,6 @@ def test_driver_whose_events_only_move_when_waited_for(opencl, tmp_path):
     command = ["cc", "-shared", "-fPIC", tmp_path / "stubborn.c", "-o", library]
     command += ["-Wl,--no-as-needed", real, f"-Wl,-rpath,{real.parent}"]
     subprocess.run(command, check=True)
-    done = fresh(SCHEDULE, HETERO_OPENCL_LIB=str(library))
+    done = fresh(SCHEDULE, HETERO_OPENCL_LIB=str(library), HETERO_POLL_CPU="1")
     assert done.json == about["memory"], done.stderr
     assert "asked" in done.stderr

@@ -114,7 +114,9 @@ void ClSession::Wait(uint64_t ticket) {
     }
   }
   counters_.gpu_waits.Add();
-  const bool watched = fence->event.Get() != nullptr && WatchEvent(*fence, started + expected);
+  const bool may_poll = device_.type != "cpu" || options_.poll_cpu.load(std::memory_order_relaxed);
+  const bool watched =
+      may_poll && fence->event.Get() != nullptr && WatchEvent(*fence, started + expected);
   const cl_event event = fence->event.Get();
   // Also when the event was seen to be over: only this call makes what was written visible.
   const cl_int status =
