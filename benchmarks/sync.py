@@ -16,7 +16,8 @@ Where the GPU is a driver on this processor, clFinish runs the kernel in the wai
 so that the consumer may begin before another thread sees the end: a latency below zero.
 
 Both ways of waiting run in turn, in one process. With OpenCL on this processor the fast way blocks
-in clWaitForEvents, unless HETERO_POLL_CPU=1 lets it poll as for a real GPU. The NPU is the runtime's null provider, a sleep;
+in clWaitForEvents, unless HETERO_POLL_CPU=1 lets it poll as for a real GPU. The NPU is the
+runtime's null provider, a sleep;
 the GPU is the OpenCL device of this machine, with a kernel of about `--work-us` too. Needs
 fine-grain SVM, since a host that polls what a kernel writes is the point.
 """
