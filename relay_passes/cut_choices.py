@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +68,7 @@ def cut_choices(
         own = shares[seed]
         assert own is not None
         choices = _seed_choices(nodes[seed].call, works[seed], own, overall, tile)
-        for choice in _worth_trying(choices, lambda choice, i=seed: split_us(i, choice)):
+        for choice in _worth_trying(choices, functools.partial(split_us, seed)):
             _spread(network, seed, choice, shares, found)
     return [list(choices.values()) for choices in found]
 
