@@ -19,7 +19,7 @@ trap 'rm -rf "$report"' EXIT
 # Tests in processes of their own are left out: they would start the ordinary library.
 # -R: ThreadSanitizer cannot live with every address space layout.
 status=0
-LD_PRELOAD=$(g++ -print-file-name=libtsan.so) setarch -R env \
+LD_PRELOAD=$(g++ -print-file-name=libtsan.so) setarch -R env HETERO_POLL_CPU=1 \
   TSAN_OPTIONS="suppressions=$PWD/runtime/tsan.supp halt_on_error=0 exitcode=0 log_path=$report/tsan" \
   "$python" -c '
 import pathlib, sys
