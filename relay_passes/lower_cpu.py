@@ -1,14 +1,9 @@
-"""Operators that the plan puts on the CPU become kernels compiled by LLVM; and their ordering.
+"""Operators that the plan puts on the CPU become kernels compiled by LLVM.
 
-    y = op(x)            ->  y = call_tir(op_cpu, x)                    LowerCpu
-    y = call_tir(op_cpu) ->  call_packed("hetero_tvm.gpu_wait")         InsertGpuWaits
-                             y = call_tir(op_cpu)
+    y = op(x)            ->  y = call_tir(op_cpu, x)
 
-Memory is shared, so no copy is needed; order is. GPU kernels run asynchronously on an in-order
-queue, CPU kernels at once. Before a CPU kernel the queue must be empty: not only because its
-inputs may still be computed, but because the planner may have given its output memory that a
-queued kernel still reads. After a CPU kernel nothing is needed: what it wrote is visible to every
-later launch.
+Memory is shared, so no copy is needed; order is, and `plan_memory` sees to it: CPU kernels run at
+once, and wait first for whoever made what they read or still uses the memory that they write.
 """
 
 from __future__ import annotations
@@ -28,7 +23,6 @@ from relay_passes.plan import Plan
 
 # PrimFunc attribute: TVM binds the function to the host target.
 HOST_ATTR = "tirx.is_host_func"
-GPU_WAIT = "hetero_tvm.gpu_wait"
 _OPAQUE = 8  # the pattern that FuseOps never fuses
 _LLVM = tvm.target.Target({"kind": "llvm"})
 
@@ -101,44 +95,6 @@ class _Legalizer(PyExprMutator):
         host = scheduled[name].with_attr("tirx.is_scheduled", True).without_attr("global_symbol")
         copy = self.builder_.add_func(host, name)
         return relax.Call(call.op, [copy, *rest], call.attrs, call.ty_args)
-
-
-@tvm.transform.module_pass(opt_level=0, name="InsertGpuWaits")
-class InsertGpuWaits:
-    """Drain the GPU's queue before a CPU kernel, where work may be queued.
-
-    Requires: `main` is no longer dataflow, so that order is program order; calls are `call_tir`.
-    Ensures:  between any GPU kernel, or the start of `main`, and a CPU kernel after it there is
-              one call of `hetero_tvm.gpu_wait`. It is impure: no later pass drops or moves it.
-    """
-
-    def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
-        """Rewrite every Relax function that calls a host function."""
-        result = IRModule(dict(mod.functions.items()), attrs=mod.attrs)
-        for name, func in mod.functions.items():
-            if isinstance(func, relax.Function):
-                result[name] = _WaitInserter(mod).visit_expr(func)
-        return result
-
-
-@mutator
-class _WaitInserter(PyExprMutator):
-    def __init__(self, mod: IRModule) -> None:
-        super().__init__(mod)
-        self.mod = mod
-        # The caller's own work may be queued when the function starts.
-        self.may_be_queued = True
-
-    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
-        """Emit a wait before a CPU kernel; note what queues work."""
-        value = binding.value
-        if is_call_tir(value):
-            on_cpu = HOST_ATTR in self.mod[value.args[0]].attrs
-            if on_cpu and self.may_be_queued:
-                wait = relax.Call(relax.ExternFunc(GPU_WAIT), [], ty_args=[relax.TupleType([])])
-                self.builder_.emit(wait, "gpu_wait")
-            self.may_be_queued = not on_cpu
-        super().visit_var_binding_(binding)
 
 
 def is_call_tir(value: relax.Expr) -> bool:

@@ -1,4 +1,4 @@
-"""CPU operators become host kernels, each after a wait for the GPU that no pass drops."""
+"""CPU operators become host kernels, and the GPU is waited for where data needs it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from on_gpu import device, gpu_spec, lower, normal
 from tvm import relax
 
 from hetero_tvm import vm_lowering
-from relay_passes.lower_cpu import GPU_WAIT, HOST_ATTR, InsertGpuWaits, LowerCpu, is_call_tir
+from relay_passes.lower_cpu import HOST_ATTR, LowerCpu, is_call_tir
 from relay_passes.plan import OpPlan, Plan
+from relay_passes.plan_memory import NUMBER, WAIT
 from schedules.host import host_rules
 from schedules.tvm_target import tvm_target
 
@@ -20,7 +21,7 @@ def _plan(*on_cpu: str) -> Plan:
         OpPlan(name=name, op="", device="cpu", reason="", cost_us={"cpu": 1.0}, declined={}, macs=0)
         for name in on_cpu
     ]
-    return Plan(ops=tuple(ops), predicted_us=0.0, handover_us=0.0, alternatives_us={})
+    return Plan(ops=tuple(ops), predicted_us=0.0)
 
 
 def _mixed() -> tvm.IRModule:
@@ -45,11 +46,14 @@ def _calls(mod: tvm.IRModule) -> list[str]:
     for block in mod["main"].body.blocks:
         for binding in block.bindings:
             value = binding.value
-            if is_call_tir(value):
-                on_cpu = HOST_ATTR in mod[value.args[0]].attrs
+            callee = value.args[0] if is_call_tir(value) else getattr(value, "op", None)
+            if isinstance(callee, tvm.ir.GlobalVar):
+                on_cpu = HOST_ATTR in mod[callee].attrs
                 names.append("cpu" if on_cpu else "gpu")
-            elif isinstance(value, relax.Call) and isinstance(value.op, relax.ExternFunc):
-                names.append(str(value.op.global_symbol))
+            elif isinstance(callee, relax.ExternFunc) and str(callee.global_symbol) == WAIT:
+                devices = {number: device for device, number in NUMBER.items()}
+                words = [devices[int(arg.value)] for arg in value.args]
+                names.append("wait " + " ".join(words))
     return names
 
 
@@ -59,8 +63,10 @@ def _lowered() -> tvm.IRModule:
 
 
 def _waited(mod: tvm.IRModule) -> tvm.IRModule:
-    order = [relax.transform.ToNonDataflow(), relax.transform.RemovePurityChecking()]
-    return InsertGpuWaits()(tvm.transform.Sequential(order)(mod))
+    """With memory planned."""
+    passes = vm_lowering.lower_to_vm()
+    names = [step.info.name for step in passes]
+    return tvm.transform.Sequential(passes[: names.index("PlanMemory") + 1])(mod)
 
 
 def test_host_kernels_are_never_fused_with_others():
@@ -74,7 +80,8 @@ def test_names_survive():
 
 
 def test_a_wait_stands_between_gpu_work_and_every_cpu_kernel():
-    assert _calls(_waited(_lowered())) == ["gpu", GPU_WAIT, "cpu", "cpu", "gpu", GPU_WAIT, "cpu"]
+    wait = "wait cpu gpu"
+    assert _calls(_waited(_lowered())) == ["gpu", wait, "cpu", "cpu", "gpu", wait, "cpu"]
 
 
 def test_a_cpu_kernel_that_comes_first_waits_for_the_callers_work():
@@ -86,22 +93,21 @@ def test_a_cpu_kernel_that_comes_first_waits_for_the_callers_work():
             result = builder.emit_output(relax.op.nn.relu(result), "second")
         builder.emit_func_output(result)
     mod = lower(LowerCpu(_plan("first"), host_rules())(builder.get()))
-    assert _calls(_waited(mod)) == [GPU_WAIT, "cpu", "gpu"]
+    assert _calls(_waited(mod)) == ["wait cpu gpu", "cpu", "gpu"]
 
 
 def test_no_later_pass_drops_the_waits():
     passes = vm_lowering.lower_to_vm()
     text = tvm.transform.Sequential(passes)(_lowered())["main"].script()
-    assert text.count(GPU_WAIT) == 2
+    assert text.count(WAIT) == 2
     again = relax.transform.DeadCodeElimination()(_waited(_lowered()))
-    assert _calls(again).count(GPU_WAIT) == 2
+    assert _calls(again).count("wait cpu gpu") == 2
 
 
 def test_a_module_without_cpu_operators_is_unchanged():
     mod = _mixed()
     assert LowerCpu(_plan())(mod).same_as(mod)
-    lowered = lower(mod.clone() if hasattr(mod, "clone") else _mixed_without_scans())
-    assert GPU_WAIT not in _calls(_waited(lowered))
+    assert _calls(_waited(lower(_mixed_without_scans()))) == ["gpu"]
 
 
 def _mixed_without_scans() -> tvm.IRModule:
