@@ -46,6 +46,7 @@ def build(
     gpu_share: float = 1.0,
     check: bool = True,
     keep_going: bool = False,
+    measure: bool = False,
 ) -> BuildResult:
     """Compile `model` into one shared library.
 
@@ -61,6 +62,7 @@ def build(
         gpu_share: of the GPU's time that is ours, above 0 and at most 1.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
+        measure: target host: build every mode, time them here, keep the fastest.
 
     Returns:
         A `BuildResult`: path, plan, manifest, seconds and memory.
@@ -84,6 +86,7 @@ def build(
             gpu_share=gpu_share,
             check=check,
             keep_going=keep_going,
+            measure=measure,
         )
     except ValueError as error:
         raise BadInput(str(error)) from None
@@ -96,6 +99,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, help="artefact (default: MODEL.so, here)")
     parser.add_argument(
         "--plan-only", action="store_true", help="place operators; compile, prove, write nothing"
+    )
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="target host: build every mode (GPU only, NPU only, layer level, split), time them "
+        "here, keep the fastest",
     )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
@@ -129,6 +138,7 @@ def run(args: argparse.Namespace) -> int:
         output=None if args.plan_only else args.output or Path(f"{stem}.so"),
         check=args.check,
         keep_going=args.keep_going,
+        measure=args.measure,
         dump_ir=args.dump_ir,
     )
     with Progress(quiet=args.quiet) as progress:

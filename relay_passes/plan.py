@@ -91,6 +91,8 @@ class Plan:
     exact: bool = True  # no plan of those considered is faster than this one
     alternatives_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """"gpu", "npu", "layer", "split": predictions of the best plan of that kind."""
+    measured_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """The same, but measured on the machine that it was built on; empty where nothing was."""
     busy_us: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Device -> all that it does: operators, starts of regions, borders; all but waiting."""
     joules: float | None = None  # of GPU and NPU at work; None where their power is not known
