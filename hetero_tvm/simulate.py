@@ -106,8 +106,8 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(
             "nothing to simulate: give --llm NAME (--llm help lists them) or an ONNX file"
         )
-    everything = {"devices": "gpu+npu", "no_split": False, "objective": "latency"}
-    flags = {**vars(args), **everything, "gpu_share": "100%"}
+    plain = {"objective": "latency", "gpu_share": "100%", "estimate": False, "reprofile": False}
+    flags = {**vars(args), "devices": "gpu+npu", "no_split": False, **plain}
     config = model_config(argparse.Namespace(**flags), output=None)
     with Progress(quiet=args.quiet) as progress:
         report = simulation.simulate_model(config, progress, conditions)
