@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,27 @@ def read_lengths(text: str) -> tuple[int, ...]:
     if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
         raise BadInput(f"--length {text}: write whole numbers above 0 with commas, as in 1,64,256")
     return tuple(dict.fromkeys(int(word) for word in words))
+
+
+def read_fill(texts: Sequence[str]) -> dict[str, float]:
+    """Input -> value of every `--pad NAME=VALUE`.
+
+    Raises:
+        BadInput: anything else, or a name that is given twice.
+    """
+    fill: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.rpartition("=")
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not name or not math.isfinite(number):
+            raise BadInput(f"--pad {text}: write NAME=VALUE, as in --pad token_type_ids=0")
+        if name in fill:
+            raise BadInput(f"--pad {name} is given twice")
+        fill[name] = number
+    return fill
 
 
 def read_share(text: str) -> float:
@@ -146,8 +169,8 @@ def _with_length(text: str, length: int | None) -> str:
         return text
     if length is None:
         raise BadInput(
-            f"--input {text}: L stands for the lengths of `hetero-tvm plan --length 1,64,256`; "
-            "write a number, or give --length there"
+            f"--input {text}: L stands for the lengths of --length 1,64,256, which `build` and "
+            "`plan` take; give it, or write a number"
         )
     fixed = "x".join(str(length) if word == "L" else word for word in words)
     return f"{name}{equals}{fixed}{colon}{dtype}"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_model_arguments, model_config
+from hetero_tvm.arguments import add_model_arguments, model_config, read_fill, read_lengths
 from hetero_tvm.config import BuildConfig, Objective
 from hetero_tvm.errors import BadInput
 
@@ -25,6 +25,8 @@ EXAMPLES = """\
 examples:
   hetero-tvm build encoder.onnx --target snapdragon -o encoder.so \\
       --input input_ids=1x128 --input attention_mask=1x128
+  hetero-tvm build encoder.onnx --target host --length 32,64,128 -o encoder.so \\
+      --input input_ids=1xL --input attention_mask=1xL
   hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
   hetero-tvm build --target help
@@ -38,7 +40,9 @@ def build(
     *,
     target: str = "snapdragon",
     output: str | Path | None = None,
-    inputs: Mapping[str, Sequence[int]] | None = None,
+    inputs: Mapping[str, Sequence[int | str]] | None = None,
+    length: int | Sequence[int] | None = None,
+    pad: Mapping[str, float] | None = None,
     dtype: str = "float32",
     devices: str = "gpu+npu",
     split: bool = True,
@@ -54,7 +58,9 @@ def build(
         model: ONNX file.
         target: a name of `--target help`, or a TOML file like those in `target_specs/socs/`.
         output: the artefact; `<model>.so` in the working directory where None.
-        inputs: input name -> shape, for inputs with free dimensions.
+        inputs: input name -> shape, for inputs with free dimensions; "L" is what `length` says.
+        length: one variant for each of these lengths, in one artefact.
+        pad: input -> what it is filled up with at a length between two of these; 0 by default.
         dtype: storage type of weights and activations, "float32" or "float16".
         devices: "gpu+npu", or one of them alone.
         split: False keeps every operator whole, on one device.
@@ -73,12 +79,20 @@ def build(
     from hetero_tvm import compiler
 
     model = Path(model)
-    try:
-        config = BuildConfig(
+    shapes = {name: tuple(shape) for name, shape in (inputs or {}).items()}
+    has_length = any("L" in shape for shape in shapes.values())
+    if has_length != (length is not None):
+        raise BadInput('length and a dimension "L" in inputs belong together')
+
+    def at(size: int | None) -> BuildConfig:
+        return BuildConfig(
             model=model,
             target=target,
             output=Path(output) if output else Path(model.with_suffix(".so").name),
-            inputs=dict(inputs or {}),
+            inputs={
+                name: tuple(size if dim == "L" else dim for dim in shape)
+                for name, shape in shapes.items()
+            },
             dtype=dtype,
             devices=devices,
             split=split,
@@ -88,15 +102,39 @@ def build(
             keep_going=keep_going,
             measure=measure,
         )
+
+    lengths = [length] if isinstance(length, int) else list(length or ())
+    if length is not None and (not lengths or min(lengths) < 1):
+        raise BadInput(f"length {length}: whole numbers above 0")
+    try:
+        config = at(None)
     except ValueError as error:
         raise BadInput(str(error)) from None
-    return compiler.build(config)
+    if length is None:
+        return compiler.build(config)
+    from hetero_tvm import variants
+
+    configs = {size: at(size) for size in lengths}
+    return variants.build(configs, longer=at(max(lengths) + 1), fill=pad or {})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm build`."""
     add_model_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, help="artefact (default: MODEL.so, here)")
+    parser.add_argument(
+        "--length",
+        metavar="L1,L2,…",
+        help="one variant for each length in one artefact, with the dimensions that --input writes "
+        "as L at it",
+    )
+    parser.add_argument(
+        "--pad",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what an input is filled up with at a length that is not built (default 0)",
+    )
     parser.add_argument(
         "--plan-only", action="store_true", help="place operators; compile, prove, write nothing"
     )
@@ -133,16 +171,33 @@ def run(args: argparse.Namespace) -> int:
     from hetero_tvm.progress import Progress
 
     stem = args.model.stem if args.model else ""
-    config = model_config(
-        args,
-        output=None if args.plan_only else args.output or Path(f"{stem}.so"),
-        check=args.check,
-        keep_going=args.keep_going,
-        measure=args.measure,
-        dump_ir=args.dump_ir,
-    )
-    with Progress(quiet=args.quiet) as progress:
-        result = compiler.build(config, progress)
+
+    def at(length: int | None) -> BuildConfig:
+        folder = args.dump_ir
+        return model_config(
+            args,
+            output=None if args.plan_only else args.output or Path(f"{stem}.so"),
+            length=length,
+            check=args.check,
+            keep_going=args.keep_going,
+            measure=args.measure,
+            dump_ir=folder / str(length) if folder is not None and length is not None else folder,
+        )
+
+    fill = read_fill(args.pad)
+    if args.length is None:
+        if fill:
+            raise BadInput("--pad goes with --length: it fills inputs up to a built length")
+        config = at(None)
+        with Progress(quiet=args.quiet) as progress:
+            result = compiler.build(config, progress)
+    else:
+        from hetero_tvm import variants
+
+        lengths = read_lengths(args.length)
+        configs, longer = {length: at(length) for length in lengths}, at(max(lengths) + 1)
+        with Progress(quiet=args.quiet) as progress:
+            result = variants.build(configs, longer=longer, fill=fill, progress=progress)
     if args.json:
         cli.emit_json("build", result.to_dict())
     elif not args.quiet:

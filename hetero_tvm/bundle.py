@@ -25,12 +25,26 @@ from typing import Any
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.lengths import LengthRules
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 _MAX_MANIFEST_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One function of an artefact, for inputs of one length."""
+
+    length: int
+    function: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    output_axes: tuple[tuple[int, ...] | None, ...]  # as in `Manifest`
+    plan: dict[str, Any]
+    npu_regions: int
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,6 +68,9 @@ class Manifest:
     versions: dict[str, str]
     plan: dict[str, Any]
     npu_regions: int
+    # Built with --length: its variants, shortest first; what stands above is the longest one's.
+    variants: tuple[Variant, ...] = ()
+    lengths: LengthRules | None = None
     library_bytes: int = 0
     library_sha256: str = ""
     format_version: int = FORMAT_VERSION
@@ -71,18 +88,28 @@ class Manifest:
         version = raw.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
-        for side in ("inputs", "outputs"):
-            raw[side] = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw[side])
         raw["ranges"] = tuple(
             InputRange(**{**r, "shape": tuple(r["shape"]), "values": tuple(r["values"])})
             for r in raw["ranges"]
         )
         raw["soc_ids"] = tuple(raw["soc_ids"])
-        raw["output_axes"] = tuple(
-            None if axes is None else _permutation(axes, len(spec.shape))
-            for spec, axes in zip(raw["outputs"], raw["output_axes"], strict=True)
-        )
-        return cls(**raw)
+        raw["variants"] = tuple(Variant(**_border_from(entry)) for entry in raw["variants"])
+        if raw["lengths"] is not None:
+            raw["lengths"] = LengthRules.from_dict(raw["lengths"])
+        return cls(**_border_from(raw))
+
+
+def _border_from(raw: dict[str, Any]) -> dict[str, Any]:
+    """`raw` with inputs and outputs as they were before they became JSON."""
+    border = {
+        side: tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw[side])
+        for side in ("inputs", "outputs")
+    }
+    output_axes = tuple(
+        None if axes is None else _permutation(axes, len(spec.shape))
+        for spec, axes in zip(border["outputs"], raw["output_axes"], strict=True)
+    )
+    return {**raw, **border, "output_axes": output_axes}
 
 
 def _permutation(axes: list[int], rank: int) -> tuple[int, ...]:

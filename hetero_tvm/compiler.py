@@ -9,6 +9,7 @@ import dataclasses
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.host_profile import host_profile
+from hetero_tvm.lengths import LengthRules
 from hetero_tvm.progress import Progress
 from relay_passes.plan import Plan
 from schedules.cost_model import CostModel
 from target_specs.loader import SpecError, load_spec, resolve
 from target_specs.spec import SocSpec
 
-_LINK_WEIGHT = 3.0
+LINK_WEIGHT = 3.0
 _HOST = "host"  # the target that is the machine itself
 _VERSIONED = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnxruntime-qnn")
 
@@ -39,6 +41,8 @@ class BuildResult:
     node_of: dict[str, str]  # operator (binding) name -> ONNX node name
     seconds: dict[str, float]
     peak_memory_bytes: int  # of this process, or of the vendor's compiler where that is more
+    variants: Mapping[int, Plan] = dataclasses.field(default_factory=dict)  # length -> its plan
+    lengths: LengthRules | None = None  # how other lengths are met; None: no `--length`
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, the `--json` of the verb."""
@@ -66,28 +70,79 @@ class BuildResult:
                 "provenance": "modelled",
             },
             "npu_regions": self.manifest.npu_regions if self.manifest else None,
+            **self._lengths(),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+    def _lengths(self) -> dict[str, Any]:
+        if not self.variants:
+            return {}
+        return {
+            "variants": [
+                {"length": length, "predicted_us": plan.predicted_us, "npu_regions": plan.regions}
+                for length, plan in self.variants.items()
+            ],
+            "lengths": dataclasses.asdict(self.lengths) if self.lengths else None,
         }
 
 
 def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
     """Compile as `config` says. See `hetero_tvm.build.build` for the errors."""
     progress = progress or Progress(quiet=True)
+    costs = prepare(config, progress)
+    weights = {phase.name: phase.weight for phase in phases_of(config)}
+    progress.begin(weights if config.output is None else {**weights, "link": LINK_WEIGHT})
+    state, seconds = run_phases(config, costs, phases_of(config), progress)
+    assert state.model is not None and state.plan is not None
+    manifest = None
+    if config.output is not None:
+        progress.step("link")
+        clock = time.perf_counter()
+        manifest = write_artefact(config.output, state)
+        seconds["link"] = time.perf_counter() - clock
+    return BuildResult(
+        path=config.output,
+        target=state.spec.name,
+        plan=state.plan,
+        manifest=manifest,
+        node_of=dict(state.model.node_of),
+        seconds=seconds,
+        peak_memory_bytes=max(memory.peak_bytes(), state.npu_compiler_bytes),
+    )
+
+
+def prepare(config: BuildConfig, progress: Progress) -> CostModel:
+    """Check what can be checked before the work; what things cost on the target."""
     costs = target_costs(
         config.target, progress, cache_dir=config.cache_dir, reprofile=config.reprofile
     )
-    spec = costs.spec
     if config.output is not None:
         _check_output(config.output, config.model)
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
         raise BadInput(f"--dump-ir {config.dump_ir}: is a file; name a folder")
     runtime.load()
+    return costs
 
-    plan_only = config.output is None
-    phases = [phase for phase in pipeline.PHASES if phase.plan or not plan_only]
-    weights = {phase.name: phase.weight for phase in phases}
-    progress.begin(weights if plan_only else {**weights, "link": _LINK_WEIGHT})
+
+def phases_of(config: BuildConfig) -> list[pipeline.Phase]:
+    """All of the pipeline, or what planning needs where nothing is to be written."""
+    return [phase for phase in pipeline.PHASES if phase.plan or config.output is not None]
+
+
+def run_phases(
+    config: BuildConfig,
+    costs: CostModel,
+    phases: Sequence[pipeline.Phase],
+    progress: Progress,
+    *,
+    start: pipeline.State | None = None,
+    step: str = "{}",
+) -> tuple[pipeline.State, dict[str, float]]:
+    """Run `phases`; the state after them, and seconds by phase.
+
+    `start`: the state before them, where it is not a new one. `step`: how a phase is shown.
+    """
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
@@ -99,26 +154,12 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
             _dump(config.dump_ir, phase.name, state)
 
     state = pipeline.run(
-        pipeline.State(config=config, spec=spec, costs=costs, note=progress.note),
-        plan_only=plan_only,
-        on_phase=lambda phase: progress.step(phase.name),
+        start or pipeline.State(config=config, spec=costs.spec, costs=costs, note=progress.note),
+        phases=phases,
+        on_phase=lambda phase: progress.step(step.format(phase.name)),
         after_phase=after_phase,
     )
-    assert state.model is not None and state.plan is not None
-    manifest = None
-    if config.output is not None:
-        progress.step("link")
-        manifest = _write(config.output, state)
-        seconds["link"] = time.perf_counter() - clock
-    return BuildResult(
-        path=config.output,
-        target=spec.name,
-        plan=state.plan,
-        manifest=manifest,
-        node_of=dict(state.model.node_of),
-        seconds=seconds,
-        peak_memory_bytes=max(memory.peak_bytes(), state.npu_compiler_bytes),
-    )
+    return state, seconds
 
 
 def _check_output(path: Path, model: Path) -> None:
@@ -163,7 +204,8 @@ def target_costs(
     return with_measured_kernels(CostModel(profile.spec), profile.gpu_records)
 
 
-def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
+def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.Manifest:
+    """Link what `state` holds and seal it; `lengths` are the manifest's fields of that matter."""
     assert state.model is not None and state.plan is not None and state.executable is not None
     assert state.cut is not None
     manifest = bundle.Manifest(
@@ -185,6 +227,7 @@ def _write(path: Path, state: pipeline.State) -> bundle.Manifest:
         },
         plan=state.plan.to_dict(),
         npu_regions=len(state.regions),
+        **lengths,
     )
     try:
         with bundle.whole_file(path) as temporary:

@@ -2,39 +2,80 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hetero_tvm import runtime
-from hetero_tvm.bundle import Manifest, read_manifest
+from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way
 
 _SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Program:
+    """One function of the artefact and its border."""
+
+    call: Any
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    output_axes: tuple[tuple[int, ...] | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Fed:
+    """Inputs in device memory, a list of tensors for each piece of the way that they go."""
+
+    way: Way | None  # None: the artefact has one function, of one shape
+    tensors: list[list[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """What the functions gave for each piece of `way`."""
+
+    way: Way | None
+    values: list[Any]
 
 
 class Model:
     """A loaded artefact: call it with named tensors, get named arrays.
 
     Inputs are numpy arrays or anything that speaks DLPack; dtype and shape must be the
-    manifest's, nothing is converted silently. Not thread-safe: one call at a time.
+    manifest's, nothing is converted silently. An artefact built for several lengths takes inputs
+    of each, and of others where that was proven at build time. Not thread-safe: one call at a time.
     """
 
     def __init__(self, manifest: Manifest, machine: Any, device: Any) -> None:
         self.manifest = manifest
         self.load_seconds = 0.0
-        self._main = machine["main"]
         self._device = device
+        self._programs: dict[int | None, _Program] = {
+            variant.length: _program(variant, machine[variant.function])
+            for variant in manifest.variants
+        } or {None: _program(manifest, machine["main"])}
+        self._predicted_us = {
+            variant.length: float(variant.plan["predicted_us"]) for variant in manifest.variants
+        }
+        self._ways: dict[int, Way] = {}  # of every length that was asked for so far
 
     @property
     def simulated(self) -> bool:
         """True where the artefact is made for a chip that this machine is not."""
         return self.manifest.npu_provider == "qnn" and platform.machine() == "x86_64"
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """The lengths that it was built for; none without `--length`."""
+        return tuple(variant.length for variant in self.manifest.variants)
 
     def __call__(self, *args: Any, **inputs: Any) -> dict[str, np.ndarray]:
         """Run once: `model(x=array)`, or positional tensors in the manifest's order."""
@@ -49,47 +90,130 @@ class Model:
         """Run once with inputs by name (names need not be Python identifiers)."""
         return self.fetch(self.call(self.feed(inputs)))
 
-    def feed(self, inputs: Mapping[str, Any]) -> list[Any]:
+    def feed(self, inputs: Mapping[str, Any]) -> Fed:
         """Check `inputs` against the manifest and put them into device memory."""
-        import tvm
-
         specs = self.manifest.inputs
         unknown = sorted(set(inputs) - {spec.name for spec in specs})
-        missing = [str(spec) for spec in specs if spec.name not in inputs]
+        missing = [self._shown(spec) for spec in specs if spec.name not in inputs]
         if unknown or missing:
             raise BadInput(
                 "; ".join(
                     ([f"no input named {', '.join(unknown)}"] if unknown else [])
                     + ([f"missing {', '.join(missing)}"] if missing else [])
                 )
-                + f"; the model takes {', '.join(map(str, specs))}"
+                + f"; the model takes {', '.join(map(self._shown, specs))}"
             )
-        return [
-            tvm.runtime.tensor(_checked(inputs[spec.name], spec), self._device) for spec in specs
-        ]
+        arrays = {spec.name: _array(inputs[spec.name]) for spec in specs}
+        rules = self.manifest.lengths
+        if rules is None:
+            tensors = [self._tensor(_checked(arrays[spec.name], spec)) for spec in specs]
+            return Fed(None, [tensors])
+        size = _length(arrays, rules)
+        way = self._ways.get(size)
+        if way is None:
+            way = self._ways[size] = self._way(size)
+        for spec in specs:
+            shape = _with_length(spec.shape, rules.input_axes.get(spec.name, ()), size)
+            _checked(arrays[spec.name], dataclasses.replace(spec, shape=shape))
+        return Fed(way, [self._piece(arrays, piece, rules) for piece in way])
 
-    def call(self, tensors: list[Any]) -> Any:
-        """Run on tensors that `feed` made; waits for the result."""
+    def _piece(
+        self, arrays: Mapping[str, np.ndarray], piece: Piece, rules: LengthRules
+    ) -> list[Any]:
+        """Tensors of one piece, filled up where it is shorter than its function."""
+        tensors = []
+        for spec in self._programs[piece.length].inputs:
+            array = arrays[spec.name]
+            axes = rules.input_axes.get(spec.name, ())
+            if axes:
+                array = part(array, axes, piece.start, piece.size)
+                array = filled(array, axes, piece.length, rules.fill[spec.name])
+            tensors.append(self._tensor(array))
+        return tensors
+
+    def _tensor(self, array: np.ndarray) -> Any:
+        import tvm
+
+        # ascontiguousarray would make a scalar 1-D
+        return tvm.runtime.tensor(np.asarray(array, order="C"), self._device)
+
+    def _way(self, size: int) -> Way:
+        """How inputs of a length run, by the plans' predictions."""
+        rules = self.manifest.lengths
+        assert rules is not None
+        found = way(size, self._predicted_us, padding=rules.padding, chunking=rules.chunking)
+        if found is not None:
+            return found
+        built = ", ".join(map(str, self.lengths))
+        if size > self.lengths[-1] and rules.padding:
+            why = f"cutting longer inputs is not offered: {rules.chunking_words}"
+        else:
+            why = f"filling up others is not offered: {rules.padding_words}"
+        raise BadInput(f"length {size}: built are {built}; {why}; add it to --length")
+
+    def _shown(self, spec: TensorSpec) -> str:
+        """An input as the user gives it: `input_ids=1xL:int64`."""
+        rules = self.manifest.lengths
+        axes = rules.input_axes.get(spec.name, ()) if rules else ()
+        dims = ["L" if axis in axes else str(dim) for axis, dim in enumerate(spec.shape)]
+        return f"{spec.name}={'x'.join(dims) or 'scalar'}:{spec.dtype}"
+
+    def call(self, fed: Fed) -> Results:
+        """Run on what `feed` gave; waits for the result."""
         import tvm
 
         try:
-            result = self._main(*tensors)
+            if fed.way is None:
+                values = [self._programs[None].call(*fed.tensors[0])]
+            else:
+                values = [
+                    self._programs[piece.length].call(*tensors)
+                    for piece, tensors in zip(fed.way, fed.tensors, strict=True)
+                ]
             self._device.sync()
         except (tvm.error.InternalError, RuntimeError) as error:
             raise DeviceFailure(_last_line(error)) from error
-        return result
+        return Results(fed.way, values)
 
-    def fetch(self, result: Any) -> dict[str, np.ndarray]:
+    def fetch(self, results: Results) -> dict[str, np.ndarray]:
         """The outputs of `call` as arrays by name.
 
         An output whose parts two devices made side by side may lie permuted in memory: its array is
-        a view, with strides that show it in the model's shape.
+        a view, with strides that show it in the model's shape. So is one of filled-up inputs: it
+        shows the elements that are real.
         """
-        outputs = [result] if len(self.manifest.outputs) == 1 else list(result)
-        if len(self.manifest.outputs) == 1 and not hasattr(result, "numpy"):
-            outputs = list(result)
-        found = zip(self.manifest.outputs, outputs, self.manifest.output_axes, strict=True)
-        return {spec.name: _seen(np.asarray(tensor.numpy()), axes) for spec, tensor, axes in found}
+        if results.way is None:
+            return _arrays(self._programs[None], results.values[0])
+        rules = self.manifest.lengths
+        assert rules is not None
+        pieces = []
+        for piece, value in zip(results.way, results.values, strict=True):
+            found = _arrays(self._programs[piece.length], value)
+            axes = rules.output_axes
+            pieces.append({n: part(a, axes.get(n, ()), 0, piece.size) for n, a in found.items()})
+        if len(pieces) == 1:
+            return pieces[0]
+        return {
+            name: np.concatenate([found[name] for found in pieces], axes[0])
+            for name, axes in rules.output_axes.items()
+        }
+
+
+def _program(border: Manifest | Variant, call: Any) -> _Program:
+    return _Program(
+        call=call,
+        inputs=border.inputs,
+        outputs=border.outputs,
+        output_axes=border.output_axes,
+    )
+
+
+def _arrays(program: _Program, result: Any) -> dict[str, np.ndarray]:
+    outputs = [result] if len(program.outputs) == 1 else list(result)
+    if len(program.outputs) == 1 and not hasattr(result, "numpy"):
+        outputs = list(result)
+    found = zip(program.outputs, outputs, program.output_axes, strict=True)
+    return {spec.name: _seen(np.asarray(tensor.numpy()), axes) for spec, tensor, axes in found}
 
 
 def load(path: str | Path) -> Model:
@@ -151,17 +275,42 @@ def soc_id() -> int | None:
         return None
 
 
-def _checked(value: Any, spec: TensorSpec) -> np.ndarray:
-    array = value if isinstance(value, np.ndarray) else None
-    if array is None:
-        array = np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+def _array(value: Any) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    return np.from_dlpack(value) if hasattr(value, "__dlpack__") else np.asarray(value)
+
+
+def _checked(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     if str(array.dtype) != spec.dtype:
         raise BadInput(f"input {spec.name}: dtype {array.dtype}, the model takes {spec.dtype}")
     if array.shape != spec.shape:
         raise BadInput(
             f"input {spec.name}: shape {list(array.shape)}, the model takes {list(spec.shape)}"
         )
-    return np.asarray(array, order="C")  # ascontiguousarray would make a scalar 1-D
+    return array
+
+
+def _length(arrays: Mapping[str, np.ndarray], rules: LengthRules) -> int:
+    """The length that the inputs have, the same in all of them."""
+    found: dict[str, int] = {}
+    for name, axes in rules.input_axes.items():
+        shape = arrays[name].shape
+        if max(axes) >= len(shape):
+            raise BadInput(f"input {name}: shape {list(shape)} has no dimension {max(axes)}")
+        found.update({name if axis == axes[0] else f"{name}[{axis}]": shape[axis] for axis in axes})
+    sizes = set(found.values())
+    if len(sizes) > 1:
+        said = ", ".join(f"{name} {size}" for name, size in found.items())
+        raise BadInput(f"inputs differ in length: {said}")
+    (size,) = sizes
+    if size == 0:
+        raise BadInput(f"inputs of length 0: {', '.join(found)}")
+    return size
+
+
+def _with_length(shape: Sequence[int], axes: Collection[int], size: int) -> tuple[int, ...]:
+    return tuple(size if axis in axes else dim for axis, dim in enumerate(shape))
 
 
 def _seen(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:

@@ -7,13 +7,13 @@ after each that the module is well formed, and reports to one hook (dumps, timin
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tvm
 from tvm import IRModule, relax
 
-from hetero_tvm import frontend, npu_compiler, runtime, vm_lowering
+from hetero_tvm import frontend, measure_plans, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import products_of, with_estimates
 from hetero_tvm.errors import BadInput
@@ -23,7 +23,7 @@ from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
 from relay_passes.op_work import op_work
-from relay_passes.place import place_all
+from relay_passes.place import MODES, place_all
 from relay_passes.plan import Plan
 from relay_passes.planner.problem import Waiting
 from relay_passes.program import read_program
@@ -54,7 +54,7 @@ class State:
     plan: Plan | None = None  # the one of these that is followed
     cut: Splitted | None = None  # what split operators became
     regions: tuple[NpuRegion, ...] = ()
-    npu_module: Any | None = None
+    compiled: tuple[npu_compiler.CompiledRegion, ...] = ()  # the regions, as the NPU loads them
     npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
     executable: relax.VMExecutable | None = None
 
@@ -67,6 +67,7 @@ class Phase:
     run: Callable[[State], State]
     weight: float
     plan: bool = False  # part of `--plan-only` too
+    once: bool = False  # for all lengths of a model together, see `variants`
 
 
 def _apply(step: Any, mod: IRModule) -> IRModule:
@@ -160,6 +161,37 @@ def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:
     return known if len(known) == len(power) else {}
 
 
+def _measure(state: State) -> State:
+    """Where the target is this machine and the user asks for it: the plan that is the fastest."""
+    if not state.config.measure:
+        return state
+    if state.spec.soc_ids:
+        raise BadInput("--measure runs on this machine: use it with --target host")
+    assert state.model is not None
+    followed = mode(state.config)
+    allowed = (followed,) if followed in ("gpu", "npu") else MODES[: MODES.index(followed) + 1]
+    plans = measure_plans.distinct({name: state.plans[name] for name in allowed})
+    if len(plans) == 1:
+        return state
+    later = PHASES[[phase.name for phase in PHASES].index("measure") + 1 :]
+    executables: dict[str, relax.VMExecutable] = {}
+    for name, plan in plans.items():
+        state.note(f"building {name} to measure it")
+        built = dataclasses.replace(state, plan=plan)
+        for phase in later:
+            built = phase.run(built)
+        assert built.executable is not None
+        executables[name] = built.executable
+    measured = measure_plans.time_plans(executables, state.model.ranges)
+    best = measure_plans.fastest(measured)
+    state.note(
+        f"{best} is the fastest here: "
+        + ", ".join(f"{name} {us / 1e3:.2f} ms" for name, us in measured.items())
+    )
+    plan = dataclasses.replace(plans[best], measured_us=measured)
+    return dataclasses.replace(state, plan=plan)
+
+
 def _split(state: State) -> State:
     assert state.plan is not None
     cut = split_tensor(state.mod, state.plan)
@@ -183,10 +215,9 @@ def _compile_npu(state: State) -> State:
     compiled = npu_compiler.compile_regions(
         state.regions, npu, cache_dir=state.config.cache_dir, progress=state.note
     )
-    options = npu_compiler.session_options(npu)
     return dataclasses.replace(
         state,
-        npu_module=runtime.npu_module(compiled, npu.provider, options),
+        compiled=compiled,
         npu_compiler_bytes=max(region.peak_bytes for region in compiled),
     )
 
@@ -208,11 +239,15 @@ def _lower_gpu(state: State) -> State:
 
 
 def _codegen(state: State) -> State:
+    npu, npu_module = state.spec.npu, None
+    if state.compiled:
+        options = npu_compiler.session_options(npu)
+        npu_module = runtime.npu_module(state.compiled, npu.provider, options)
     executable = vm_lowering.compile_executable(
         state.mod,
         tvm_target(state.spec.gpu),
-        state.npu_module,
-        [region.symbol for region in state.regions],
+        npu_module,
+        [region.symbol for region in state.compiled],
     )
     return dataclasses.replace(state, executable=executable)
 
@@ -223,6 +258,7 @@ PHASES = (
     Phase(name="to_half", run=_to_half, weight=0.1, plan=True),
     Phase(name="precision", run=_precision, weight=3, plan=True),
     Phase(name="place", run=_place, weight=0.5, plan=True),
+    Phase(name="measure", run=_measure, weight=0.1),
     Phase(name="split", run=_split, weight=0.2),
     Phase(name="group", run=_group, weight=0.2),
     # NPU regions leave the module first, so that nothing below can change what is in them.
@@ -231,7 +267,7 @@ PHASES = (
     # CPU kernels are made one by one before the GPU's, so that fusion never mixes the two.
     Phase(name="lower_cpu", run=_lower_cpu, weight=0.2),
     Phase(name="lower_gpu", run=_lower_gpu, weight=5),
-    Phase(name="codegen", run=_codegen, weight=8),
+    Phase(name="codegen", run=_codegen, weight=8, once=True),
 )
 
 
@@ -239,16 +275,20 @@ def run(
     state: State,
     *,
     plan_only: bool = False,
+    phases: Sequence[Phase] | None = None,
     on_phase: Callable[[Phase], None] = lambda phase: None,
     after_phase: Callable[[Phase, State], None] = lambda phase, state: None,
 ) -> State:
-    """Run every phase in order; `on_phase` before each, `after_phase` after it.
+    """Run `phases`, all by default, in order; `on_phase` before each, `after_phase` after it.
+
+    `plan_only` leaves out those that placing does not need.
 
     With `keep_going`, a region that the vendor's compiler rejects sends the build back to placing,
     with that region's operators kept off the NPU; each round keeps off more, so it ends.
     """
     unplaced = state
-    phases = [phase for phase in PHASES if phase.plan or not plan_only]
+    phases = PHASES if phases is None else phases
+    phases = [phase for phase in phases if phase.plan or not plan_only]
     position = 0
     while position < len(phases):
         phase = phases[position]

@@ -38,7 +38,7 @@ def build(
             state = dataclasses.replace(state, plan=plan(state.mod))
         else:
             state = phase.run(state)
-    compiler._write(artefact, state)
+    compiler.write_artefact(artefact, state)
     return state
 
 

@@ -1,0 +1,218 @@
+"""One artefact for several lengths of a free dimension: a whole function for each.
+
+    main, kernels, regions at length 32        main_32, v32_kernel.., v32_npu_region_0..
+    main, kernels, regions at length 64    ▸   main_64, v64_kernel.., v64_npu_region_0..
+                                               equal kernels and equal weights once
+
+The pipeline runs for each length as if it were the only one, up to code generation: so every
+variant has its own plan, NPU regions and kernels, all of them static. Then they are put into one
+module, which is compiled once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Mapping
+
+import numpy as np
+from tvm import IRModule, relax, tirx
+from tvm.ir import GenericConst, GlobalVar
+from tvm.relax.expr_functor import PyExprMutator, mutator
+
+from hetero_tvm import compiler, length_proof, memory, pipeline
+from hetero_tvm.bundle import Variant
+from hetero_tvm.compiler import BuildResult
+from hetero_tvm.config import BuildConfig
+from hetero_tvm.progress import Progress
+
+_PROOF = "lengths"  # the step that proves padding and chunking
+_PROOF_WEIGHT = 3.0
+_NO_FILL: Mapping[str, float] = {}
+
+
+def build(
+    configs: Mapping[int, BuildConfig],
+    *,
+    longer: BuildConfig,
+    fill: Mapping[str, float] = _NO_FILL,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Compile one artefact with a variant for each length.
+
+    Args:
+        configs: length -> the build at that length; they differ in `inputs` only.
+        longer: the same at some other length, from which it is seen where the length shows.
+        fill: input -> what it is filled up with where padding is used, 0 where it is not named.
+        progress: shown to the user.
+
+    Raises:
+        BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
+    """
+    progress = progress or Progress(quiet=True)
+    configs = dict(sorted(configs.items()))
+    last = max(configs)
+    config = configs[last]
+    costs = compiler.prepare(config, progress)
+    axes = length_proof.length_axes(config.model, config.inputs, longer.inputs)
+    each = [phase for phase in compiler.phases_of(config) if not phase.once]
+    together = [phase for phase in compiler.phases_of(config) if phase.once]
+    weights = {f"{phase.name} {n}": phase.weight for n in configs for phase in each}
+    if config.output is not None:
+        weights |= {phase.name: phase.weight * len(configs) for phase in together}
+        weights |= {_PROOF: _PROOF_WEIGHT, "link": compiler.LINK_WEIGHT}
+    progress.begin(weights)
+    states: dict[int, pipeline.State] = {}
+    seconds: dict[str, float] = {}
+    merger = _Merger()
+    for length, one in configs.items():
+        state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {length}")
+        seconds = _sum(seconds, spent)
+        if config.output is not None:
+            state = merger.add(length, state, sole=len(configs) == 1)
+        if not states:  # bad input is said before the other lengths
+            assert state.model is not None
+            values = length_proof.checked_fill(fill, axes, state.model.ranges)
+        states[length] = state
+    manifest, rules = None, None
+    final = states[last]
+    assert final.model is not None and final.plan is not None
+    if config.output is not None:
+        progress.step(_PROOF)
+        clock = time.perf_counter()
+        if config.check:
+            ranges = final.model.ranges
+            rules = length_proof.prove(config.model, ranges, axes, list(configs), values)
+        else:
+            rules = length_proof.unproven(axes, values, "not proven: built with --no-check")
+        seconds[_PROOF] = time.perf_counter() - clock
+        merged = dataclasses.replace(
+            final,
+            mod=merger.module(),
+            compiled=tuple(region for state in states.values() for region in state.compiled),
+        )
+        merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
+        seconds = _sum(seconds, spent)
+        progress.step("link")
+        clock = time.perf_counter()
+        manifest = compiler.write_artefact(
+            config.output,
+            merged,
+            variants=tuple(_variant(n, s, len(states) == 1) for n, s in states.items()),
+            lengths=rules,
+        )
+        seconds["link"] = time.perf_counter() - clock
+    return BuildResult(
+        path=config.output,
+        target=final.spec.name,
+        plan=final.plan,
+        manifest=manifest,
+        node_of=dict(final.model.node_of),
+        seconds=seconds,
+        peak_memory_bytes=max(
+            memory.peak_bytes(), *(state.npu_compiler_bytes for state in states.values())
+        ),
+        variants={length: state.plan for length, state in states.items() if state.plan},
+        lengths=rules,
+    )
+
+
+def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
+
+
+def _function(length: int, sole: bool) -> str:
+    return "main" if sole else f"main_{length}"
+
+
+def _variant(length: int, state: pipeline.State, sole: bool) -> Variant:
+    assert state.model is not None and state.plan is not None and state.cut is not None
+    return Variant(
+        length=length,
+        function=_function(length, sole),
+        inputs=state.model.inputs,
+        outputs=state.model.outputs,
+        output_axes=state.cut.output_axes,
+        plan=state.plan.to_dict(),
+        npu_regions=len(state.regions),
+    )
+
+
+class ConstantPool:
+    """Equal constants are one object: what is in the module twice is in the artefact once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, tuple[int, ...], bytes], GenericConst] = {}
+
+    def shared(self, constant: GenericConst) -> GenericConst:
+        """The first constant with these bytes, type and shape."""
+        array = np.ascontiguousarray(constant.value.numpy())
+        digest = hashlib.sha256(array.data).digest()
+        # The type by its own name: numpy has no bfloat16.
+        key = (str(constant.value.dtype), tuple(constant.value.shape), digest)
+        return self._known.setdefault(key, constant)
+
+
+class _Merger:
+    """Functions of all lengths in one module, under names of their own."""
+
+    def __init__(self) -> None:
+        self.builder = relax.BlockBuilder()
+        self.pool = ConstantPool()
+        self.names: dict[str, GlobalVar] = {}
+        self.mains: dict[str, relax.Function] = {}
+
+    def add(self, length: int, state: pipeline.State, *, sole: bool) -> pipeline.State:
+        """Take over the functions of `state`; the state without them, its regions renamed."""
+        prefix = "" if sole else f"v{length}_"
+        kernels: dict[GlobalVar, GlobalVar] = {}
+        for var, func in state.mod.functions.items():
+            if isinstance(func, tirx.PrimFunc):
+                # Without its own name an equal kernel of another length is the same kernel.
+                bare = func.without_attr("global_symbol") if "global_symbol" in func.attrs else func
+                kernels[var] = self.builder.add_func(bare, f"{prefix}{var.name_hint}")
+        symbols = {region.symbol: f"{prefix}{region.symbol}" for region in state.compiled}
+        renamed = _Renamer(self.builder.get(), kernels, symbols, self.pool)
+        for var, func in state.mod.functions.items():
+            if isinstance(func, relax.Function):
+                assert var.name_hint == "main", f"{var.name_hint}: a second function"
+                name = _function(length, sole)
+                self.mains[name] = renamed.visit_expr(func).with_attr("global_symbol", name)
+        compiled = tuple(
+            dataclasses.replace(region, symbol=symbols[region.symbol]) for region in state.compiled
+        )
+        return dataclasses.replace(state, mod=IRModule(), compiled=compiled)
+
+    def module(self) -> IRModule:
+        mod = self.builder.get()
+        for name, main in self.mains.items():
+            mod[name] = main
+        return mod
+
+
+@mutator
+class _Renamer(PyExprMutator):
+    """A function over other kernels, NPU regions and constants."""
+
+    def __init__(
+        self,
+        mod: IRModule,
+        kernels: Mapping[GlobalVar, GlobalVar],
+        symbols: Mapping[str, str],
+        pool: ConstantPool,
+    ) -> None:
+        super().__init__(mod)
+        self.kernels = kernels
+        self.symbols = symbols
+        self.pool = pool
+
+    def visit_global_var_(self, var: GlobalVar) -> relax.Expr:
+        return self.kernels.get(var, var)
+
+    def visit_extern_func_(self, func: relax.ExternFunc) -> relax.Expr:
+        symbol = str(func.global_symbol)
+        return relax.ExternFunc(self.symbols[symbol]) if symbol in self.symbols else func
+
+    def visit_generic_const_(self, constant: GenericConst) -> relax.Expr:
+        return self.pool.shared(constant)
