@@ -11,7 +11,8 @@ and what a user compares it with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from tvm import IRModule, relax
 from relay_passes.cut_choices import CutChoice, cut_choices
 from relay_passes.op_work import VIEWS, Work, op_name, op_work, static_shape, tensor_args
 from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
+from relay_passes.planner.improve import improved
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
 from relay_passes.planner.solve import Objective, Solution, solve
 from relay_passes.program import Node, read_program
@@ -31,6 +33,7 @@ MODES = ("gpu", "npu", "layer", "split")  # the simplest first
 # Ways that the planner keeps after each operator: a fraction of a second for a hundred operators,
 # within a few per cent of what a hundred times as many find.
 _BEAM = 200
+_MOST_STEPS = 50_000  # of making the plan better after the search: half a second
 
 
 class Cost(Protocol):
@@ -127,7 +130,17 @@ def place_all(
         # Simpler plans are plans too: choices are listed so that theirs keep their numbers.
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
         others = [choices for choices in simpler if choices is not None]
-        answers[mode] = solve(problem, beam=_BEAM, others=others, objective=objective)
+        answer = solve(problem, beam=_BEAM, others=others, objective=objective)
+        if objective == "latency" and not answer.exact:
+            better, timeline = improved(problem, answer.choices, most_steps=_MOST_STEPS)
+            answer = dataclasses.replace(
+                answer,
+                choices=better,
+                timeline=timeline,
+                value=timeline.total_us,
+                joules=_sum_joules(problem, better),
+            )
+        answers[mode] = answer
 
     def merit(mode: str) -> tuple[float, float]:
         answer = answers[mode]
@@ -139,6 +152,12 @@ def place_all(
         best = min(allowed, key=merit)
         plans[wanted] = question.plan(answers, best, wanted, waiting, objective)
     return plans
+
+
+def _sum_joules(problem: Problem, choices: Sequence[int]) -> float | None:
+    spent = [op.choices[n].joules for op, n in zip(problem.ops, choices, strict=True)]
+    known = [joules for joules in spent if joules is not None]
+    return sum(known) if len(known) == len(spent) else None
 
 
 class _Question:

@@ -1,0 +1,53 @@
+"""One operator at a time: never worse, and out of a dead end where one change is enough."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from relay_passes.planner.improve import improved
+from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
+from relay_passes.planner.timeline import evaluate
+
+
+def waiting(us):
+    return Waiting(wait_us=dict.fromkeys(itertools.permutations(("cpu", "gpu", "npu"), 2), us))
+
+
+def chain(times, us=1.0):
+    """Each operator reads the one before it; `times`: (gpu, npu) of each."""
+    ops = []
+    for index, (gpu, npu) in enumerate(times):
+        inputs = (index - 1,) if index else ()
+        reads = (None,) * len(inputs)
+        half = Cut(0, 1, 2)
+        split = Choice({"gpu": gpu / 2, "npu": npu / 2}, (half,) * len(inputs), half, "activation")
+        choices = (Choice({"gpu": gpu}, reads), Choice({"npu": npu}, reads), split)
+        ops.append(Op(choices, inputs, is_output=index == len(times) - 1))
+    return Problem(tuple(ops), waiting(us))
+
+
+def test_a_lone_detour_is_taken_back():
+    """Cut all along but for one operator, whose result both parts wait for."""
+    problem = chain([(10.0, 10.0)] * 5)
+    found, timeline = improved(problem, [2, 2, 0, 2, 2], most_steps=1000)
+    assert found == (2, 2, 2, 2, 2)
+    assert timeline == evaluate(problem, found)
+
+
+def test_a_limit_ends_it_early():
+    problem = chain([(10.0, 10.0)] * 5)
+    assert improved(problem, [2, 2, 0, 2, 2], most_steps=0)[0] == (2, 2, 0, 2, 2)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_never_worse_and_no_single_change_of_the_last_operator_left(seed):
+    rng = np.random.default_rng(seed)
+    problem = chain([tuple(rng.uniform(1, 20, 2)) for _ in range(7)], us=rng.uniform(0, 8))
+    choices = rng.integers(0, 3, 7).tolist()
+    found, timeline = improved(problem, choices, most_steps=10_000)
+    assert timeline.total_us <= evaluate(problem, choices).total_us
+    assert timeline == evaluate(problem, found)
+    for number in range(3):  # the last one tried
+        other = evaluate(problem, [*found[:-1], number])
+        assert other.total_us >= timeline.total_us - 1e-5
