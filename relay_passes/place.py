@@ -131,7 +131,7 @@ def place_all(
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
         others = [choices for choices in simpler if choices is not None]
         answer = solve(problem, beam=_BEAM, others=others, objective=objective)
-        if objective == "latency" and not answer.exact:
+        if mode == "split" and objective == "latency" and not answer.exact:
             better, timeline = improved(problem, answer.choices, most_steps=_MOST_STEPS)
             answer = dataclasses.replace(
                 answer,
