@@ -19,7 +19,7 @@ struct SyncOptions {
    * \brief An NPU call waits for the GPU and returns when the NPU is done, for callers that say no
    * waits themselves.
    */
-  std::atomic<bool> implicit_waits{true};
+  std::atomic<bool> implicit_waits{false};
 
   /*! \brief Sleep, then poll; otherwise clFinish, and condition variables. */
   std::atomic<bool> fast{true};

@@ -74,7 +74,7 @@ def explicit_waits():
     runtime.reset_counters()
     yield
     runtime.sync()
-    runtime.configure_sync(implicit_waits=True)
+    runtime.configure_sync(implicit_waits=False)
 
 
 @pytest.fixture

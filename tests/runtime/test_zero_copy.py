@@ -19,6 +19,7 @@ from runtime_harness import compile_for_qnn, onnx_region
 
 provider, folder = sys.argv[1:]
 device = runtime.open_opencl()
+runtime.configure_sync(implicit_waits=True)  # this module says no waits
 kind = relax.TensorType((64, 128), "float32")
 builder = relax.BlockBuilder()
 x = relax.Var("x", kind)
@@ -91,6 +92,7 @@ def test_npu_writes_into_the_middle_of_a_tensor(opencl):
     runtime.reset_counters()
     kernel(parts[0], source, n, 0, 4, 64)
     npu(source, parts[1])
+    runtime.wait("gpu", "npu")
     kernel(parts[2], parts[1], n, 0, 4, 64)
     view = runtime.host_view(whole)
     assert [address(part) - address(whole) for part in parts] == [0, 4 * n, 8 * n]
@@ -116,5 +118,6 @@ def test_npu_waits_for_what_the_gpu_still_writes(opencl):
     kernel(between, source, n, 0, 4, 64)  # whatever happens only once happens here
     runtime.host_view(between)[:] = -1
     kernel(between, source, n, 2_000_000, 4, 64)  # some 100 ms
+    runtime.wait("npu", "gpu")
     module["double"](between, result)
     np.testing.assert_array_equal(runtime.host_view(result), 2 * (np.arange(n) + 1))
