@@ -237,7 +237,8 @@ class Machine:
             return values[value]
         symbol, op = _symbol(value), _op(value)
         if symbol == WAIT:
-            self._wait(*(DEVICES[int(arg.value)] for arg in value.args))
+            waiter, on, *behind = (int(arg.value) for arg in value.args)
+            self._wait(DEVICES[waiter], DEVICES[on], *behind)
             return None
         if op == "relax.memory.alloc_storage":
             return _Storage(self, int(value.args[0][0].value))
@@ -280,13 +281,15 @@ class Machine:
         while self.done[device] < count:
             self._advance(device)
 
-    def _wait(self, waiter: str, on: str) -> None:
+    def _wait(self, waiter: str, on: str, behind: int = 0) -> None:
+        """For all work of `on` but the last `behind` pieces."""
         if on == "cpu" or waiter == on:
             return
+        count = len(self.queues[on]) - behind
         if waiter == "cpu":
-            self._until(on, len(self.queues[on]))
+            self._until(on, count)
         else:
-            self.needs[waiter][on] = len(self.queues[on])
+            self.needs[waiter][on] = max(count, self.needs[waiter].get(on, 0))
 
 
 def _last_mentions(func: relax.Function) -> dict[relax.Var, int]:

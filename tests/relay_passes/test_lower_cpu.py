@@ -52,8 +52,8 @@ def _calls(mod: tvm.IRModule) -> list[str]:
                 names.append("cpu" if on_cpu else "gpu")
             elif isinstance(callee, relax.ExternFunc) and str(callee.global_symbol) == WAIT:
                 devices = {number: device for device, number in NUMBER.items()}
-                words = [devices[int(arg.value)] for arg in value.args]
-                names.append("wait " + " ".join(words))
+                waiter, on = (devices[int(arg.value)] for arg in value.args[:2])
+                names.append(f"wait {waiter} {on}")
     return names
 
 

@@ -31,7 +31,8 @@ def calls(mod):
         if isinstance(value, relax.Call) and isinstance(value.op, relax.ExternFunc):
             symbol = str(value.op.global_symbol)
             if symbol == WAIT:
-                symbol = "wait " + " ".join(DEVICES[int(arg.value)] for arg in value.args)
+                waiter, on, *behind = (int(arg.value) for arg in value.args)
+                symbol = " ".join(["wait", DEVICES[waiter], DEVICES[on], *map(str, behind)])
             if symbol != VIEW:
                 found.append(symbol)
     return found
