@@ -8,7 +8,8 @@ bytes each one touches, and what is sure to be done when it starts:
 
 - each device does its work in the order in which it was given;
 - the host gives it out in order, so what the CPU did is done before everything after it;
-- `wait(waiter, on)` puts what `on` was given before it before what `waiter` is given after it;
+- `wait(waiter, on)` puts what `on` was given before it before what `waiter` is given after it,
+  `wait(waiter, npu, n)` all of it but the last n regions;
   a wait of the CPU stops the host, and so puts it before everything that is given later.
 
 A call writes those arguments whose bytes nothing has written since their tensor was made.
@@ -106,9 +107,9 @@ class _Reader:
         self.storage: dict[relax.Var, _Memory] = {}
         self.memories: list[_Memory] = []
         self.works: list[_Work] = []
-        # Per device: all that its next work comes after, and all that is done when its last is.
+        # Per device: all that its next work comes after.
         self.next = dict.fromkeys(NUMBER, 0)
-        self.last = dict.fromkeys(NUMBER, 0)
+        self.done: dict[str, list[int]] = {device: [] for device in NUMBER}  # .. when each is
         self.odd: list[str] = []  # what is wrong with the program itself
         self.callers = self._work("the caller's work", "gpu")
 
@@ -178,7 +179,8 @@ class _Reader:
             return
         symbol = str(value.op.global_symbol) if isinstance(value.op, relax.ExternFunc) else None
         if symbol == WAIT:
-            self._wait(*(_DEVICES[int(arg.value)] for arg in value.args))
+            waiter, on, *behind = (int(arg.value) for arg in value.args)
+            self._wait(_DEVICES[waiter], _DEVICES[on], *behind)
         elif symbol == VIEW:
             self._view(var, value.args[0], int(value.args[1].value))
         elif isinstance(value.op, GlobalVar | relax.ExternFunc):
@@ -268,14 +270,17 @@ class _Reader:
         work = _Work(len(self.works), name, device, self.next[device])
         self.works.append(work)
         done = work.before | 1 << work.index
-        self.last[device] = done
+        self.done[device].append(done)
         for later in NUMBER if device == "cpu" else (device,):
             self.next[later] |= done
         return work
 
-    def _wait(self, waiter: str, on: str) -> None:
+    def _wait(self, waiter: str, on: str, behind: int = 0) -> None:
+        if behind and on != "npu":
+            self.odd.append(f"a wait for all but {behind} of the {on}: only jobs are counted")
+        waited_for = self.done[on][: len(self.done[on]) - behind]
         for later in NUMBER if waiter == "cpu" else (waiter,):
-            self.next[later] |= self.last[on]
+            self.next[later] |= waited_for[-1] if waited_for else 0
 
 
 def _nbytes(var: relax.Var) -> int:

@@ -3,13 +3,14 @@
     alloc_tensor ▸ kernel(x, y)          storage, shared by tensors that never live together
     join(a, b)                           a and b are views of one buffer; the join is gone
     slice(x)                             a view of x
-    GPU after NPU, NPU after GPU, ..     call_packed("hetero_tvm.wait", waiter, on)
+    GPU after NPU, NPU after GPU, ..     call_packed("hetero_tvm.wait", waiter, on[, but for])
 
 One walk over the program in order. GPU kernels go to an in-order queue, NPU regions to an in-order
 worker, CPU kernels run at once; nobody blocks but where a wait says so. Each device's work has
 tickets 1, 2, 3, ..; `known[d][e]` is the last ticket of `e` that is done before `d`'s next work
 starts (vector clocks: C. J. Fidge, 1988; F. Mattern, 1989). A wait is inserted just before the
-first work that needs it, and serves everything that its device was given before. For each pair of
+first work that needs it, and serves everything that its device was given before; a wait for the NPU
+leaves out the regions that were submitted after the one that is needed. For each pair of
 devices that is the least number of waits: every needed order is an interval between two program
 points, and stabbing intervals at their earliest ends is optimal.
 
@@ -136,8 +137,8 @@ class _Writer:
         # What was queued on the GPU before the call may still run; NPU work never outlives a call.
         self.known = {d: {"cpu": 0, "gpu": -1, "npu": 0} for d in NUMBER}
         self.known["gpu"]["gpu"] = 0
-        # What is done when a device's last work is; a wait that no work followed is not in it.
-        self.carried = {d: dict(known) for d, known in self.known.items()}
+        # What is done when a device's work is, by its ticket.
+        self.carried = {d: {0: dict(known)} for d, known in self.known.items()}
         self.dying: dict[int, list[_Buffer]] = {}  # position of the last use -> buffers
 
     def run(self) -> relax.Function:
@@ -147,7 +148,9 @@ class _Writer:
         result = self.func.body.body
         # The caller sees the GPU's queue, but not the NPU's worker.
         if self.tickets["npu"] > self.known["cpu"]["npu"]:
-            self._wait("cpu", "npu")  # no job may outlive the memory of this call
+            self._wait(
+                "cpu", "npu", self.tickets["npu"]
+            )  # no job may outlive the memory of this call
         body = relax.SeqExpr([relax.BindingBlock(self.allocations + self.new)], result)
         params, attrs = self.func.params, self.func.attrs
         written = relax.Function(params, body, self.func.ret_ty, self.func.is_pure, attrs)
@@ -279,7 +282,7 @@ class _Writer:
         self._order(device, needs)
         ticket = self.tickets[device] = self.tickets[device] + 1
         self.known[device][device] = ticket
-        self.carried[device] = dict(self.known[device])
+        self.carried[device][ticket] = dict(self.known[device])
         if device == "cpu":  # the host submits: whatever comes later sees what it did
             for other in self.known.values():
                 other["cpu"] = ticket
@@ -371,17 +374,25 @@ class _Writer:
         }
         for on in sorted(missing):
             # One device's work may have waited for the other's: then to wait for it is enough.
-            if all(self.carried[on][other] >= missing[other] for other in missing.keys() - {on}):
-                self._wait(device, on)
+            carried = self.carried[on][self._waited_for(on, missing[on])]
+            if all(carried[other] >= missing[other] for other in missing.keys() - {on}):
+                self._wait(device, on, missing[on])
                 return
         for on in sorted(missing):
-            self._wait(device, on)
+            self._wait(device, on, missing[on])
 
-    def _wait(self, device: str, on: str) -> None:
+    def _waited_for(self, on: str, ticket: int) -> int:
+        """The last work that a wait for `ticket` waits for: regions can be told apart."""
+        return max(ticket, 0) if on == "npu" else self.tickets[on]
+
+    def _wait(self, device: str, on: str, ticket: int) -> None:
+        last = self._waited_for(on, ticket)
         numbers = [relax.prim_value(NUMBER[device]), relax.prim_value(NUMBER[on])]
+        if last < self.tickets[on]:
+            numbers.append(relax.prim_value(self.tickets[on] - last))
         call = relax.Call(relax.ExternFunc(WAIT), numbers, ty_args=[relax.TupleType([])])
         self.new.append(relax.VarBinding(relax.Var("wait", relax.TupleType([])), self._norm(call)))
-        seen = self.carried[on]
+        seen = self.carried[on][last]
         for other, ticket in seen.items():
             self.known[device][other] = max(self.known[device][other], ticket)
         if device == "cpu":

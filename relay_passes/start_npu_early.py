@@ -6,8 +6,8 @@ The NPU waits for all GPU work that was queued before its region. Fusion leaves 
 last of their operators stood, so kernels that are meant to run beside a region, such as the GPU's
 parts of the same operators, may stand before it: the devices would take turns.
 
-A region is not moved before anything that reads the NPU's results: whoever waits there would wait
-for the moved region too.
+Who reads an earlier region's results may come after a later region then: a wait for the NPU says
+how many regions it does not mean (`plan_memory`).
 
 Requires: straight-line functions that are no longer dataflow; regions are `call_dps_packed`.
 Ensures:  the same bindings; each after what it reads; kernels in the same order among themselves,
@@ -42,30 +42,29 @@ class StartNpuEarly:
     def _reordered(self, func: relax.Function) -> relax.Function:
         bindings = [binding for block in func.body.blocks for binding in block.bindings]
         ordered: list[relax.VarBinding] = []
-        beside: list[relax.VarBinding] = []  # since the last region or reader of one
+        beside: list[relax.VarBinding] = []  # what no region so far needed
         from_npu: set[relax.Var] = set()
         for binding in bindings:
-            reads = variables(binding.value)
+            beside.append(binding)
             if self._is_region(binding.value):
-                needed = _needed(beside, reads)
-                ordered += [b for b in beside if b.var in needed]
-                ordered.append(binding)
-                beside = [b for b in beside if b.var not in needed]
-                ordered += beside
-                beside = []
                 from_npu.add(binding.var)
-            elif from_npu.intersection(reads):
-                if _computes(binding.value):
-                    ordered += [*beside, binding]
-                    beside = []
-                else:  # another name of the result
-                    from_npu.add(binding.var)
-                    beside.append(binding)
-            else:
-                beside.append(binding)
-        body = relax.SeqExpr([relax.BindingBlock(ordered + beside)], func.body.body)
-        if not from_npu:
+                needed = _needed(beside, [binding.var])
+                left: list[relax.VarBinding] = []
+                for one in beside:
+                    if one.var not in needed:
+                        left.append(one)
+                        continue
+                    if _computes(one.value) and from_npu.intersection(variables(one.value)):
+                        # Here the host waits: what stood before it must be queued by then.
+                        ordered += left
+                        left = []
+                    ordered.append(one)
+                beside = left
+            elif not _computes(binding.value) and from_npu.intersection(variables(binding.value)):
+                from_npu.add(binding.var)  # another name of the result, or of a part
+        if not ordered:
             return func
+        body = relax.SeqExpr([relax.BindingBlock(ordered + beside)], func.body.body)
         return relax.Function(func.params, body, func.ret_ty, func.is_pure, func.attrs)
 
     def _is_region(self, value: relax.Expr) -> bool:
@@ -77,10 +76,7 @@ class StartNpuEarly:
 
 
 def _computes(value: relax.Expr) -> bool:
-    return isinstance(value, relax.Call) and value.op in (
-        Op.get("relax.call_tir"),
-        Op.get("relax.call_dps_packed"),
-    )
+    return isinstance(value, relax.Call) and value.op == Op.get("relax.call_tir")
 
 
 def _needed(bindings: list[relax.VarBinding], reads: Collection[relax.Var]) -> set[relax.Var]:

@@ -109,8 +109,14 @@ TVM_FFI_STATIC_INIT_BLOCK() {
                     Context::Get().opencl.WaitIfOpen();
                     if (args.size() > 0) *rv = args[0];
                   })
-      .def("hetero_tvm.wait",
-           [](int64_t waiter, int64_t on) { Context::Get().ordering.Wait(waiter, on); })
+      .def_packed("hetero_tvm.wait",  // waiter, on, and how many of its last jobs not
+                  [](ffi::PackedArgs args, ffi::Any*) {
+                    HETERO_CHECK(args.size() == 2 || args.size() == 3, TypeError)
+                        << "wait takes two or three numbers, got " << args.size();
+                    const int64_t behind = args.size() == 3 ? args[2].cast<int64_t>() : 0;
+                    Context::Get().ordering.Wait(args[0].cast<int64_t>(), args[1].cast<int64_t>(),
+                                                 behind);
+                  })
       .def("hetero_tvm.sync", [] { Context::Get().ordering.WaitForAll(); })
       .def("hetero_tvm.view", ViewTensor)
       .def("hetero_tvm.npu_module_create", CreateNpu)

@@ -13,14 +13,15 @@ enum Device : int64_t { kCpu = 0, kGpu = 1, kNpu = 2 };
 
 }  // namespace
 
-void Ordering::Wait(int64_t waiter, int64_t on) {
+void Ordering::Wait(int64_t waiter, int64_t on, int64_t behind) {
+  HETERO_CHECK(behind >= 0, ValueError) << "wait(.., " << behind << "): a number of later jobs";
   HETERO_CHECK(waiter >= kCpu && waiter <= kNpu && on >= kCpu && on <= kNpu, ValueError)
       << "wait(" << waiter << ", " << on << "): devices are 0 cpu, 1 gpu, 2 npu";
   if (waiter == on || on == kCpu) return;  // queues keep their order; the host waits by itself
   if (on == kNpu) {
     (waiter == kCpu ? counters_.wait_cpu_on_npu : counters_.wait_gpu_on_npu).Add();
     // The GPU waits by the host's waiting: kernels are not launched before the NPU is done.
-    npu_.Wait();
+    npu_.WaitForAllBut(static_cast<uint64_t>(behind));
   } else if (waiter == kCpu) {
     counters_.wait_cpu_on_gpu.Add();
     gpu_.WaitIfOpen();

@@ -25,8 +25,11 @@ class Ordering {
    *
    * Devices are 0 cpu, 1 gpu, 2 npu. The host is blocked when it is the waiter, and when the GPU
    * waits for the NPU; the NPU waits for the GPU on its own. Throws ValueError for other devices.
+   *
+   * \param behind Of a wait for the NPU: its last jobs so far, that need not be done. Jobs of other
+   * threads in between make the wait longer, never shorter.
    */
-  void Wait(int64_t waiter, int64_t on);
+  void Wait(int64_t waiter, int64_t on, int64_t behind = 0);
 
   /*! \brief Everything is done and the host may read everything. */
   void WaitForAll();

@@ -55,10 +55,15 @@ def _names(func):
             [(False, [-1]), (False, [-1]), (False, [1]), (True, [2])],
             ["g1", "g2", "n3", "g0"],
         ),
-        # The reader of the first region stays before the second region: its wait is for the first.
+        # The reader of the first region waits for that one alone: the second need not stay behind.
         (
             [(True, [-1]), (False, [0]), (False, [-1]), (True, [-1])],
-            ["n0", "g1", "n3", "g2"],
+            ["n0", "n3", "g1", "g2"],
+        ),
+        # To queue `g2` the host waits for `n0`: `g1`, which is beside it, is queued before.
+        (
+            [(True, [-1]), (False, [-1]), (False, [0]), (True, [2])],
+            ["n0", "g1", "g2", "n3"],
         ),
         # Regions keep their order.
         ([(True, [-1]), (True, [-1])], ["n0", "n1"]),

@@ -61,7 +61,13 @@ class Worker {
   void Wait(uint64_t ticket);
 
   /*! \brief Until every job submitted so far is done; otherwise as Wait(ticket). */
-  void Wait() { Wait(timeline_.Submitted()); }
+  void Wait() { WaitForAllBut(0); }
+
+  /*! \brief Until every job submitted so far but the last `behind` is done. */
+  void WaitForAllBut(uint64_t behind) {
+    const uint64_t submitted = timeline_.Submitted();
+    Wait(submitted > behind ? submitted - behind : 0);
+  }
 
   /*!
    * \brief Wait for the running job and end the thread. Nothing can be submitted afterwards.
