@@ -65,7 +65,10 @@ def run(args: argparse.Namespace) -> int:
         else:
             cli.emit(report_plan.plan_summary(report, verbose=args.verbose > 0))
         return 0
-    reports = {length: _report(args, length) for length in read_lengths(args.length)}
+    reports = {}
+    for length in read_lengths(args.length):
+        reports[length] = _report(args, length)
+        args.reprofile = False  # once is enough
     if args.json:
         entries = [{"length": n, **report.to_dict()} for n, report in reports.items()]
         cli.emit_json("plan", {"lengths": entries})

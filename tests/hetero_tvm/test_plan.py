@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import tiny_models as tiny
 
-from target_specs.loader import SOCS
+from target_specs.loader import SOCS, load_spec
 
 needs_qnn = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_qnn") is None,
@@ -87,6 +87,24 @@ def test_one_row_for_each_length(hetero, tmp_path):
         assert float(row[1]) == round(entry["modes"]["gpu"]["predicted_us"] / 1e3, 3)
     # one length: the whole report
     assert "Best: " in hetero(*words, "512").stdout
+
+
+def test_the_machine_is_measured_again_once(tmp_path, monkeypatch, capsys):
+    from hetero_tvm import cli, compiler
+    from hetero_tvm.host_profile import HostProfile
+
+    asked = []
+
+    def host_profile(cache_dir, *, reprofile, progress):
+        asked.append(reprofile)
+        return HostProfile(load_spec("host"), ())
+
+    monkeypatch.setattr(compiler, "host_profile", host_profile)
+    path = tiny.mlp(tmp_path / "mlp.onnx", free_rows=True)
+    words = ["plan", str(path), "-t", "host", "--input", "x=Lx32", "--length", "4,8,16"]
+    assert cli.main([*words, "--reprofile", "-q"]) == 0
+    assert asked == [True, False, False]
+    assert len(capsys.readouterr().out.splitlines()) == 5
 
 
 def test_a_gpu_that_is_shared(hetero, tmp_path):
