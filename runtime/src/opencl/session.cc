@@ -114,9 +114,8 @@ void ClSession::Wait(uint64_t ticket) {
     }
   }
   counters_.gpu_waits.Add();
-  const bool may_poll = device_.type != "cpu" || options_.poll_cpu.load(std::memory_order_relaxed);
   const bool watched =
-      may_poll && fence->event.Get() != nullptr && WatchEvent(*fence, started + expected);
+      fence->event.Get() != nullptr && MayWatch(*fence) && WatchEvent(*fence, started + expected);
   const cl_event event = fence->event.Get();
   // Also when the event was seen to be over: only this call makes what was written visible.
   const cl_int status =
@@ -126,6 +125,15 @@ void ClSession::Wait(uint64_t ticket) {
   if (watched && fence == fences_.front()) fence->expected->Learn(Clock::now() - started);
   DoneLocked(fence->ticket);
   CheckCl(status, event == nullptr ? "clFinish" : "running kernels");
+}
+
+bool ClSession::MayWatch(const ClFence& fence) const {
+  if (device_.type != "cpu" || options_.poll_cpu.load(std::memory_order_relaxed)) return true;
+  // Whoever blocks for a device that is this processor computes for it, and comes back only when
+  // what was queued behind the fence is done as well. So block only where nothing follows.
+  const Clock::time_point end = Clock::now() + kLookForFollowers;
+  while (submitted_.load() == fence.ticket && Clock::now() < end) waiting::Yield();
+  return submitted_.load() > fence.ticket;
 }
 
 bool ClSession::WatchEvent(const ClFence& fence, Clock::time_point expected_end) const {
@@ -139,7 +147,14 @@ bool ClSession::WatchEvent(const ClFence& fence, Clock::time_point expected_end)
     return over;
   };
   const Clock::duration left = expected_end - Clock::now();
-  SleepThenPoll(std::max(left, Clock::duration::zero()), is_over);
+  bool over = SleepThenPoll(std::max(left, Clock::duration::zero()), is_over);
+  if (device_.type == "cpu") {
+    const Clock::time_point end = Clock::now() + kLongestWatch;
+    while (!over && Clock::now() < end) {
+      waiting::SleepFor(kShortNap);
+      over = is_over();
+    }
+  }
   return was_running;
 }
 

@@ -7,6 +7,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -117,10 +118,17 @@ class ClSession {
   // Drivers may hold launches back until they are told to go on; telling costs a little.
   static constexpr uint64_t kLaunchesPerFlush = 8;
 
+  // The host queues the next kernels within some tens of microseconds, if it has any.
+  static constexpr std::chrono::microseconds kLookForFollowers{50};
+  static constexpr std::chrono::microseconds kShortNap{50};
+  // A driver that makes no progress unless somebody blocks for it gets its way after this time.
+  static constexpr std::chrono::seconds kLongestWatch{1};
+
   void Enqueue(const Kernel& kernel, const LaunchShape& shape);
   void WaitLocked();
   uint64_t FenceLocked();
   Prediction& PredictionLocked(uint64_t stretch);
+  bool MayWatch(const ClFence& fence) const;
   bool WatchEvent(const ClFence& fence, Clock::time_point expected_end) const;
   void DoneLocked(uint64_t ticket);
 
