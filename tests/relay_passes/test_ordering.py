@@ -137,27 +137,11 @@ CASES = {
         "reads bytes that nothing wrote",
     ),
     "write_after_read": (
-        (
-            "wait npu gpu",
-            "storage s",
-            "tensor a s",
-            "call gpu a",
-            "call gpu a",
-            "tensor b s",
-            "call npu b",
-        ),
+        (*RUN, "call gpu a", "call gpu a", "tensor b s", "call npu b"),
         "call_6 writes s on the npu and does not wait for call_4, which reads it on the gpu",
     ),
     "write_after_read_with_its_wait": (
-        (
-            "storage s",
-            "tensor a s",
-            "call gpu a",
-            "call gpu a",
-            "tensor b s",
-            "wait npu gpu",
-            "call npu b",
-        ),
+        (*RUN[1:], "call gpu a", "call gpu a", "tensor b s", "wait npu gpu", "call npu b"),
         None,
     ),
     "a_wait_before_the_work_is_none": (
@@ -179,27 +163,11 @@ CASES = {
         "reads s on the cpu and does not wait for call_6",
     ),
     "freed_memory_is_given_out_again": (
-        (
-            "wait npu gpu",
-            "storage s",
-            "tensor a s",
-            "call gpu a",
-            "storage r",
-            "tensor b r",
-            "call npu b",
-        ),
+        (*RUN, "call gpu a", "storage r", "tensor b r", "call npu b"),
         "touches r on the npu and does not wait for call_3 on the gpu, whose s may have been",
     ),
     "a_job_keeps_its_memory": (
-        (
-            "wait npu gpu",
-            "storage s",
-            "tensor a s",
-            "call npu a",
-            "storage r",
-            "tensor b r",
-            "call gpu b",
-        ),
+        (*RUN, "call npu a", "storage r", "tensor b r", "call gpu b"),
         None,
     ),
     "a_view_beyond_its_tensor": (

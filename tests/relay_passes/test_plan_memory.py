@@ -205,3 +205,16 @@ def test_a_part_without_memory_of_its_own_is_refused():
     program = build.finish(build.compute("gpu", [view], 8))
     with pytest.raises(PlacementError, match=r"input0 is not of its own"):
         plan(program)
+
+
+def test_a_view_of_a_part_is_the_parts_in_the_join_too():
+    """The CPU reads what the GPU made, though the NPU's part has as many bytes before it."""
+    build = Builder(8)
+    (npu,), (gpu,) = build.compute("npu", [], 8), build.compute("gpu", [], 8)
+    half = build.slice(gpu, 0, 4)
+    joined = build.join(npu, gpu)
+    (seen,) = build.compute("cpu", [half], 3)
+    planned = plan(build.finish([joined, seen]))
+    order = calls(planned)
+    assert order[: order.index("cpu_2")] == ["wait npu gpu", "npu_0", "gpu_1", "wait cpu gpu"]
+    assert violations(planned, device_of) == []
