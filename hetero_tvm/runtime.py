@@ -280,8 +280,15 @@ def npu_module(
     returns before the outputs are written, except where nobody could wait for them: see `wait`.
     Raises ValueError when a description is inconsistent.
     """
+    from hetero_tvm import npu_weights
+
     load()
-    header = {
+    models = [region.onnx for region in regions]
+    files = {}
+    if provider == "cpu":  # others' models are compiled, their weights inside
+        models, weights = npu_weights.share(models)
+        files = {npu_weights.FILE: weights} if weights else {}
+    header: dict[str, Any] = {
         "regions": [
             {
                 "symbol": region.symbol,
@@ -293,7 +300,9 @@ def npu_module(
             for region in regions
         ]
     }
-    return _call("npu_module_create", json.dumps(header), [region.onnx for region in regions])
+    if files:
+        header["files"] = list(files)
+    return _call("npu_module_create", json.dumps(header), [*models, *files.values()])
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

@@ -58,10 +58,17 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       header_(header),
       models_(std::move(models)),
       regions_(ParseRegions(header)) {
-  HETERO_CHECK(models_.size() == regions_.size(), ValueError)
-      << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models";
+  const std::vector<std::string> names = ParseFiles(header);
+  HETERO_CHECK(models_.size() == regions_.size() + names.size(), ValueError)
+      << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models"
+      << (names.empty() ? "" : " and files");
+  std::vector<SharedFile> files;
+  for (size_t i = 0; i < names.size(); ++i) {
+    files.push_back({names[i], models_[regions_.size() + i]});
+  }
   for (size_t i = 0; i < regions_.size(); ++i) {
     regions_[i].model = models_[i];
+    regions_[i].files = files;
     const bool is_new = sessions_.emplace(regions_[i].symbol, MakeSession(regions_[i])).second;
     HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
   }

@@ -42,7 +42,8 @@ struct NpuServices {
  * tensors of the device `cpu`, which TVM reads without asking, and with plain DLTensors, which can
  * be gone any time.
  *
- * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, all length-prefixed.
+ * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, then the contents of
+ * the header's files, all length-prefixed.
  */
 class NpuModule : public tvm::ffi::ModuleObj {
  public:
@@ -73,7 +74,7 @@ class NpuModule : public tvm::ffi::ModuleObj {
 
   const NpuServices& services_;
   const std::string header_;
-  std::vector<std::string> models_;  // regions_ point into it; constant once made
+  std::vector<std::string> models_;  // then files; regions_ point into it; constant once made
   std::vector<Region> regions_;      // sessions_ refer to it; constant once made
   std::unordered_map<std::string, std::unique_ptr<RegionSession>> sessions_;
 };

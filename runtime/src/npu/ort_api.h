@@ -47,6 +47,8 @@ struct OrtEpDevice;
   X(96, void, ReleaseValue, (OrtValue*))                                                    \
   X(100, void, ReleaseSessionOptions, (OrtSessionOptions*))                                 \
   X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char*, const char*)) \
+  X(279, OrtStatus*, AddExternalInitializersFromFilesInMemory,                              \
+    (OrtSessionOptions*, const char* const*, char* const*, const size_t*, size_t))          \
   X(301, OrtStatus*, RegisterExecutionProviderLibrary, (OrtEnv*, const char*, const char*)) \
   X(303, OrtStatus*, GetEpDevices, (const OrtEnv*, const OrtEpDevice* const**, size_t*))    \
   X(304, OrtStatus*, SessionOptionsAppendExecutionProvider_V2,                              \

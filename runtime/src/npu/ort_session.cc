@@ -98,6 +98,21 @@ void OrtEnvironment::AppendQnn(OrtSessionOptions* options, const Region& region)
               "NPU region " + region.symbol);
 }
 
+void OrtEnvironment::AddFiles(OrtSessionOptions* options, const Region& region) {
+  if (region.files.empty()) return;
+  std::vector<const char*> names;
+  std::vector<char*> contents;
+  std::vector<size_t> sizes;
+  for (const SharedFile& file : region.files) {
+    names.push_back(file.name.c_str());
+    contents.push_back(const_cast<char*>(file.content.data()));  // read only, whatever it says
+    sizes.push_back(file.content.size());
+  }
+  api_->Check(api_->AddExternalInitializersFromFilesInMemory(options, names.data(), contents.data(),
+                                                             sizes.data(), names.size()),
+              "NPU region " + region.symbol);
+}
+
 OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   const std::string where = "NPU region " + region.symbol;
   const std::scoped_lock lock(mutex_);
@@ -121,6 +136,7 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
     TVM_FFI_THROW(ValueError) << where << ": unknown provider '" << region.provider
                               << "'; known: cpu, qnn";
   }
+  AddFiles(raw_options, region);
   std::optional<QuietStdout> quiet;
   if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;

@@ -35,6 +35,7 @@ class OrtEnvironment {
 
  private:
   void OpenLocked();
+  void AddFiles(OrtSessionOptions* options, const Region& region);
   void AppendQnn(OrtSessionOptions* options, const Region& region);
   const std::vector<const OrtEpDevice*>& QnnDevicesLocked();
 

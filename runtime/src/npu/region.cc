@@ -82,19 +82,35 @@ Region ParseRegion(const json::Value& value, size_t index) {
   return region;
 }
 
-}  // namespace
-
-std::vector<Region> ParseRegions(const ffi::String& text) {
+json::Object ParseHeader(const ffi::String& text) {
   ffi::String error;
   const json::Value parsed = json::Parse(text, &error);
   if (!error.empty()) Refuse("header", std::string(error));
   const auto header = parsed.try_cast<json::Object>();
   if (!header.has_value()) Refuse("header", "not an object");
+  return *header;
+}
+
+}  // namespace
+
+std::vector<Region> ParseRegions(const ffi::String& text) {
   std::vector<Region> regions;
-  for (const json::Value& region : Member<json::Array>(*header, "regions", "header")) {
+  for (const json::Value& region : Member<json::Array>(ParseHeader(text), "regions", "header")) {
     regions.push_back(ParseRegion(region, regions.size()));
   }
   return regions;
+}
+
+std::vector<std::string> ParseFiles(const ffi::String& text) {
+  const json::Object header = ParseHeader(text);
+  std::vector<std::string> files;
+  if (header.find(ffi::String("files")) == header.end()) return files;
+  for (const json::Value& file : Member<json::Array>(header, "files", "header")) {
+    const auto name = file.try_cast<ffi::String>();
+    if (!name.has_value()) Refuse("header", "the name of a file is not a string");
+    files.emplace_back(*name);
+  }
+  return files;
 }
 
 }  // namespace hetero_tvm::runtime::npu

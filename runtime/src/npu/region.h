@@ -24,6 +24,12 @@ struct TensorSpec {
   size_t bytes;
 };
 
+/*! \brief Weights that several regions' models refer to, as ONNX's external data. */
+struct SharedFile {
+  std::string name;
+  std::string_view content;
+};
+
 /*! \brief One ONNX model that runs as one function. */
 struct Region {
   std::string symbol;
@@ -31,7 +37,8 @@ struct Region {
   std::map<std::string, std::string> options;
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
-  std::string_view model;  // the ONNX file's bytes
+  std::string_view model;         // the ONNX file's bytes
+  std::vector<SharedFile> files;  // that the model may refer to
 };
 
 /*!
@@ -44,6 +51,9 @@ struct Region {
  * Throws ValueError saying which region and which key is wrong.
  */
 std::vector<Region> ParseRegions(const tvm::ffi::String& json);
+
+/*! \brief Names in the header's "files"; none where it has none. Throws as ParseRegions. */
+std::vector<std::string> ParseFiles(const tvm::ffi::String& json);
 
 }  // namespace hetero_tvm::runtime::npu
 
