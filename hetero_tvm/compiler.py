@@ -226,7 +226,7 @@ def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.
             name: version for name in _VERSIONED if (version := runtime.package_version(name))
         },
         plan=state.plan.to_dict(),
-        npu_regions=len(state.regions),
+        npu_regions=len(state.compiled),  # of all lengths
         **lengths,
     )
     try:

@@ -16,14 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
-from hetero_tvm.frontend.random_inputs import InputRange, draw_inputs
+from hetero_tvm.frontend.random_inputs import InputRange, draw_inputs, ranges_at
+from hetero_tvm.frontend.read_model import parse_model
 from hetero_tvm.frontend.self_check import TOLERANCE, is_close, relative_error
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Way, filled, part, way
 
 _SEED = 2001
@@ -33,10 +34,16 @@ Arrays = Mapping[str, np.ndarray]
 Axes = Mapping[str, tuple[int, ...]]
 
 
-def length_axes(
-    model: Path, at: Mapping[str, InputShape], longer: Mapping[str, InputShape]
-) -> dict[str, tuple[int, ...]]:
-    """Axes of the model's inputs that carry the length, by input.
+@dataclasses.dataclass(frozen=True)
+class Border:
+    """A model's inputs, and where the length shows in them."""
+
+    inputs: tuple[TensorSpec, ...]  # at some length
+    axes: dict[str, tuple[int, ...]]  # of those that carry the length
+
+
+def border(model: Path, at: Mapping[str, InputShape], longer: Mapping[str, InputShape]) -> Border:
+    """Which axes of the model's inputs carry the length.
 
     Inputs that the user did not name count too, where they share a dimension with one he did.
 
@@ -48,31 +55,29 @@ def length_axes(
     Raises:
         BadInput: the model does not take one of these.
     """
-    proto = onnx.load(str(model), load_external_data=False)
+    proto = parse_model(model)
     first, second = fix_input_shapes(proto, at), fix_input_shapes(proto, longer)
     axes = {
         a.name: tuple(i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n)
         for a, b in zip(first, second, strict=True)
     }
-    return {name: found for name, found in axes.items() if found}
+    return Border(first, {name: found for name, found in axes.items() if found})
 
 
-def checked_fill(
-    given: Mapping[str, float], input_axes: Axes, ranges: Sequence[InputRange]
-) -> dict[str, float]:
+def checked_fill(given: Mapping[str, float], found: Border) -> dict[str, float]:
     """What each input that carries the length is filled up with: `given`, else 0.
 
     Raises:
         BadInput: a name that carries no length, or a value that the input cannot hold.
     """
+    dtypes = {spec.name: np.dtype(spec.dtype) for spec in found.inputs}
     for name, value in given.items():
-        if name not in input_axes:
-            known = ", ".join(input_axes)
+        if name not in found.axes:
+            known = ", ".join(found.axes)
             raise BadInput(f"--pad {name}: the length shows in {known}, not in {name}")
-        dtype = np.dtype(next(entry.dtype for entry in ranges if entry.name == name))
-        if dtype.kind in "iub" and not _fits(value, dtype):
-            raise BadInput(f"--pad {name}={value:g}: the input is {dtype}")
-    return {name: given.get(name, 0.0) for name in input_axes}
+        if dtypes[name].kind in "iub" and not _fits(value, dtypes[name]):
+            raise BadInput(f"--pad {name}={value:g}: the input is {dtypes[name]}")
+    return {name: given.get(name, 0.0) for name in found.axes}
 
 
 def _fits(value: float, dtype: np.dtype) -> bool:
@@ -96,7 +101,7 @@ def prove(
     Args:
         model: ONNX file.
         ranges: what its inputs are drawn from, at one of `lengths`.
-        input_axes: what `length_axes` says.
+        input_axes: what `border` says.
         lengths: those that are built.
         fill: what `checked_fill` says.
     """
@@ -184,12 +189,8 @@ class _Trial:
         return found
 
     def _inputs(self, size: int) -> dict[str, np.ndarray]:
-        ranges = []
-        for entry in self.ranges:
-            axes = self.input_axes.get(entry.name, ())
-            shape = tuple(size if i in axes else dim for i, dim in enumerate(entry.shape))
-            ranges.append(dataclasses.replace(entry, shape=shape))
-        return draw_inputs(tuple(ranges), int(self.rng.integers(2**31)))
+        ranges = ranges_at(self.ranges, self.input_axes, size)
+        return draw_inputs(ranges, int(self.rng.integers(2**31)))
 
     def _run(self, inputs: Arrays, size: int) -> dict[str, np.ndarray]:
         try:

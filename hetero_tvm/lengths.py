@@ -10,7 +10,7 @@ Both ways are offered only where `length_proof` found at build time that they ch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,11 @@ def words(found: Way) -> str:
     return " + ".join(shown)
 
 
+def with_length(shape: Sequence[int], axes: Collection[int], size: int) -> tuple[int, ...]:
+    """`shape` with `size` on each of `axes`."""
+    return tuple(size if axis in axes else dim for axis, dim in enumerate(shape))
+
+
 def part(array: np.ndarray, axes: Sequence[int], start: int, size: int) -> np.ndarray:
     """Elements [start, start + size) along each of `axes`: a view."""
     index = [slice(None)] * array.ndim
@@ -123,8 +128,8 @@ def part(array: np.ndarray, axes: Sequence[int], start: int, size: int) -> np.nd
 
 def filled(array: np.ndarray, axes: Sequence[int], length: int, value: float) -> np.ndarray:
     """`array` with `value` behind its elements, up to `length` along each of `axes`."""
-    shape = [length if axis in axes else size for axis, size in enumerate(array.shape)]
-    if tuple(shape) == array.shape:
+    shape = with_length(array.shape, axes, length)
+    if shape == array.shape:
         return array
     whole = np.full(shape, value, dtype=array.dtype)
     whole[tuple(slice(size) for size in array.shape)] = array

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from hetero_tvm import runtime
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.frontend.tensor_spec import TensorSpec
-from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way
+from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way, with_length
 
 _SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
 
@@ -108,12 +108,12 @@ class Model:
         if rules is None:
             tensors = [self._tensor(_checked(arrays[spec.name], spec)) for spec in specs]
             return Fed(None, [tensors])
-        size = _length(arrays, rules)
+        size = length_of(arrays, rules)
         way = self._ways.get(size)
         if way is None:
             way = self._ways[size] = self._way(size)
         for spec in specs:
-            shape = _with_length(spec.shape, rules.input_axes.get(spec.name, ()), size)
+            shape = with_length(spec.shape, rules.input_axes.get(spec.name, ()), size)
             _checked(arrays[spec.name], dataclasses.replace(spec, shape=shape))
         return Fed(way, [self._piece(arrays, piece, rules) for piece in way])
 
@@ -291,10 +291,16 @@ def _checked(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     return array
 
 
-def _length(arrays: Mapping[str, np.ndarray], rules: LengthRules) -> int:
-    """The length that the inputs have, the same in all of them."""
+def length_of(arrays: Mapping[str, np.ndarray], rules: LengthRules) -> int:
+    """The length that inputs have, the same in all of those that are there and carry it.
+
+    Raises:
+        BadInput: they differ, or it is 0.
+    """
     found: dict[str, int] = {}
     for name, axes in rules.input_axes.items():
+        if name not in arrays:
+            continue
         shape = arrays[name].shape
         if max(axes) >= len(shape):
             raise BadInput(f"input {name}: shape {list(shape)} has no dimension {max(axes)}")
@@ -307,10 +313,6 @@ def _length(arrays: Mapping[str, np.ndarray], rules: LengthRules) -> int:
     if size == 0:
         raise BadInput(f"inputs of length 0: {', '.join(found)}")
     return size
-
-
-def _with_length(shape: Sequence[int], axes: Collection[int], size: int) -> tuple[int, ...]:
-    return tuple(size if axis in axes else dim for axis, dim in enumerate(shape))
 
 
 def _seen(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:

@@ -86,6 +86,7 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
         f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)"
         + (f"; {against}" if against else ""),
     ]
+    lines += _lengths(result)
     if result.path is not None and result.manifest is not None:
         size = result.path.stat().st_size / 1e6
         seconds = sum(result.seconds.values())
@@ -94,6 +95,23 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
             f"in {seconds:.1f} s, peak memory {result.peak_memory_bytes / 1e6:.0f} MB"
         )
     return "\n".join(lines)
+
+
+def _lengths(result: BuildResult) -> list[str]:
+    """Every length's plan in a row, and what is done about other lengths."""
+    if not result.variants:
+        return []
+    lines = ["", f"{'length':>8}{'predicted':>14}{'NPU regions':>13}{'NPU':>8}{'GPU':>8}{'CPU':>8}"]
+    for length, plan in result.variants.items():
+        total = sum(plan.macs.values()) or 1
+        shares = "".join(f"{plan.macs[d] / total:>8.1%}" for d in ("npu", "gpu", "cpu"))
+        milliseconds = f"{plan.predicted_us / 1e3:.2f} ms"
+        lines.append(f"{length:>8}{milliseconds:>14}{plan.regions:>13}{shares}")
+    lines.append(f"above, the plan for length {max(result.variants)}")
+    if result.lengths is not None:
+        lines.append(f"filling up to a built length: {result.lengths.padding_words}")
+        lines.append(f"cutting into built lengths: {result.lengths.chunking_words}")
+    return lines
 
 
 def _kind_of_reason(op: OpPlan) -> str:

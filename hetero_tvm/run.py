@@ -18,6 +18,7 @@ from hetero_tvm import cli
 from hetero_tvm.bundle import Manifest, whole_file
 from hetero_tvm.compare import FLOAT16, FLOAT32, OutputError, Tolerance, compare
 from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.lengths import words
 
 EXAMPLES = """\
 examples:
@@ -39,6 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="FILE.npz | NAME=FILE.npy",
         help="inputs; what is not given is random",
+    )
+    parser.add_argument(
+        "--length",
+        type=int,
+        help="of the random inputs, where the artefact is built for several (default: the longest)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
     parser.add_argument(
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     given = read_inputs(args.inputs)
     model = loader.load(args.artefact)
     manifest = model.manifest
-    inputs = complete_inputs(given, manifest, args.seed)
+    inputs = complete_inputs(given, manifest, args.seed, args.length)
 
     repeat = args.repeat if args.repeat is not None else 0 if model.simulated else 10
     tensors = model.feed(inputs)
@@ -107,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         "npu": _npu_words(manifest, model.simulated),
         "load_s": model.load_seconds,
         "first_run_ms": times_ms[0],
+        "length": sum(piece.size for piece in tensors.way) if tensors.way else None,
+        "way": words(tensors.way) if tensors.way else None,
         "run_ms": {"median": statistics.median(times_ms[1:]), "min": min(times_ms[1:])}
         if repeat
         else None,
@@ -145,14 +153,34 @@ def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
 
 
 def complete_inputs(
-    given: Mapping[str, np.ndarray], manifest: Manifest, seed: int
+    given: Mapping[str, np.ndarray], manifest: Manifest, seed: int, length: int | None = None
 ) -> dict[str, np.ndarray]:
-    """`given`, and for the rest seeded random arrays, drawn as the model's graph suggests."""
+    """`given`, and for the rest seeded random arrays, drawn as the model's graph suggests.
+
+    `length`: of the rest, where the artefact is built for several lengths; that of the given
+    inputs where they carry one, else the longest that is built.
+
+    Raises:
+        BadInput: a `length` that is not that of the given inputs, or of an artefact without any.
+    """
+    from hetero_tvm.frontend.random_inputs import draw_inputs, ranges_at
+    from hetero_tvm.loader import length_of
+
+    rules, ranges = manifest.lengths, manifest.ranges
+    if rules is None:
+        if length is not None:
+            raise BadInput(f"--length {length}: the artefact was built without --length")
+    else:
+        carrying = {name: array for name, array in given.items() if name in rules.input_axes}
+        found = length_of(carrying, rules) if carrying else None
+        if length is not None and (length < 1 or found not in (None, length)):
+            said = f"the given inputs are {found} long" if found else "at least 1"
+            raise BadInput(f"--length {length}: {said}")
+        size = found or length or max(variant.length for variant in manifest.variants)
+        ranges = ranges_at(ranges, rules.input_axes, size)
     if {spec.name for spec in manifest.inputs} <= set(given):
         return dict(given)
-    from hetero_tvm.frontend.random_inputs import draw_inputs
-
-    return {**draw_inputs(manifest.ranges, seed), **given}
+    return {**draw_inputs(ranges, seed), **given}
 
 
 def default_tolerance(manifest: Manifest) -> Tolerance:
@@ -226,6 +254,8 @@ def _text(result: dict[str, Any], errors: list[OutputError]) -> str:
         f"load     {result['load_s']:.2f} s, first run {result['first_run_ms']:.1f} ms"
         + (" (simulated: not the chip's time)" if result["simulated"] else ""),
     ]
+    if result["way"]:
+        lines.append(f"length   {result['length']}, on {result['way']}")
     if result["run_ms"]:
         lines.append(f"run      {result['run_ms']['median']:.2f} ms, median")
     if not errors:

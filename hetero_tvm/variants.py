@@ -55,7 +55,8 @@ def build(
     last = max(configs)
     config = configs[last]
     costs = compiler.prepare(config, progress)
-    axes = length_proof.length_axes(config.model, config.inputs, longer.inputs)
+    border = length_proof.border(config.model, config.inputs, longer.inputs)
+    values = length_proof.checked_fill(fill, border)
     each = [phase for phase in compiler.phases_of(config) if not phase.once]
     together = [phase for phase in compiler.phases_of(config) if phase.once]
     weights = {f"{phase.name} {n}": phase.weight for n in configs for phase in each}
@@ -71,9 +72,6 @@ def build(
         seconds = _sum(seconds, spent)
         if config.output is not None:
             state = merger.add(length, state, sole=len(configs) == 1)
-        if not states:  # bad input is said before the other lengths
-            assert state.model is not None
-            values = length_proof.checked_fill(fill, axes, state.model.ranges)
         states[length] = state
     manifest, rules = None, None
     final = states[last]
@@ -83,9 +81,9 @@ def build(
         clock = time.perf_counter()
         if config.check:
             ranges = final.model.ranges
-            rules = length_proof.prove(config.model, ranges, axes, list(configs), values)
+            rules = length_proof.prove(config.model, ranges, border.axes, list(configs), values)
         else:
-            rules = length_proof.unproven(axes, values, "not proven: built with --no-check")
+            rules = length_proof.unproven(border.axes, values, "not proven: built with --no-check")
         seconds[_PROOF] = time.perf_counter() - clock
         merged = dataclasses.replace(
             final,

@@ -66,6 +66,22 @@ def draw_inputs(ranges: tuple[InputRange, ...], seed: int) -> dict[str, np.ndarr
     }
 
 
+def ranges_at(
+    ranges: Sequence[InputRange], axes: Mapping[str, Sequence[int]], size: int
+) -> tuple[InputRange, ...]:
+    """The ranges with `size` on the axes of each input that `axes` names."""
+    return tuple(
+        replace(
+            entry,
+            shape=tuple(
+                size if axis in axes.get(entry.name, ()) else dim
+                for axis, dim in enumerate(entry.shape)
+            ),
+        )
+        for entry in ranges
+    )
+
+
 def _draw(entry: InputRange, rng: np.random.Generator) -> np.ndarray:
     dtype = np.dtype(entry.dtype)
     if entry.kind == "normal":

@@ -47,14 +47,15 @@ class RawModel:
 
 def read_model(path: Path) -> RawModel:
     """Read `path` and its external data, or raise `BadInput` naming what is wrong with it."""
-    proto = _parse(path)
+    proto = parse_model(path)
     _check_structure(path, proto)
     external_files = _load_external_data(path, proto)
     _check_tensors(path, proto)
     return RawModel(path=path, proto=proto, sha256=_hash([path, *external_files]))
 
 
-def _parse(path: Path) -> onnx.ModelProto:
+def parse_model(path: Path) -> onnx.ModelProto:
+    """What `path` holds, without its external data and unchecked; `BadInput` if it is no model."""
     if not path.exists():
         raise BadInput(f"{path}: no such file")
     if not path.is_file():
