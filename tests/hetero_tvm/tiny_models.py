@@ -39,3 +39,60 @@ def run_with_onnxruntime(path, **inputs):
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, inputs), strict=True))
+
+
+def attention(path, *, mask=True, wide=16, seed=0):
+    """One attention layer over a free length L: `ids`, `mask` [1, L] -> `y` [1, L, wide], `mean`.
+
+    `mean` [1, wide] has no length. Without `mask` every token is seen, filled-up ones too.
+    """
+    rng = np.random.default_rng(seed)
+    weights = {
+        "table": rng.standard_normal((50, wide), np.float32),
+        **{
+            n: rng.standard_normal((wide, wide), np.float32) / wide**0.5 for n in ("wq", "wk", "wv")
+        },
+        "one": np.float32(1),
+        "low": np.float32(-10000),
+        "ax1": np.array([1]),
+        "ax2": np.array([2]),
+    }
+    node = helper.make_node
+    nodes = [
+        node("Gather", ["table", "ids"], ["e"], name="embed"),
+        *(node("MatMul", ["e", f"w{n}"], [n], name=f"to_{n}") for n in "qkv"),
+        node("Transpose", ["k"], ["kt"], perm=[0, 2, 1]),
+        node("MatMul", ["q", "kt"], ["s"], name="scores"),
+    ]
+    scores = "s"
+    if mask:
+        scores = "masked"
+        nodes += [
+            node("Cast", ["mask"], ["m"], to=TensorProto.FLOAT),
+            node("Sub", ["one", "m"], ["gone"]),
+            node("Mul", ["gone", "low"], ["bias"]),
+            node("Unsqueeze", ["bias", "ax1"], ["row"]),
+            node("Add", ["s", "row"], ["masked"]),
+            node("Unsqueeze", ["m", "ax2"], ["column"]),
+            node("Mul", ["y", "column"], ["kept"]),
+            node("ReduceSum", ["kept", "ax1"], ["sum"], keepdims=0),
+            node("ReduceSum", ["m", "ax1"], ["count"], keepdims=1),
+            node("Div", ["sum", "count"], ["mean"], name="mean"),
+        ]
+    attend = [
+        node("Softmax", [scores], ["p"], axis=-1),
+        node("MatMul", ["p", "v"], ["y"], name="attend"),
+    ]
+    end = next((i for i, n in enumerate(nodes) if n.output[0] == "column"), len(nodes))
+    nodes[end:end] = attend
+    value = helper.make_tensor_value_info
+    inputs = [value("ids", TensorProto.INT64, [1, "L"])]
+    outputs = [value("y", TensorProto.FLOAT, [1, "L", wide])]
+    if mask:
+        inputs.append(value("mask", TensorProto.INT64, [1, "L"]))
+        outputs.append(value("mean", TensorProto.FLOAT, [1, wide]))
+    tensors = [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()]
+    graph = helper.make_graph(nodes, "attention", inputs, outputs, tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
