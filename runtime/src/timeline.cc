@@ -24,6 +24,16 @@ void Prediction::Learn(Clock::duration took) {
 
 namespace waiting {
 
+bool CoresToSpare() {
+  static const bool spare = [] {
+    cpu_set_t usable;
+    CPU_ZERO(&usable);
+    constexpr int kThreads = 4;
+    return sched_getaffinity(0, sizeof(usable), &usable) != 0 || CPU_COUNT(&usable) >= kThreads;
+  }();
+  return spare;
+}
+
 void Pause() {
 #if defined(__x86_64__) || defined(__i386__)
   __builtin_ia32_pause();

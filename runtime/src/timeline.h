@@ -116,6 +116,12 @@ inline Clock::duration Margin(Clock::duration expected) {
   return part > kSleepError ? part : Clock::duration(kSleepError);
 }
 
+/*!
+ * \brief Whether this process has a core for a thread that polls, beside the host's thread and two
+ * devices that may be this processor. Else polling takes the core from whom it waits for.
+ */
+bool CoresToSpare();
+
 /*! \brief Tell the processor that this is a loop around a flag. */
 void Pause();
 
@@ -129,6 +135,7 @@ void SleepFor(Clock::duration time);
 template <typename Done>
 bool SleepThenPoll(Clock::duration expected, const Done& done) {
   if (done()) return true;
+  if (!waiting::CoresToSpare()) return false;
   const Clock::duration margin = waiting::Margin(expected);
   if (expected > margin + waiting::kShortestSleep) waiting::SleepFor(expected - margin);
   const Clock::duration patience = 2 * margin;

@@ -4,6 +4,7 @@
  */
 #include "worker.h"
 
+#include <sys/prctl.h>
 #include <unistd.h>
 
 #include <utility>
@@ -49,6 +50,8 @@ void Worker::Wait(uint64_t ticket) {
 }
 
 void Worker::Work() {
+  // Naps are short here: the default would make each of them last 50 us longer.
+  prctl(PR_SET_TIMERSLACK, 1000);
   uint64_t last = 0;
   while (true) {
     // The next job often follows at once, and waking up costs more than a short look around.

@@ -120,7 +120,7 @@ class ClSession {
 
   // The host queues the next kernels within some tens of microseconds, if it has any.
   static constexpr std::chrono::microseconds kLookForFollowers{50};
-  static constexpr std::chrono::microseconds kShortNap{50};
+  static constexpr std::chrono::microseconds kShortNap{25};
   // A driver that makes no progress unless somebody blocks for it gets its way after this time.
   static constexpr std::chrono::seconds kLongestWatch{1};
 
