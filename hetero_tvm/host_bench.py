@@ -25,7 +25,10 @@ from hetero_tvm import npu_compiler, runtime, vm_lowering
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import lower_npu
+from relay_passes.op_work import op_name
+from relay_passes.plan import OpPlan, Plan, Split
 from relay_passes.program import read_program
+from relay_passes.split_tensor import split_tensor
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
 from target_specs.spec import SocSpec
@@ -58,6 +61,9 @@ def matmul(rows: int, size: int) -> Case:
 
 
 BUSY = matmul(64, 384)  # a product as in a small transformer
+BUSY_HALF = Case(
+    (64, 384), lambda x: relax.op.concat([half := relax.op.matmul(x, weight(384, 192)), half], 1)
+)
 
 
 def chain(case: Case, length: int) -> tvm.IRModule:
@@ -89,8 +95,15 @@ def compiled(
 
     Operators on the NPU that follow each other in the program are one region.
     """
+    return compiled_cut(mod, spec, _regions(mod, device_of))
+
+
+def compiled_cut(
+    mod: tvm.IRModule, spec: SocSpec, region: Mapping[str, int]
+) -> Callable[[], float]:
+    """As `compiled`, with the regions of the NPU's operators."""
     shape = [int(size) for size in mod["main"].params[0].ty.shape]
-    group: Any = GroupRegions(_regions(mod, device_of))
+    group: Any = GroupRegions(region)
     mod = group(mod)
     mod, regions = lower_npu(mod, spec.npu)
     npu_module = None
@@ -193,8 +206,8 @@ def overheads(spec: SocSpec, budget_s: float) -> dict[str, dict[str, float]]:
     """Launches and waits: a tiny operator alone, in a chain, and products device after device.
 
     A run on the NPU is timed from its start until its end is seen: that is its submission, and
-    seeing the end costs nothing more. Waits are those of devices at work, whose operands come from
-    the other one's caches: what a round trip takes beyond its two products, half for each way.
+    seeing the end costs nothing more. Waits are those of devices at work side by side: what a step
+    takes, of a chain of products that are cut and put together again, beyond half a product.
     """
     launch = chain_us(TINY, spec, "gpu", budget_s, long=33)
     op_us = chain_us(Case((1, 8), lambda x: relax.op.add(x, x)), spec, "npu", budget_s, long=33)
@@ -202,13 +215,9 @@ def overheads(spec: SocSpec, budget_s: float) -> dict[str, dict[str, float]]:
     gpu_run = median_us(compiled(one, spec, lambda _: "gpu"), budget_s)
     npu_run = median_us(compiled(one, spec, lambda _: "npu"), budget_s)
     wait = max(gpu_run - launch, 0.1)  # one kernel, then wait for it
-    per_trip = []
-    for trips in (1, 9):
-        run = compiled(chain(BUSY, 2 * trips), spec, lambda i: ("gpu", "npu")[i % 2])
-        per_trip.append(median_us(run, budget_s))
-    trip = (per_trip[1] - per_trip[0]) / 8
-    steps = sum(chain_us(BUSY, spec, device, budget_s) for device in ("gpu", "npu"))
-    way = max((trip - steps - npu_run) / 2, wait)
+    exchange = _exchange_us(spec, budget_s)
+    half = max(chain_us(BUSY_HALF, spec, device, budget_s) for device in ("gpu", "npu"))
+    way = max(exchange - half - npu_run, wait)
     return {
         "gpu": {"launch_us": launch, "handover_us": way, "flag_us": way},
         "npu": {
@@ -219,6 +228,33 @@ def overheads(spec: SocSpec, budget_s: float) -> dict[str, dict[str, float]]:
             "flag_us": 0.01,
         },
     }
+
+
+def _exchange_us(spec: SocSpec, budget_s: float) -> float:
+    """A step of a chain of products by columns, of which each needs all of the one before."""
+    per_chain = []
+    for length in (1, 9):
+        mod = chain(BUSY, length)
+        nodes = read_program(mod)
+        columns = BUSY.shape[1]
+        split = Split(kind="weight", axis=1, at=columns // 2, extent=columns)
+        ops = tuple(
+            OpPlan(
+                name=node.name,
+                op=op_name(node.call),
+                device="gpu+npu",
+                reason="",
+                cost_us={},
+                declined={},
+                macs=0,
+                split=split,
+                region=i,
+            )
+            for i, node in enumerate(nodes)
+        )
+        cut = split_tensor(mod, Plan(ops=ops, predicted_us=0.0))
+        per_chain.append(median_us(compiled_cut(cut.mod, spec, cut.region), budget_s))
+    return max((per_chain[1] - per_chain[0]) / 8, 0.01)
 
 
 def memory_gbps(threads: int, budget_s: float) -> float:
