@@ -138,6 +138,10 @@ def _finished(region: NpuRegion, binary: bytes, **facts: Any) -> CompiledRegion:
 
 def _compile_options(npu: NpuSpec) -> dict[str, str]:
     # soc_model: without it QNN takes a v68 with half the on-chip memory.
+    # Regions of several lengths could have one set of weights: `ep.share_ep_contexts` with
+    # `ep.context_embed_mode` 0, all regions in one process. Not yet: such a binary ends the process
+    # that loads it on x86, and artefacts run where they are built, which is there. An artefact for
+    # a device would carry the binary as one more file of its NPU module (`npu_weights`).
     return {**session_options(npu), "htp_graph_finalization_optimization_mode": "3"}
 
 

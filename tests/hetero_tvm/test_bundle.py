@@ -7,6 +7,7 @@ import pytest
 from hetero_tvm.bundle import (
     FORMAT_VERSION,
     Manifest,
+    Variant,
     append_manifest,
     read_manifest,
     whole_file,
@@ -14,6 +15,7 @@ from hetero_tvm.bundle import (
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.lengths import LengthRules
 
 MANIFEST = Manifest(
     target="host",
@@ -51,6 +53,33 @@ def test_round_trip(artefact):
     read = read_manifest(artefact)
     assert read.library_bytes == len(CODE)
     assert dataclasses.replace(read, library_bytes=0, library_sha256="") == MANIFEST
+
+
+def test_round_trip_of_several_lengths(tmp_path):
+    variant = Variant(
+        length=3,
+        function="main_3",
+        inputs=MANIFEST.inputs,
+        outputs=MANIFEST.outputs,
+        output_axes=MANIFEST.output_axes,
+        plan={"ops": []},
+        npu_regions=1,
+    )
+    rules = LengthRules(
+        input_axes={"x": (1,)},
+        output_axes={"z": (0, 1)},
+        fill={"x": 2.0},
+        padding=True,
+        padding_words="holds",
+        chunking=False,
+        chunking_words="",
+    )
+    several = dataclasses.replace(MANIFEST, variants=(variant,), lengths=rules)
+    path = tmp_path / "model.so"
+    path.write_bytes(CODE)
+    append_manifest(path, several)
+    read = read_manifest(path)
+    assert dataclasses.replace(read, library_bytes=0, library_sha256="") == several
 
 
 @pytest.mark.parametrize("seed", range(40))

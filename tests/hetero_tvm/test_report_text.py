@@ -4,6 +4,7 @@ import dataclasses
 
 from hetero_tvm import report_text
 from hetero_tvm.compiler import BuildResult
+from hetero_tvm.lengths import LengthRules
 from relay_passes.plan import OpPlan, Plan, Split
 
 
@@ -75,6 +76,27 @@ def test_summary_has_shares_reasons_and_refusals():
     assert "npu: take: int64 tensors\n       /embeddings/Gather" in text
     assert "predicted 2.50 ms a run (modelled, from the target's spec); GPU only 4.00 ms, " in text
     assert "layer level 2.55 ms, split 2.50 ms" in text
+
+
+def test_every_length_has_a_row():
+    rules = LengthRules(
+        input_axes={},
+        output_axes={},
+        fill={},
+        padding=True,
+        padding_words="holds, at 40",
+        chunking=False,
+        chunking_words="changes y",
+    )
+    result = dataclasses.replace(RESULT, variants={32: RESULT.plan, 64: RESULT.plan}, lengths=rules)
+    text = report_text.build_summary(result, verbose=False)
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith(("32 ", "64 "))]
+    assert [row[0] for row in rows] == ["32", "64"]
+    assert rows[0][1:] == ["2.50", "ms", "0", "60.0%", "40.0%", "0.0%"]
+    assert "above, the plan for length 64" in text
+    assert "filling up to a built length: holds, at 40" in text
+    assert "cutting into built lengths: changes y" in text
+    assert "built length" not in report_text.build_summary(RESULT, verbose=False)
 
 
 def test_splits_are_summed_over_both_parts():

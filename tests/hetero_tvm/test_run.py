@@ -1,5 +1,7 @@
 """The verb `run`: inputs from files and from seeds, comparison, exit codes."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
@@ -9,6 +11,7 @@ import hetero_tvm
 from hetero_tvm import bundle, run
 from hetero_tvm.compare import FLOAT16, FLOAT32
 from hetero_tvm.errors import BadInput
+from hetero_tvm.lengths import LengthRules
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +84,47 @@ def test_given_inputs_win(files):
     assert run.complete_inputs({"x": x}, manifest, 0)["x"] is x
 
 
+def of_lengths(files):
+    """The manifest as if it had been built with --length."""
+    manifest = bundle.read_manifest(files[0])
+    variants = tuple(
+        bundle.Variant(
+            length=length,
+            function=f"main_{length}",
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            output_axes=(None,),
+            plan={"predicted_us": 1.0},
+            npu_regions=0,
+        )
+        for length in (4, 9)
+    )
+    rules = LengthRules(
+        input_axes={"x": (0,)},
+        output_axes={"y": (0,)},
+        fill={"x": 0.0},
+        padding=True,
+        padding_words="",
+        chunking=False,
+        chunking_words="",
+    )
+    return dataclasses.replace(manifest, variants=variants, lengths=rules)
+
+
+def test_random_inputs_have_the_length_that_is_asked_for(files):
+    manifest = of_lengths(files)
+    assert run.complete_inputs({}, manifest, 0)["x"].shape == (9, 32)
+    assert run.complete_inputs({}, manifest, 0, 6)["x"].shape == (6, 32)
+    x = np.zeros((5, 32), np.float32)
+    assert run.complete_inputs({"x": x}, manifest, 0, 5)["x"] is x
+    with pytest.raises(BadInput, match="--length 6: the given inputs are 5 long"):
+        run.complete_inputs({"x": x}, manifest, 0, 6)
+    with pytest.raises(BadInput, match="--length 0: at least 1"):
+        run.complete_inputs({}, manifest, 0, 0)
+    with pytest.raises(BadInput, match="--length 6: the artefact was built without --length"):
+        run.complete_inputs({}, bundle.read_manifest(files[0]), 0, 6)
+
+
 def test_npy_needs_a_name(tmp_path):
     np.save(tmp_path / "x.npy", np.zeros(3))
     with pytest.raises(BadInput, match="say which input it is, as in NAME="):
@@ -88,8 +132,6 @@ def test_npy_needs_a_name(tmp_path):
 
 
 def test_tolerance_follows_the_arithmetic(files):
-    import dataclasses
-
     manifest = bundle.read_manifest(files[0])
     assert run.default_tolerance(manifest) == FLOAT32
     assert run.default_tolerance(dataclasses.replace(manifest, dtype="float16")) == FLOAT16
@@ -106,8 +148,6 @@ def test_save_folder_must_exist(hetero, files, tmp_path):
 
 
 def test_half_storage_says_what_the_arithmetic_is(files):
-    import dataclasses
-
     manifest = dataclasses.replace(bundle.read_manifest(files[0]), dtype="float16")
     device = {"selected": True, "name": "G", "platform": "P", "memory": "svm", "half": False}
     words = run._gpu_words([device], manifest)
