@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -133,7 +134,7 @@ def _variant(length: int, state: pipeline.State, sole: bool) -> Variant:
         outputs=state.model.outputs,
         output_axes=state.cut.output_axes,
         plan=state.plan.to_dict(),
-        npu_regions=len(state.regions),
+        npu_regions=len(state.compiled),
     )
 
 
@@ -180,7 +181,16 @@ class _Merger:
         compiled = tuple(
             dataclasses.replace(region, symbol=symbols[region.symbol]) for region in state.compiled
         )
-        return dataclasses.replace(state, mod=IRModule(), compiled=compiled)
+        assert state.model is not None and state.cut is not None
+        # What holds the weights of this length goes, or the memory would grow with every length.
+        return dataclasses.replace(
+            state,
+            mod=IRModule(),
+            model=dataclasses.replace(state.model, mod=IRModule(), onnx_model=onnx.ModelProto()),
+            cut=dataclasses.replace(state.cut, mod=IRModule()),
+            regions=(),
+            compiled=compiled,
+        )
 
     def module(self) -> IRModule:
         mod = self.builder.get()

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths, read_share
+from hetero_tvm.arguments import (
+    add_model_arguments,
+    model_config,
+    read_fill,
+    read_lengths,
+    read_share,
+)
 from hetero_tvm.errors import BadInput
 
 
@@ -76,3 +82,18 @@ def test_a_share_is_a_percentage_or_a_fraction():
 def test_odd_shares_are_refused(text):
     with pytest.raises(BadInput, match=f"--gpu-share {text}: write a share"):
         read_share(text)
+
+
+def test_fill_values_are_read_by_name():
+    assert read_fill(["a=0", "b=-1e4", "c=d=2"]) == {"a": 0.0, "b": -1e4, "c=d": 2.0}
+
+
+@pytest.mark.parametrize("text", ["", "a", "a=", "=1", "a=nan", "a=inf", "a=x"])
+def test_odd_fill_values_are_refused(text):
+    with pytest.raises(BadInput, match=f"--pad {text}: write NAME=VALUE, as in"):
+        read_fill([text])
+
+
+def test_a_fill_value_given_twice_is_refused():
+    with pytest.raises(BadInput, match="--pad a is given twice"):
+        read_fill(["a=1", "a=1"])

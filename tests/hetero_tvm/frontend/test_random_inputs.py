@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hetero_tvm.frontend import draw_inputs, import_model, random_inputs
+from hetero_tvm.frontend.random_inputs import InputRange, ranges_at
 from tests.hetero_tvm.frontend.onnx_cases import (
     FLOAT,
     INT64,
@@ -80,3 +81,12 @@ def test_a_row_of_zeros_gets_a_one(tmp_path):
     nodes = [node("Cast", "m", "y", to=FLOAT)]
     imported = import_model(save(model(nodes, {"m": (INT64, [512, 2])}, "y"), tmp_path))
     assert draw_inputs(imported.ranges, 3)["m"].sum(axis=-1).min() == 1
+
+
+def test_ranges_of_another_length():
+    ranges = tuple(
+        InputRange(name=name, dtype="float32", shape=(2, 8, 8), kind="normal") for name in "ab"
+    )
+    longer = ranges_at(ranges, {"a": (1, 2)}, 9)
+    assert [entry.shape for entry in longer] == [(2, 9, 9), (2, 8, 8)]
+    assert draw_inputs(longer, 0)["a"].shape == (2, 9, 9)
