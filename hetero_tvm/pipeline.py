@@ -22,6 +22,7 @@ from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
+from relay_passes.npu_onnx import ProductForm, htp_form
 from relay_passes.op_work import op_work
 from relay_passes.place import MODES, place_all
 from relay_passes.plan import Plan
@@ -204,7 +205,19 @@ def _group(state: State) -> State:
 
 
 def _lower_npu(state: State) -> State:
-    mod, regions = lower_npu(state.mod, state.spec.npu)
+    costs = state.costs
+
+    def form(call: relax.Call) -> ProductForm:
+        """With the weight on the left where the vendor's estimate says that it is cheaper there."""
+        work = op_work(call)
+        if costs is not None and work.depth and work.columns:
+            cost = costs.npu_matmul(work.rows, work.depth, work.columns, str(call.args[1].ty.dtype))
+            if cost.provenance == "vendor-estimated" and cost.order == "left":
+                return "swapped"
+        return htp_form(call)
+
+    estimated = state.config.estimate and state.spec.npu.provider == "qnn"
+    mod, regions = lower_npu(state.mod, state.spec.npu, form if estimated else None)
     return dataclasses.replace(state, mod=mod, regions=regions)
 
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from tvm import relax
 
 from relay_passes.op_work import Work, dtype_bytes, static_shape, tensor_args
-from relay_passes.planner.problem import Cut
+from relay_passes.planner.problem import Cut, Kind
 from relay_passes.program import Node
 from relay_passes.sharding import Sharding, argument_cut, fits, is_contiguous, shardings
 
@@ -36,6 +36,12 @@ class CutChoice:
     sharding: Sharding
     cut: Cut
     rows: bool = False  # the last axis but one of a product's result
+    pads: bool = False  # columns, and the NPU fills its rows up to whole tiles
+
+    @property
+    def kind(self) -> Kind:
+        """What people call it."""
+        return "hybrid" if self.pads else self.sharding.kind
 
 
 def cut_choices(
@@ -89,7 +95,13 @@ def _seed_choices(
         possible = (c for c in cuts if fits(call, sharding, c) and _is_aligned(call, c))
         nearest = itertools.islice(possible, 2 if sharding.kind == "weight" else 3)
         rows = work.kind != "conv" and sharding.axis == len(shape) - 2
-        choices += [CutChoice(sharding, cut, rows) for cut in sorted(nearest)]
+        pads = (
+            sharding.kind == "weight"
+            and work.kind == "matmul"
+            and work.rows % tile > 0
+            and work.rows > 1
+        )
+        choices += [CutChoice(sharding, cut, rows, pads) for cut in sorted(nearest)]
     return choices
 
 

@@ -21,7 +21,7 @@ import re
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
-from relay_passes.npu_onnx import htp_form, region_to_onnx
+from relay_passes.npu_onnx import ChooseForm, htp_form, region_to_onnx
 from relay_passes.npu_onnx.graph import shape_of_type
 from relay_passes.npu_onnx.product import as_written
 from relay_passes.npu_support import is_half_inside
@@ -51,8 +51,13 @@ class NpuRegion:
     names: tuple[str, ...] = ()  # the bindings that they are, as the plan calls them
 
 
-def lower_npu(mod: IRModule, npu: NpuSpec) -> tuple[IRModule, tuple[NpuRegion, ...]]:
-    """The module without its NPU regions, and the regions as ONNX."""
+def lower_npu(
+    mod: IRModule, npu: NpuSpec, product_form: ChooseForm | None = None
+) -> tuple[IRModule, tuple[NpuRegion, ...]]:
+    """The module without its NPU regions, and the regions as ONNX.
+
+    `product_form` says how matrix products are written; None: as the NPU likes them in general.
+    """
     found = {
         var: func
         for var, func in mod.functions.items()
@@ -61,8 +66,9 @@ def lower_npu(mod: IRModule, npu: NpuSpec) -> tuple[IRModule, tuple[NpuRegion, .
     if not found:
         return mod, ()
     symbols = {var: _symbol(var, func) for var, func in found.items()}
+    form = product_form or (htp_form if npu.provider == "qnn" else as_written)
     regions = sorted(
-        (_region(symbols[var], func, npu) for var, func in found.items()),
+        (_region(symbols[var], func, npu, form) for var, func in found.items()),
         key=lambda region: _natural(region.symbol),
     )
     lowered = _CallRewriter(mod, symbols).transform()
@@ -84,12 +90,8 @@ def _natural(symbol: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", symbol)]
 
 
-def _region(symbol: str, func: relax.Function, npu: NpuSpec) -> NpuRegion:
-    model = region_to_onnx(
-        func,
-        half_inside=is_half_inside(npu),
-        product_form=htp_form if npu.provider == "qnn" else as_written,
-    )
+def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -> NpuRegion:
+    model = region_to_onnx(func, half_inside=is_half_inside(npu), product_form=form)
     results = func.ty.ret.fields if isinstance(func.ty.ret, relax.TupleType) else [func.ty.ret]
     inputs = [_tensor_spec(f"in{i}", param.ty) for i, param in enumerate(func.params)]
     outputs = [_tensor_spec(f"out{i}", ty) for i, ty in enumerate(results)]

@@ -226,7 +226,7 @@ class _Question:
                 for maker in makers
             ),
             makes=cut,
-            kind=sharding.kind,
+            kind=choice.kind,
             gather_us=gather,
             joules=self._joules(us),
         )

@@ -181,3 +181,12 @@ def test_choices_stay_few():
     found = cuts_of(program(deep, 192, 256))
     assert all(0 < len(cuts) <= 10 for cuts in found.values())
     assert all(len(set(cuts)) == len(cuts) for cuts in found.values())
+
+
+@pytest.mark.parametrize(("rows", "kind"), [(300, "hybrid"), (256, "weight"), (1, "weight")])
+def test_columns_are_hybrid_where_the_npu_fills_up_rows(rows, kind):
+    nodes = program(lambda b, x: b.emit(relax.op.matmul(x, weight(64, 256)), "up"), rows, 64)
+    works = [op_work(node.call) for node in nodes]
+    (choices,) = cut_choices(nodes, works, lambda index: 0.5, columns_win, TILE)
+    kinds = {choice.kind for choice in choices if not choice.rows}
+    assert kinds == {kind}

@@ -145,14 +145,38 @@ def test_regions_sort_by_number():
     assert [region.symbol for region in regions] == ["npu_region_2", "npu_region_10"]
 
 
-def one_region(op, symbol):
+def one_region(op, symbol, shape=(2,)):
     builder = relax.BlockBuilder()
-    x = relax.Var("x", relax.TensorType((2,), "float32"))
+    x = relax.Var("x", relax.TensorType(shape, "float32"))
     with builder.function(symbol, [x], attrs={"Codegen": "hetero_npu"}):
         with builder.dataflow():
             out = builder.emit_output(op(x))
         builder.emit_func_output(out)
     return builder.get()[symbol]
+
+
+def test_products_are_written_in_the_form_that_is_asked_for():
+    weight = relax.const(np.random.default_rng(1).standard_normal((4, 5)).astype("float32"))
+    region = one_region(lambda x: relax.op.matmul(x, weight), "npu_region_0", (3, 4))
+    x = relax.Var("x", relax.TensorType((3, 4), "float32"))
+    builder = relax.BlockBuilder()
+    var = builder.add_func(region, "f")
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(builder.emit(relax.Call(var, [x])))
+        builder.emit_func_output(out)
+    asked = []
+
+    def form(call):
+        asked.append(call.op.name)
+        return "swapped"
+
+    _, (swapped,) = lower_npu(builder.get(), HOST, form)
+    _, (plain,) = lower_npu(builder.get(), HOST)
+    assert asked == ["relax.matmul"]
+    assert swapped.onnx != plain.onnx
+    data = np.random.default_rng(0).standard_normal((3, 4)).astype("float32")
+    np.testing.assert_allclose(run(swapped, data)[0], run(plain, data)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_a_module_without_regions_is_left_alone():
