@@ -4,11 +4,12 @@ python benchmarks/hetero_speedup.py [--only REGEX] [--rounds N] [--reprofile] [-
 
 Cases: matrix products of [M, K] x [K, N], MiniLM at length 128, the OCR detector. Each is built in
 four modes (GPU only, NPU only, layer level, split), loaded into one process, and run in turns, so
-that whatever else the machine does hits all modes alike. Times are medians. Split is built with
-`--measure`: the build times the modes itself and follows the fastest; what it says is timed again.
+that whatever else the machine does hits all modes alike. Times are medians. Ratio and efficiency
+are those of the program that `build --measure` follows: it times the modes first, and the one that
+it chooses is timed again; `follows` names it.
 
-ratio       the better single device's time over the split's: above 1, both together are faster
-efficiency  the time if the two rates added up, 1 / (1/gpu + 1/npu), over the split's time
+ratio       the better single device's time over its time: above 1, both together are faster
+efficiency  the time if the two rates added up, 1 / (1/gpu + 1/npu), over its time
 
 The OpenCL device is held to one thread (`DPCPP_CPU_NUM_CUS=1`, for Intel's runtime) and so is the
 NPU's stand-in (`HETERO_NPU_THREADS=1`). One process per case, so that memory is given back.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 
 ONE_CORE_EACH = {"DPCPP_CPU_NUM_CUS": "1", "HETERO_NPU_THREADS": "1"}
-MODES = {  # mode -> what `--devices` and `--no-split` say
-    "gpu": ("gpu", True),
-    "npu": ("npu", True),
-    "layer": ("gpu+npu", False),
-    "split": ("gpu+npu", True),
-}
+MODES = ("gpu", "npu", "layer", "split")
 ROWS = (64, 128, 256, 512)
 WEIGHTS = ((4096, 4096), (4096, 14336), (14336, 4096))
 
@@ -87,64 +85,63 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
     import tvm
     from tvm import relax
 
-    from hetero_tvm import compiler, frontend, pipeline, runtime
+    from hetero_tvm import compiler, frontend, measure_plans, pipeline, runtime
     from hetero_tvm.config import BuildConfig, default_cache_dir
     from hetero_tvm.progress import Progress
 
     runtime.load()
     device = runtime.open_opencl()
-    functions: dict[str, Any] = {}
-    plans: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, Progress(quiet=True) as progress:
         gemm = name.startswith("gemm")
         path, inputs = _product(name, Path(folder)) if gemm else _real(name)
         costs = compiler.target_costs("host", progress, cache_dir=default_cache_dir())
-        for mode, (devices, split) in MODES.items():
-            config = BuildConfig(
-                model=path,
-                target="host",
-                output=None,
-                inputs=inputs,
-                devices=devices,
-                split=split,
-                check=False,
-                measure=mode == "split",
-            )
-            state = pipeline.State(
-                config=config, spec=costs.spec, costs=costs, note=lambda line: None
-            )
-            for phase in pipeline.PHASES:
-                state = phase.run(state)
-                if phase.name == "measure":
-                    placed = [(op.device, op.split) for op in state.plan.ops]
-                    same = next((m for m, (other, _) in plans.items() if other == placed), None)
-                    plans[mode] = (placed, state.plan.predicted_us)
-                    if same is not None:  # the very same program: measured once
-                        functions[mode] = functions[same]
-                        break
-            else:
-                functions[mode] = relax.VirtualMachine(state.executable, device)["main"]
-        drawn = frontend.draw_inputs(state.model.ranges, 7)
+        config = BuildConfig(model=path, target="host", output=None, inputs=inputs, check=False)
+        state = pipeline.State(config=config, spec=costs.spec, costs=costs, note=progress.note)
+        names = [phase.name for phase in pipeline.PHASES]
+        after = names.index("place") + 1
+        for phase in pipeline.PHASES[:after]:
+            state = phase.run(state)
+        executables = {}
+        for mode, plan in measure_plans.distinct(state.plans).items():
+            built = dataclasses.replace(state, plan=plan)
+            for phase in pipeline.PHASES[after:]:
+                built = phase.run(built)
+            executables[mode] = built.executable
+    # What `build --measure` would follow; it is timed again below.
+    followed = measure_plans.fastest(measure_plans.time_plans(executables, state.model.ranges))
+    drawn = frontend.draw_inputs(state.model.ranges, 7)
     tensors = [tvm.runtime.tensor(array, device) for array in drawn.values()]
-    distinct = {id(function): function for function in functions.values()}
-    times: dict[int, list[float]] = {key: [] for key in distinct}
-    for function in distinct.values():
-        function(*tensors)
-        device.sync()
-    for _ in range(rounds):
-        for key, function in distinct.items():
+    runs = {
+        mode: relax.VirtualMachine(executable, device)["main"]
+        for mode, executable in executables.items()
+    }
+    times: dict[str, list[float]] = {mode: [] for mode in runs}
+    for _ in range(rounds + 2):
+        for mode, function in runs.items():
             begin = time.perf_counter()
             function(*tensors)
-            device.sync()
-            times[key].append((time.perf_counter() - begin) * 1e3)
-    ms = {mode: statistics.median(times[id(function)]) for mode, function in functions.items()}
+            runtime.sync()
+            times[mode].append((time.perf_counter() - begin) * 1e3)
+    median = {mode: statistics.median(values[2:]) for mode, values in times.items()}
+    ms = {mode: median[_same(executables, state.plans, mode)] for mode in MODES}
+    shares = [op.split.npu_share for op in state.plans["split"].ops if op.split is not None]
     return {
         "name": name,
-        "ms": ms,
-        "predicted_ms": {mode: us / 1e3 for mode, (_, us) in plans.items()},
-        "npu_share": _npu_share(plans["split"][0]),
-        **ratios(ms),
+        "ms": {**ms, "measured build": median[followed]},
+        "follows": followed,
+        "predicted_ms": {mode: state.plans[mode].predicted_us / 1e3 for mode in MODES},
+        "npu_share": statistics.mean(shares) if shares else 0.0,
+        **ratios({**ms, "split": median[followed]}),
     }
+
+
+def _same(executables: Mapping[str, Any], plans: Mapping[str, Any], mode: str) -> str:
+    """The mode under which the program of `mode` was built."""
+    from hetero_tvm.measure_plans import distinct
+
+    return next(
+        other for other in executables if len(distinct({"a": plans[other], "b": plans[mode]})) == 1
+    )
 
 
 def ratios(ms: dict[str, float]) -> dict[str, float]:
@@ -154,12 +151,6 @@ def ratios(ms: dict[str, float]) -> dict[str, float]:
         "ratio": min(ms["gpu"], ms["npu"]) / ms["split"],
         "efficiency": ideal / ms["split"],
     }
-
-
-def _npu_share(placed: list[Any]) -> float:
-    """Of the split operators, the mean share of the NPU."""
-    shares = [split.npu_share for _, split in placed if split is not None]
-    return statistics.mean(shares) if shares else 0.0
 
 
 def main() -> int:
@@ -188,7 +179,8 @@ def main() -> int:
         subprocess.run(command, env=environment, check=True)
     results = []
     if not args.json:
-        print(f"{'case':<22}{'gpu':>9}{'npu':>9}{'layer':>9}{'split':>9}   ratio  efficiency")
+        titles = "".join(f"{mode:>9}" for mode in MODES)
+        print(f"{'case, ms':<22}{titles}  follows   ratio  efficiency")
     for name in cases():
         if not re.search(args.only, name):
             continue
@@ -198,7 +190,8 @@ def main() -> int:
         results.append(result)
         if not args.json:
             times = "".join(f"{result['ms'][mode]:>9.2f}" for mode in MODES)
-            print(f"{name:<22}{times}{result['ratio']:>8.2f}{result['efficiency']:>12.2f}")
+            rates = f"{result['ratio']:>8.2f}{result['efficiency']:>12.2f}"
+            print(f"{name:<22}{times}{result['follows']:>9}{rates}", flush=True)
     products = [r["efficiency"] for r in results if r["name"].startswith("gemm")]
     mean = math.exp(statistics.mean(map(math.log, products))) if products else None
     if args.json:

@@ -122,7 +122,7 @@ class ClSession {
   static constexpr std::chrono::microseconds kLookForFollowers{50};
   static constexpr std::chrono::microseconds kShortNap{25};
   // A driver that makes no progress unless somebody blocks for it gets its way after this time.
-  static constexpr std::chrono::seconds kLongestWatch{1};
+  static constexpr std::chrono::milliseconds kLongestWatch{100};
 
   void Enqueue(const Kernel& kernel, const LaunchShape& shape);
   void WaitLocked();
