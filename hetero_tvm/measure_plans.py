@@ -21,7 +21,7 @@ from hetero_tvm import frontend, runtime
 from relay_passes.plan import Plan
 
 ROUNDS = 11
-_LEAST_S = 0.5  # short runs are repeated until all plans together took this long
+_LEAST_S = 2.0  # short runs are repeated until all plans together took this long
 _BETTER = 0.99  # of the simpler plan's time
 
 
