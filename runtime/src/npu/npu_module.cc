@@ -63,6 +63,7 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models"
       << (names.empty() ? "" : " and files");
   std::vector<SharedFile> files;
+  files.reserve(names.size());
   for (size_t i = 0; i < names.size(); ++i) {
     files.push_back({names[i], models_[regions_.size() + i]});
   }
