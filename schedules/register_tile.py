@@ -36,10 +36,6 @@ _STORED_TOGETHER = 16
 # Columns that a work-item stores at a time then: each is a cache line of its own, and where columns
 # lie a power of two apart, a first-level cache of eight ways holds no more.
 _COLUMNS_AT_A_TIME = 8
-# A weight's load costs as much as the multiply-adds of so many rows; past eight rows nothing is
-# gained. On [100, 1024] x [1024, 1024] on a Zen 5 core, tiles of 1, 2 and 5 rows reach 0.3, 0.6 and
-# 0.8 to 0.95 of the rate of 8 rows, which 7 and 9 rows reach, too (their padding counted out).
-_WEIGHT_COST, _ENOUGH_ROWS = 1.5, 8
 # Two multiply-adds of four cycles each in flight: fewer accumulators wait for each other.
 _ACCUMULATORS_IN_FLIGHT = 8
 
@@ -99,8 +95,9 @@ def choose_tile(gpu: GpuSpec, rows: int, columns: int, lanes: int | None = None)
         tile_rows, vectors = shape
         used = rows / round_up(rows, tile_rows) * columns / round_up(columns, vectors * lanes)
         in_flight = min(1.0, tile_rows * vectors / _ACCUMULATORS_IN_FLIGHT)
-        reuse = min(tile_rows, _ENOUGH_ROWS)
-        return used * in_flight * reuse / (reuse + _WEIGHT_COST)
+        # Loads: one per vector and one per row, for `rows * vectors` multiply-adds.
+        balance = min(1.0, 1.5 * tile_rows * vectors / (tile_rows + vectors) / 2)
+        return used * in_flight * balance
 
     shapes = [
         (tile_rows, vectors)

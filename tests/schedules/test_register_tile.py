@@ -33,7 +33,7 @@ def test_a_tile_fits_the_device(target, rows, columns):
 
 @given(rows=st.integers(4, 600), columns=st.integers(16, 600))
 def test_a_core_wastes_about_half_at_most(rows, columns):
-    """The worst of those tried one by one is 0.481, at 19 x 17."""
+    """Over all these sizes the worst is 0.458, at 11 x 16 (tried one by one)."""
     tile = choose_tile(gpu_spec(), rows, columns)
     work = round_up(rows, tile.group_rows) * round_up(columns, tile.panel)
     assert rows * columns / work >= 0.45
