@@ -118,8 +118,8 @@ class ClSession {
   // Drivers may hold launches back until they are told to go on; telling costs a little.
   static constexpr uint64_t kLaunchesPerFlush = 8;
 
-  // The host queues the next kernels within some tens of microseconds, if it has any.
-  static constexpr std::chrono::microseconds kLookForFollowers{50};
+  // The host queues the next kernels within some microseconds, if it has any.
+  static constexpr std::chrono::microseconds kLookForFollowers{10};
   static constexpr std::chrono::microseconds kShortNap{25};
   // A driver that makes no progress unless somebody blocks for it gets its way after this time.
   static constexpr std::chrono::milliseconds kLongestWatch{100};
