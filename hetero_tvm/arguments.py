@@ -12,8 +12,8 @@ from hetero_tvm.config import DEVICES, DTYPES, OBJECTIVES, BuildConfig
 from hetero_tvm.errors import BadInput
 
 
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """The model, its target, its shapes, its storage type, and the devices to use."""
+def add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
+    """The model, its target, its shapes and its storage type."""
     parser.add_argument("model", nargs="?", type=Path, help="ONNX file")
     parser.add_argument(
         "-t", "--target", default="snapdragon", help="target name or TOML file; `help` lists them"
@@ -32,6 +32,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="float32",
         help="storage type of weights and activations (default float32)",
     )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `add_onnx_arguments` adds, the devices to use, and how to plan."""
+    add_onnx_arguments(parser)
     parser.add_argument(
         "--devices", choices=DEVICES, default="gpu+npu", help="accelerators to use (default both)"
     )
@@ -125,6 +130,28 @@ def model_config(
         more: further fields of the configuration.
 
     Raises:
+        BadInput: as `onnx_config`.
+    """
+    return onnx_config(
+        args,
+        output=output,
+        length=length,
+        devices=args.devices,
+        split=not args.no_split,
+        objective=args.objective,
+        estimate=args.estimate,
+        reprofile=args.reprofile,
+        gpu_share=read_share(args.gpu_share),
+        **more,
+    )
+
+
+def onnx_config(
+    args: argparse.Namespace, *, output: Path | None, length: int | None = None, **more: Any
+) -> BuildConfig:
+    """What the flags of `add_onnx_arguments` ask for; see `model_config`.
+
+    Raises:
         BadInput: no model, an `--input` that cannot be read or is given twice, or an `L` without
             a length and the other way round.
     """
@@ -150,12 +177,6 @@ def model_config(
         output=output,
         inputs=inputs,
         dtype=args.dtype,
-        devices=args.devices,
-        split=not args.no_split,
-        objective=args.objective,
-        estimate=args.estimate,
-        reprofile=args.reprofile,
-        gpu_share=read_share(args.gpu_share),
         **more,
     )
 

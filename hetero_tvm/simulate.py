@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import model_config
-from hetero_tvm.config import DTYPES
+from hetero_tvm.arguments import add_onnx_arguments, onnx_config
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.progress import Progress
 
@@ -48,18 +47,7 @@ _LONGEST = 131_072  # tokens: the longest context of the Llama 3 family
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm simulate`."""
-    parser.add_argument("model", nargs="?", type=Path, help="ONNX file; see --input")
-    parser.add_argument("-t", "--target", default="snapdragon", help="target name or TOML file")
-    parser.add_argument(
-        "--input",
-        action="append",
-        default=[],
-        metavar="NAME=DIMS[:DTYPE]",
-        help="fix an input's dimensions, as in input_ids=1x128:int64; once per input",
-    )
-    parser.add_argument(
-        "--dtype", choices=DTYPES, default="float32", help="of the ONNX model (default float32)"
-    )
+    add_onnx_arguments(parser)
     llm = parser.add_argument_group("language model, in place of an ONNX file")
     llm.add_argument("--llm", help="architecture name or TOML file; `help` lists them")
     llm.add_argument("--prompt", type=int, default=256, metavar="N", help="tokens (default 256)")
@@ -106,9 +94,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(
             "nothing to simulate: give --llm NAME (--llm help lists them) or an ONNX file"
         )
-    plain = {"objective": "latency", "gpu_share": "100%", "estimate": False, "reprofile": False}
-    flags = {**vars(args), "devices": "gpu+npu", "no_split": False, **plain}
-    config = model_config(argparse.Namespace(**flags), output=None)
+    config = onnx_config(args, output=None)
     with Progress(quiet=args.quiet) as progress:
         report = simulation.simulate_model(config, progress, conditions)
     runs = {mode: {"run": done.run} for mode, done in report.modes.items()}
