@@ -28,8 +28,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +81,11 @@ def _real(name: str) -> tuple[Path, dict[str, Any]]:
 
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """One case in this process: medians of every mode, in ms."""
-    import tvm
-    from tvm import relax
-
-    from hetero_tvm import compiler, frontend, measure_plans, pipeline, runtime
+    from hetero_tvm import compiler, measure_plans, pipeline, runtime
     from hetero_tvm.config import BuildConfig, default_cache_dir
     from hetero_tvm.progress import Progress
 
     runtime.load()
-    device = runtime.open_opencl()
     with tempfile.TemporaryDirectory() as folder, Progress(quiet=True) as progress:
         gemm = name.startswith("gemm")
         path, inputs = _product(name, Path(folder)) if gemm else _real(name)
@@ -110,22 +104,10 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
             executables[mode] = built.executable
     # What `build --measure` would follow; it is timed again below.
     followed = measure_plans.fastest(measure_plans.time_plans(executables, state.model.ranges))
-    drawn = frontend.draw_inputs(state.model.ranges, 7)
-    tensors = [tvm.runtime.tensor(array, device) for array in drawn.values()]
-    runs = {
-        mode: relax.VirtualMachine(executable, device)["main"]
-        for mode, executable in executables.items()
-    }
-    times: dict[str, list[float]] = {mode: [] for mode in runs}
-    start = time.perf_counter()
-    while len(times[followed]) < rounds + 2 or time.perf_counter() - start < LEAST_S:
-        for mode, function in runs.items():
-            begin = time.perf_counter()
-            function(*tensors)
-            runtime.sync()
-            times[mode].append((time.perf_counter() - begin) * 1e3)
-    median = {mode: statistics.median(values[2:]) for mode, values in times.items()}
-    ms = {mode: median[_same(executables, state.plans, mode)] for mode in MODES}
+    us = measure_plans.time_plans(executables, state.model.ranges, rounds=rounds, least_s=LEAST_S)
+    median = {mode: value / 1e3 for mode, value in us.items()}
+    built_as = measure_plans.simplest(state.plans)
+    ms = {mode: median[built_as[mode]] for mode in MODES}
     shares = [op.split.npu_share for op in state.plans["split"].ops if op.split is not None]
     return {
         "name": name,
@@ -135,15 +117,6 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         "npu_share": statistics.mean(shares) if shares else 0.0,
         **ratios({**ms, "split": median[followed]}),
     }
-
-
-def _same(executables: Mapping[str, Any], plans: Mapping[str, Any], mode: str) -> str:
-    """The mode under which the program of `mode` was built."""
-    from hetero_tvm.measure_plans import distinct
-
-    return next(
-        other for other in executables if len(distinct({"a": plans[other], "b": plans[mode]})) == 1
-    )
 
 
 def ratios(ms: dict[str, float]) -> dict[str, float]:

@@ -27,17 +27,26 @@ _BETTER = 0.99  # of the simpler plan's time
 
 def distinct(plans: Mapping[str, Plan]) -> dict[str, Plan]:
     """The plans that place operators differently, each under its simplest mode."""
-    found: dict[str, Plan] = {}
-    for mode, plan in plans.items():
-        if all(_placement(plan) != _placement(other) for other in found.values()):
-            found[mode] = plan
-    return found
+    return {mode: plans[mode] for mode in dict.fromkeys(simplest(plans).values())}
+
+
+def simplest(plans: Mapping[str, Plan]) -> dict[str, str]:
+    """Mode -> the first mode whose plan places operators in the same way."""
+    placed = {mode: _placement(plan) for mode, plan in plans.items()}
+    return {mode: next(m for m in placed if placed[m] == placed[mode]) for mode in placed}
 
 
 def time_plans(
-    executables: Mapping[str, relax.VMExecutable], ranges: tuple[frontend.InputRange, ...]
+    executables: Mapping[str, relax.VMExecutable],
+    ranges: tuple[frontend.InputRange, ...],
+    *,
+    rounds: int = ROUNDS,
+    least_s: float = _LEAST_S,
 ) -> dict[str, float]:
-    """Median time of a run of each, in µs, all run in turns."""
+    """Median time of a run of each, in µs, all run in turns.
+
+    At least `rounds` runs of each, and `least_s` seconds of them.
+    """
     device = runtime.open_opencl()
     drawn = frontend.draw_inputs(ranges, seed=0)
     inputs = [tvm.runtime.tensor(array, device) for array in drawn.values()]
@@ -47,7 +56,7 @@ def time_plans(
         run()
     times: dict[str, list[float]] = {mode: [] for mode in runs}
     start = time.perf_counter()
-    while len(times[next(iter(times))]) < ROUNDS or time.perf_counter() - start < _LEAST_S:
+    while len(times[next(iter(times))]) < rounds or time.perf_counter() - start < least_s:
         for mode, run in runs.items():
             times[mode].append(run())
     return {mode: statistics.median(values) for mode, values in times.items()}

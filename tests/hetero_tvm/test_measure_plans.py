@@ -9,7 +9,7 @@ from tiny_models import mlp as make_mlp
 from hetero_tvm import build as build_model
 from hetero_tvm import measure_plans
 from hetero_tvm.errors import BadInput
-from hetero_tvm.measure_plans import distinct, fastest
+from hetero_tvm.measure_plans import distinct, fastest, simplest
 from relay_passes.plan import OpPlan, Plan
 
 
@@ -29,6 +29,7 @@ ON_NPU = Plan(ops=(dataclasses.replace(OP, device="npu", region=0),), predicted_
 def test_the_same_placement_is_measured_once():
     plans = {"gpu": ON_GPU, "npu": ON_NPU, "layer": ON_GPU, "split": ON_NPU}
     assert distinct(plans) == {"gpu": ON_GPU, "npu": ON_NPU}
+    assert simplest(plans) == {"gpu": "gpu", "npu": "npu", "layer": "gpu", "split": "npu"}
 
 
 @pytest.mark.parametrize(
