@@ -15,6 +15,8 @@ from tvm import relax
 from tvm.ir import GenericConst, GlobalVar, Op
 from tvm.tirx import IntImm
 
+from relay_passes.attention import ATTENTION, UPDATE_KV
+
 Kind = Literal["matmul", "batched_matmul", "conv", "vector", "view"]
 
 
@@ -84,6 +86,8 @@ def op_work(call: relax.Call) -> Work:
     operands = list(tensor_args(call))
     weights = sum(_nbytes(arg.ty) for arg in operands if isinstance(arg, GenericConst))
     activations = sum(_nbytes(arg.ty) for arg in operands if not isinstance(arg, GenericConst))
+    if name == UPDATE_KV:  # touches the rows that it writes, not the cache
+        activations = output = _nbytes(call.args[1].ty)
     if name == "relax.take":  # reads what it picks, not the table
         index = call.args[1]
         activations, weights = output + _nbytes(index.ty), 0
@@ -201,7 +205,16 @@ def _attention(call: relax.Call) -> Count:
     return "batched_matmul", macs, length, False
 
 
+def _cached_attention(call: relax.Call) -> Count:
+    """As if the cache were full: how much of it is, nobody knows before the run."""
+    query, key, value = (_shape(arg) for arg in call.args[:3])  # [B, H, S or C, D]
+    batch, heads, length, depth = query
+    macs = batch * heads * length * key[2] * (depth + value[3])
+    return "batched_matmul", macs, length, False
+
+
 _MULTIPLIERS: dict[str, Callable[[relax.Call], Count]] = {
+    ATTENTION: _cached_attention,
     "relax.matmul": _matmul,
     "relax.nn.conv1d": _conv,
     "relax.nn.conv2d": _conv,

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
+from relay_passes.attention import AttentionAttrs, attention, update_kv
 from relay_passes.op_work import op_work
 
 
@@ -81,6 +82,19 @@ def typed(call):
             7,
             id="attention",
         ),
+        pytest.param(
+            attention(
+                V("q", [1, 6, 3, 4]),
+                V("k", [1, 2, 16, 4]),
+                V("v", [1, 2, 16, 4]),
+                V("past", [1], "int32"),
+                AttentionAttrs(scale=1.0),
+            ),
+            "batched_matmul",
+            6 * 3 * 16 * (4 + 4),
+            3,
+            id="attention_on_a_full_cache",
+        ),
         pytest.param(relax.op.add(V("x", [4]), V("y", [4])), "vector", 0, 1, id="add"),
         pytest.param(relax.op.reshape(V("x", [4, 2]), [8]), "view", 0, 1, id="view"),
     ],
@@ -106,6 +120,12 @@ def test_operands_inside_tuples_count():
 def test_take_reads_rows_not_the_table():
     work = op_work(typed(relax.op.take(C([1000, 8]), V("i", [4], "int64"), axis=0)))
     assert (work.weight_bytes, work.bytes) == (0, (4 * 8 + 4 * 8) * 4 + 4 * 8)
+
+
+def test_cache_update_touches_its_rows_alone():
+    cache, rows = V("cache", [1, 2, 1000, 8]), V("rows", [1, 2, 3, 8])
+    work = op_work(typed(update_kv(cache, rows, V("past", [1], "int32"))))
+    assert (work.bytes, work.output_bytes) == (2 * 48 * 4, 48 * 4)
 
 
 def test_several_results_count():
