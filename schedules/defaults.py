@@ -5,9 +5,11 @@ from __future__ import annotations
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from schedules import activation
+from schedules.attention import legalize_attention
 from schedules.column_reduction import ColumnReduction
 from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
 from schedules.elementwise import Elementwise
+from schedules.kv_cache import legalize_update_kv
 from schedules.last_resort import LastResort
 from schedules.layout import Legalize, legalize_permute_dims
 from schedules.lockstep_reduction import LockstepReduction
@@ -32,6 +34,8 @@ def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
         "relax.permute_dims": legalize_permute_dims,
         "relax.nn.conv2d": legalize_conv2d(gpu),
         "relax.nn.conv2d_transpose": legalize_conv2d_transpose(gpu),
+        "hetero.attention": legalize_attention(gpu),
+        "hetero.update_kv": legalize_update_kv(gpu),
     }
     if gpu.wave_size == 1:
         ours |= {
