@@ -50,7 +50,7 @@ def build(
     gpu_share: float = 1.0,
     check: bool = True,
     keep_going: bool = False,
-    measure: bool = False,
+    measure: bool | None = None,
 ) -> BuildResult:
     """Compile `model` into one shared library.
 
@@ -68,7 +68,8 @@ def build(
         gpu_share: of the GPU's time that is ours, above 0 and at most 1.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
-        measure: target host: build every mode, time them here, keep the fastest.
+        measure: target host: build every mode, time them here, keep the fastest. None: so it is,
+            unless `HETERO_HOST_PROFILE` says that this machine is not to be measured.
 
     Returns:
         A `BuildResult`: path, plan, manifest, seconds and memory.
@@ -140,9 +141,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--measure",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
         help="target host: build every mode (GPU only, NPU only, layer level, split), time them "
-        "here, keep the fastest",
+        "here, keep the fastest (default there)",
     )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(

@@ -17,7 +17,7 @@ from hetero_tvm import bundle, memory, pipeline, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.errors import BadInput, EnvironmentProblem
-from hetero_tvm.host_profile import host_profile
+from hetero_tvm.host_profile import host_profile, is_measured
 from hetero_tvm.lengths import LengthRules
 from hetero_tvm.progress import Progress
 from relay_passes.plan import Plan
@@ -143,6 +143,8 @@ def run_phases(
 
     `start`: the state before them, where it is not a new one. `step`: how a phase is shown.
     """
+    if config.measure is None:
+        config = dataclasses.replace(config, measure=_is_here(config.target) and is_measured())
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
@@ -187,6 +189,10 @@ def target_spec(name: str, progress: Progress) -> SocSpec:
         raise BadInput(str(error)) from None
 
 
+def _is_here(target: str) -> bool:
+    return not target.endswith(".toml") and resolve(target) == _HOST
+
+
 def target_costs(
     name: str, progress: Progress, *, cache_dir: Path, reprofile: bool = False
 ) -> CostModel:
@@ -196,7 +202,7 @@ def target_costs(
         BadInput: as `target_spec`; also `reprofile` with a target that is not this machine.
     """
     spec = target_spec(name, progress)
-    if name.endswith(".toml") or resolve(name) != _HOST:
+    if not _is_here(name):
         if reprofile:
             raise BadInput(f"--reprofile measures this machine: use it with --target {_HOST}")
         return CostModel(spec)

@@ -39,7 +39,8 @@ class BuildConfig:
     objective: Objective = "latency"  # edp: energy times latency
     estimate: bool = False  # the vendor's estimates of products on the NPU, beside the spec's rates
     reprofile: bool = False  # target host: measure this machine again
-    measure: bool = False  # target host: build every mode and follow the one that is fastest
+    # Build every mode and follow the one that is fastest; None: where the target is this machine.
+    measure: bool | None = None
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False

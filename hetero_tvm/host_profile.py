@@ -75,6 +75,11 @@ class HostProfile:
     gpu_records: tuple[Record, ...]  # measured kernels; none with the shipped figures
 
 
+def is_measured() -> bool:
+    """Whether plans for `host` go by this machine, not by the shipped figures."""
+    return os.environ.get(VARIABLE) != "shipped"
+
+
 def host_profile(
     cache_dir: Path, *, reprofile: bool = False, progress: Tell = lambda line: None
 ) -> HostProfile:
@@ -92,7 +97,7 @@ def host_profile(
     if chosen not in (None, "", "shipped"):
         raise BadInput(f"{VARIABLE}={chosen}: the only value is 'shipped'; unset it to measure")
     shipped = HostProfile(load_spec("host"), ())
-    if chosen == "shipped":
+    if not is_measured():
         return shipped
     try:
         machine = describe_machine()

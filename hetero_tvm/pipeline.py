@@ -53,6 +53,7 @@ class State:
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
     plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)  # of each `place.MODES`
     plan: Plan | None = None  # the one of these that is followed
+    done: frozenset[str] = frozenset()  # phases to come that have been run already
     cut: Splitted | None = None  # what split operators became
     regions: tuple[NpuRegion, ...] = ()
     compiled: tuple[npu_compiler.CompiledRegion, ...] = ()  # the regions, as the NPU loads them
@@ -163,11 +164,12 @@ def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:
 
 
 def _measure(state: State) -> State:
-    """Where the target is this machine and the user asks for it: the plan that is the fastest."""
+    """Where the target is this machine: the plan that is the fastest, and all that it becomes."""
+    here = not state.spec.soc_ids
+    if state.config.measure and not here:
+        raise BadInput("--measure runs on this machine: use it with --target host")
     if not state.config.measure:
         return state
-    if state.spec.soc_ids:
-        raise BadInput("--measure runs on this machine: use it with --target host")
     assert state.model is not None
     followed = mode(state.config)
     allowed = (followed,) if followed in ("gpu", "npu") else MODES[: MODES.index(followed) + 1]
@@ -175,14 +177,16 @@ def _measure(state: State) -> State:
     if len(plans) == 1:
         return state
     later = PHASES[[phase.name for phase in PHASES].index("measure") + 1 :]
+    built: dict[str, State] = {}
     executables: dict[str, relax.VMExecutable] = {}
     for name, plan in plans.items():
         state.note(f"building {name} to measure it")
-        built = dataclasses.replace(state, plan=plan)
+        built[name] = dataclasses.replace(state, plan=plan)
         for phase in later:
-            built = phase.run(built)
-        assert built.executable is not None
-        executables[name] = built.executable
+            built[name] = phase.run(built[name])
+        executable = built[name].executable
+        assert executable is not None
+        executables[name] = executable
     measured = measure_plans.time_plans(executables, state.model.ranges)
     best = measure_plans.fastest(measured)
     state.note(
@@ -190,7 +194,8 @@ def _measure(state: State) -> State:
         + ", ".join(f"{name} {us / 1e3:.2f} ms" for name, us in measured.items())
     )
     plan = dataclasses.replace(plans[best], measured_us=measured)
-    return dataclasses.replace(state, plan=plan)
+    done = frozenset(phase.name for phase in later)
+    return dataclasses.replace(built[best], plan=plan, done=done)
 
 
 def _split(state: State) -> State:
@@ -305,6 +310,9 @@ def run(
     position = 0
     while position < len(phases):
         phase = phases[position]
+        if phase.name in state.done:
+            position += 1
+            continue
         if phase.name == "place":
             unplaced = state
         on_phase(phase)

@@ -88,6 +88,7 @@ def build(
         seconds[_PROOF] = time.perf_counter() - clock
         merged = dataclasses.replace(
             final,
+            done=frozenset(),  # code is generated for all lengths together
             mod=merger.module(),
             compiled=tuple(region for state in states.values() for region in state.compiled),
         )
