@@ -37,16 +37,22 @@ def simplest(plans: Mapping[str, Plan]) -> dict[str, str]:
 
 
 def time_plans(
-    executables: Mapping[str, relax.VMExecutable],
-    ranges: tuple[frontend.InputRange, ...],
-    *,
-    rounds: int = ROUNDS,
-    least_s: float = _LEAST_S,
+    executables: Mapping[str, relax.VMExecutable], ranges: tuple[frontend.InputRange, ...]
 ) -> dict[str, float]:
-    """Median time of a run of each, in µs, all run in turns.
+    """Median time of a run of each, in µs, all run in turns."""
+    runs = runners(executables, ranges)
+    times: dict[str, list[float]] = {mode: [] for mode in runs}
+    start = time.perf_counter()
+    while len(times[next(iter(times))]) < ROUNDS or time.perf_counter() - start < _LEAST_S:
+        for mode, run in runs.items():
+            times[mode].append(run())
+    return {mode: statistics.median(values) for mode, values in times.items()}
 
-    At least `rounds` runs of each, and `least_s` seconds of them.
-    """
+
+def runners(
+    executables: Mapping[str, relax.VMExecutable], ranges: tuple[frontend.InputRange, ...]
+) -> dict[str, Callable[[], float]]:
+    """For each a function that runs it, warm, on the same random inputs; the time in µs."""
     device = runtime.open_opencl()
     drawn = frontend.draw_inputs(ranges, seed=0)
     inputs = [tvm.runtime.tensor(array, device) for array in drawn.values()]
@@ -54,12 +60,7 @@ def time_plans(
     for run in runs.values():
         run()
         run()
-    times: dict[str, list[float]] = {mode: [] for mode in runs}
-    start = time.perf_counter()
-    while len(times[next(iter(times))]) < rounds or time.perf_counter() - start < least_s:
-        for mode, run in runs.items():
-            times[mode].append(run())
-    return {mode: statistics.median(values) for mode, values in times.items()}
+    return runs
 
 
 def fastest(measured_us: Mapping[str, float]) -> str:
