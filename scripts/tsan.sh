@@ -27,7 +27,7 @@ from hetero_tvm import runtime
 runtime.LIBRARY = pathlib.Path(sys.argv[1]).resolve()
 import pytest
 sys.exit(pytest.main(sys.argv[2:]))
-' "$library" -p no:cacheprovider tests/runtime/test_ordering.py \
+' "$library" -p no:cacheprovider tests/runtime/test_ordering.py tests/runtime/test_tracing.py \
   -k "not exit and not fork and not kind_of_memory and not switch and not outside and not driver" "$@" || status=$?
 if [ -n "$(ls -A "$report")" ]; then
   cat "$report"/*

@@ -17,6 +17,7 @@
 #include "ordering.h"
 #include "settings.h"
 #include "sync_options.h"
+#include "trace.h"
 
 namespace hetero_tvm::runtime {
 
@@ -30,14 +31,16 @@ struct Context {
   Settings settings;
   SyncOptions options{settings};
   Counters counters;
+  Trace trace;
   npu::Worker worker{options, counters};
-  opencl::DeviceApi opencl{settings, options, counters, [this] { worker.Wait(); }};
+  opencl::DeviceApi opencl{settings, options, counters, trace, [this] { worker.Wait(); }};
   NullDevice null_device{counters, [this] { worker.Wait(); }};
-  Ordering ordering{opencl, worker, counters};
+  Ordering ordering{opencl, worker, counters, trace};
   npu::OrtEnvironment ort{settings, counters};
   npu::NpuServices npu{ort,
                        counters,
                        options,
+                       trace,
                        worker,
                        [this] { return ordering.gpu_ticket(); },
                        [this](uint64_t ticket) { opencl.WaitIfOpen(ticket); },

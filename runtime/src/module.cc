@@ -52,6 +52,24 @@ void Prepare(const ffi::Module& module) {
   for (const ffi::Any& imported : module->imports()) Prepare(imported.cast<ffi::Module>());
 }
 
+/*! \brief Record what happens from now on; kernels that are queued are waited for. */
+void StartTrace(int64_t events_per_thread) {
+  Context& context = Context::Get();
+  HETERO_CHECK(events_per_thread > 0, ValueError)
+      << "a trace of " << events_per_thread << " events";
+  context.trace.Start(static_cast<size_t>(events_per_thread));
+  context.opencl.SetProfilingIfOpen(true);
+}
+
+/*! \brief Wait for all work, stop recording, and give what was recorded; see Trace::Take. */
+ffi::Array<ffi::Any> StopTrace() {
+  Context& context = Context::Get();
+  context.ordering.WaitForAll();
+  context.opencl.SetProfilingIfOpen(false);
+  context.trace.Stop();
+  return context.trace.Take();
+}
+
 void SetSetting(const ffi::String& key, const ffi::String& value) {
   Context& context = Context::Get();
   const std::string name(key);
@@ -126,6 +144,16 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            [](const ffi::Module& module) { return module->SaveToBytes(); })
       .def("hetero_tvm.counters_read", ReadCounters)
       .def("hetero_tvm.counters_reset", ResetCounters)
+      .def("hetero_tvm.trace_start", StartTrace)
+      .def("hetero_tvm.trace_stop", StopTrace)
+      .def_packed(
+          "hetero_tvm.trace_instrument",
+          [](ffi::PackedArgs args, ffi::Any* rv) { Context::Get().trace.Instrument(args, rv); })
+      .def("hetero_tvm.trace_function",
+           [](const ffi::String& name, int64_t start_ns, int64_t end_ns) {
+             Context::Get().trace.Record(
+                 {TraceKind::kFunction, std::string(name), start_ns, end_ns, -1, 0});
+           })
       .def("hetero_tvm.tensor_address",
            [](DLTensor* tensor) {
              return reinterpret_cast<int64_t>(tensor->data) +

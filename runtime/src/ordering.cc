@@ -20,10 +20,12 @@ void Ordering::Wait(int64_t waiter, int64_t on, int64_t behind) {
   if (waiter == on || on == kCpu) return;  // queues keep their order; the host waits by itself
   if (on == kNpu) {
     (waiter == kCpu ? counters_.wait_cpu_on_npu : counters_.wait_gpu_on_npu).Add();
+    const TraceSpan span(trace_, TraceKind::kWait, "wait", WaitDetail(waiter, on));
     // The GPU waits by the host's waiting: kernels are not launched before the NPU is done.
     npu_.WaitForAllBut(static_cast<uint64_t>(behind));
   } else if (waiter == kCpu) {
     counters_.wait_cpu_on_gpu.Add();
+    const TraceSpan span(trace_, TraceKind::kWait, "wait", WaitDetail(waiter, on));
     gpu_.WaitIfOpen();
   } else {
     counters_.wait_npu_on_gpu.Add();

@@ -11,14 +11,15 @@
 #include "counters.h"
 #include "npu/worker.h"
 #include "opencl/device_api.h"
+#include "trace.h"
 
 namespace hetero_tvm::runtime {
 
 /*! \brief The order between the GPU's queue, the NPU's worker and the host. Thread-safe. */
 class Ordering {
  public:
-  Ordering(opencl::DeviceApi& gpu, npu::Worker& npu, Counters& counters)
-      : gpu_(gpu), npu_(npu), counters_(counters) {}
+  Ordering(opencl::DeviceApi& gpu, npu::Worker& npu, Counters& counters, Trace& trace)
+      : gpu_(gpu), npu_(npu), counters_(counters), trace_(trace) {}
 
   /*!
    * \brief What `waiter` begins after this call must see what `on` was given before it.
@@ -41,6 +42,7 @@ class Ordering {
   opencl::DeviceApi& gpu_;
   npu::Worker& npu_;
   Counters& counters_;
+  Trace& trace_;
   // Of all threads together: the worker keeps jobs in order, so one thread's wait delays another
   // thread's job by no more than the first thread's own job would.
   std::atomic<uint64_t> gpu_ticket_{0};

@@ -29,12 +29,17 @@ class RegionJob : public Job {
         services_(services),
         session_(session),
         tensors_(std::move(tensors)),
-        gpu_ticket_(services.gpu_ticket()) {}
+        gpu_ticket_(services.gpu_ticket()),
+        call_(Trace::CurrentCall()) {}
 
   void Keep(ffi::Tensor tensor) { kept_.push_back(std::move(tensor)); }
 
   void Run() final {
-    services_.wait_for_gpu(gpu_ticket_);
+    {
+      const TraceSpan span(services_.trace, TraceKind::kWait, "wait", WaitDetail(2, 1), call_);
+      services_.wait_for_gpu(gpu_ticket_);
+    }
+    const TraceSpan span(services_.trace, TraceKind::kRegion, session_.region().symbol, 0, call_);
     session_.Run(tensors_);
     services_.counters.npu_runs.Add();
   }
@@ -47,6 +52,7 @@ class RegionJob : public Job {
   RegionSession& session_;
   const std::vector<const DLTensor*> tensors_;
   const uint64_t gpu_ticket_;
+  const int64_t call_;             // of the virtual machine's, for the trace
   std::vector<ffi::Tensor> kept_;  // what tensors_ points to, where that can be kept
 };
 
@@ -126,6 +132,7 @@ void NpuModule::Run(RegionSession& session, ffi::PackedArgs args) {
   for (int i = 0; i < args.size(); ++i) tensors.push_back(args[i].cast<DLTensor*>());
   session.CheckTensors(tensors);
   session.Prepare();
+  const TraceSpan span(services_.trace, TraceKind::kSubmit, session.region().symbol);
   bool wait = services_.options.implicit_waits.load(std::memory_order_relaxed);
   if (wait) services_.wait_for_gpu(services_.ticket_of_all_of_gpu());
   auto job = std::make_unique<RegionJob>(ffi::GetObjectPtr<NpuModule>(this), services_, session,

@@ -16,6 +16,7 @@
 
 #include "../counters.h"
 #include "../sync_options.h"
+#include "../trace.h"
 #include "ort_session.h"
 #include "region.h"
 #include "region_session.h"
@@ -28,6 +29,7 @@ struct NpuServices {
   OrtEnvironment& environment;
   Counters& counters;
   const SyncOptions& options;
+  Trace& trace;
   Worker& worker;
   std::function<uint64_t()> gpu_ticket;            // of the GPU work that the next job needs done
   std::function<void(uint64_t)> wait_for_gpu;      // returns once it is

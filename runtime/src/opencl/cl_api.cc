@@ -70,6 +70,7 @@ std::unique_ptr<ClApi> ClApi::Load(const std::string& library, std::string* why_
   api->name = reinterpret_cast<result(*) parameters>(dlsym(handle, "cl" #name));
   HETERO_CL_FUNCTIONS(HETERO_CL_RESOLVE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_RESOLVE)
+  HETERO_CL_TIMER_FUNCTIONS(HETERO_CL_RESOLVE)
 #undef HETERO_CL_RESOLVE
 #define HETERO_CL_REQUIRE(result, name, parameters)             \
   if (api->name == nullptr) {                                   \

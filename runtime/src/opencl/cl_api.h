@@ -78,8 +78,15 @@ constexpr cl_uint kProgramBinarySizes = 0x1165;
 constexpr cl_uint kProgramBinaries = 0x1166;
 constexpr cl_uint kProgramBuildLog = 0x1183;
 
+constexpr cl_bitfield kQueueProfilingEnable = 1U << 1U;
+
 constexpr cl_uint kEventExecutionStatus = 0x11D3;
 constexpr cl_int kEventComplete = 0;  // below: an error; above: not yet
+
+// Of the device's clock, in nanoseconds.
+constexpr cl_uint kProfilingQueued = 0x1280;
+constexpr cl_uint kProfilingStart = 0x1282;
+constexpr cl_uint kProfilingEnd = 0x1283;
 
 /*! \brief Argument of clCreateSubBuffer. */
 struct ClBufferRegion {
@@ -126,6 +133,7 @@ struct ClBufferRegion {
   X(cl_int, EnqueueMarkerWithWaitList, (cl_command_queue, cl_uint, const cl_event*, cl_event*))  \
   X(cl_int, GetEventInfo, (cl_event, cl_uint, size_t, void*, size_t*))                           \
   X(cl_int, WaitForEvents, (cl_uint, const cl_event*))                                           \
+  X(cl_int, GetEventProfilingInfo, (cl_event, cl_uint, size_t, void*, size_t*))                  \
   X(cl_int, ReleaseEvent, (cl_event))                                                            \
   X(cl_int, Flush, (cl_command_queue))                                                           \
   X(cl_int, Finish, (cl_command_queue))
@@ -139,12 +147,17 @@ struct ClBufferRegion {
     (cl_command_queue, cl_bool, cl_bitfield, void*, size_t, cl_uint, const cl_event*, cl_event*)) \
   X(cl_int, EnqueueSVMUnmap, (cl_command_queue, void*, cl_uint, const cl_event*, cl_event*))
 
+/*! \brief Functions of OpenCL 2.1; null where the library has none. */
+#define HETERO_CL_TIMER_FUNCTIONS(X) \
+  X(cl_int, GetDeviceAndHostTimer, (cl_device_id, cl_ulong*, cl_ulong*))
+
 /*! \brief One OpenCL library's functions, without the `cl` in front. Never unloaded. */
 struct ClApi {
   std::string library;  // as it was given to dlopen
 #define HETERO_CL_DECLARE(result, name, parameters) result(*name) parameters = nullptr;
   HETERO_CL_FUNCTIONS(HETERO_CL_DECLARE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_DECLARE)
+  HETERO_CL_TIMER_FUNCTIONS(HETERO_CL_DECLARE)
 #undef HETERO_CL_DECLARE
   bool HasSvm() const { return SVMAlloc != nullptr; }
 

@@ -38,7 +38,7 @@ ClSession& DeviceApi::Session() {
   const std::scoped_lock lock(mutex_);
   if (owner_ == nullptr) {
     owner_ = std::make_unique<ClSession>(platforms_.Select(), settings_.Get("opencl.memory"),
-                                         CacheDirectory(settings_), options_, counters_);
+                                         CacheDirectory(settings_), options_, counters_, trace_);
     session_.store(owner_.get());
   }
   return *owner_;
@@ -55,6 +55,10 @@ void DeviceApi::WaitIfOpen(uint64_t ticket) {
 uint64_t DeviceApi::FenceIfOpen() {
   ClSession* open = session_.load();
   return open == nullptr ? 0 : open->Fence();
+}
+
+void DeviceApi::SetProfilingIfOpen(bool on) {
+  if (ClSession* open = session_.load()) open->SetProfiling(on);
 }
 
 ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
@@ -151,16 +155,22 @@ void* DeviceApi::AllocDataSpace(tvm::Device device, size_t bytes, size_t alignme
 
 void DeviceApi::FreeDataSpace(tvm::Device, void* data) { Session().Free(data); }
 
-void DeviceApi::StreamSync(tvm::Device, TVMStreamHandle) {
-  WaitIfOpen();
+void DeviceApi::StreamSync(tvm::Device, TVMStreamHandle) { WaitForBoth(); }
+
+void DeviceApi::WaitForBoth() {
+  {
+    const TraceSpan span(trace_, TraceKind::kWait, "sync", WaitDetail(0, 1));
+    WaitIfOpen();
+  }
+  const TraceSpan span(trace_, TraceKind::kWait, "sync", WaitDetail(0, 2));
   wait_for_npu_();
 }
 
 void DeviceApi::CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset,
                                size_t bytes, tvm::Device, tvm::Device, DLDataType,
                                TVMStreamHandle) {
-  WaitIfOpen();
-  wait_for_npu_();
+  WaitForBoth();
+  const TraceSpan span(trace_, TraceKind::kCopy, "copy", static_cast<int64_t>(bytes));
   std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
                bytes);
   counters_.copies.Add();

@@ -28,11 +28,12 @@ namespace hetero_tvm::runtime::opencl {
 class DeviceApi : public tvm::runtime::DeviceAPI {
  public:
   /*! \param wait_for_npu NPU regions work on this memory too; a sync and a copy wait for them. */
-  DeviceApi(const Settings& settings, const SyncOptions& options, Counters& counters,
+  DeviceApi(const Settings& settings, const SyncOptions& options, Counters& counters, Trace& trace,
             std::function<void()> wait_for_npu)
       : settings_(settings),
         options_(options),
         counters_(counters),
+        trace_(trace),
         wait_for_npu_(std::move(wait_for_npu)),
         platforms_(settings) {}
 
@@ -50,6 +51,9 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
 
   /*! \brief ClSession::Fence, if a device was ever opened; else 0, which is always done. */
   uint64_t FenceIfOpen();
+
+  /*! \brief ClSession::SetProfiling, if a device was ever opened. */
+  void SetProfilingIfOpen(bool on);
 
   /*! \brief Every device there is, as Python shows it: name, platform, type, half, memory, ... */
   tvm::ffi::Array<tvm::ffi::Map<tvm::ffi::String, tvm::ffi::Any>> Describe();
@@ -69,9 +73,12 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
                       DLDataType type_hint, TVMStreamHandle stream) final;
 
  private:
+  void WaitForBoth();
+
   const Settings& settings_;
   const SyncOptions& options_;
   Counters& counters_;
+  Trace& trace_;
   const std::function<void()> wait_for_npu_;
   std::mutex mutex_;  // guards platforms_ and the opening of session_
   Platforms platforms_;

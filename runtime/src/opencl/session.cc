@@ -17,9 +17,10 @@ ClHandle<cl_context> CreateContext(const ClDevice& device) {
   return {context, device.api->ReleaseContext};
 }
 
-ClHandle<cl_command_queue> CreateQueue(const ClDevice& device, cl_context context) {
+ClHandle<cl_command_queue> CreateQueue(const ClDevice& device, cl_context context,
+                                       cl_bitfield properties) {
   cl_int status = kSuccess;
-  cl_command_queue queue = device.api->CreateCommandQueue(context, device.id, 0, &status);
+  cl_command_queue queue = device.api->CreateCommandQueue(context, device.id, properties, &status);
   CheckCl(status, device.name + ": clCreateCommandQueue");
   return {queue, device.api->ReleaseCommandQueue};
 }
@@ -28,15 +29,38 @@ ClHandle<cl_command_queue> CreateQueue(const ClDevice& device, cl_context contex
 
 ClSession::ClSession(ClDevice device, const std::string& memory_kind,
                      const std::string& cache_directory, const SyncOptions& options,
-                     Counters& counters)
+                     Counters& counters, Trace& trace)
     : device_(std::move(device)),
       api_(*device_.api),
       options_(options),
       counters_(counters),
+      trace_(trace),
       context_(CreateContext(device_)),
-      queue_(CreateQueue(device_, context_.Get())),
+      plain_queue_(CreateQueue(device_, context_.Get(), 0)),
       cache_(device_, context_.Get(), cache_directory, counters),
-      memory_(device_, ChooseMemoryKind(device_, memory_kind), context_.Get(), queue_.Get()) {}
+      queue_(plain_queue_.Get()),
+      memory_(device_, ChooseMemoryKind(device_, memory_kind), context_.Get(), queue_) {
+  if (trace_.IsOn()) SetProfiling(true);
+}
+
+void ClSession::SetProfiling(bool on) {
+  const std::scoped_lock lock(mutex_);
+  if (on == (profile_ != nullptr)) return;
+  WaitLocked();
+  if (on) {
+    if (profiling_queue_.Get() == nullptr) {
+      profiling_queue_ = CreateQueue(device_, context_.Get(), kQueueProfilingEnable);
+    }
+    queue_ = profiling_queue_.Get();
+    profile_ = std::make_unique<KernelProfile>(api_, device_.id, queue_);
+  } else {
+    std::vector<TraceEvent> kernels = profile_->Finish();
+    trace_.AddFromGpu(std::move(kernels), profile_->lost());
+    profile_ = nullptr;
+    queue_ = plain_queue_.Get();
+  }
+  memory_.SetQueue(queue_);
+}
 
 void* ClSession::Alloc(size_t bytes, size_t alignment) {
   const std::scoped_lock lock(mutex_);
@@ -79,9 +103,9 @@ uint64_t ClSession::FenceLocked() {
   if (options_.fast.load(std::memory_order_relaxed)) {
     cl_event event = nullptr;
     // A queue that takes no marker can still be finished, and says then what is wrong with it.
-    if (api_.EnqueueMarkerWithWaitList(queue_.Get(), 0, nullptr, &event) == kSuccess) {
+    if (api_.EnqueueMarkerWithWaitList(queue_, 0, nullptr, &event) == kSuccess) {
       fence->event = ClHandle<cl_event>(event, api_.ReleaseEvent);
-      api_.Flush(queue_.Get());
+      api_.Flush(queue_);
     }
   }
   fences_.push_back(std::move(fence));
@@ -103,9 +127,11 @@ void ClSession::Wait(uint64_t ticket) {
   std::shared_ptr<ClFence> fence;
   Clock::time_point started;
   Clock::duration expected{};  // from `started` on
+  cl_command_queue queue = nullptr;
   {
     const std::scoped_lock lock(mutex_);
     if (completed_.load() >= ticket) return;
+    queue = queue_;
     started = std::max(fences_.front()->started, last_done_);
     for (const std::shared_ptr<ClFence>& queued : fences_) {
       fence = queued;
@@ -118,8 +144,7 @@ void ClSession::Wait(uint64_t ticket) {
       fence->event.Get() != nullptr && MayWatch(*fence) && WatchEvent(*fence, started + expected);
   const cl_event event = fence->event.Get();
   // Also when the event was seen to be over: only this call makes what was written visible.
-  const cl_int status =
-      event == nullptr ? api_.Finish(queue_.Get()) : api_.WaitForEvents(1, &event);
+  const cl_int status = event == nullptr ? api_.Finish(queue) : api_.WaitForEvents(1, &event);
   const std::scoped_lock lock(mutex_);
   if (completed_.load() >= fence->ticket) return;  // another thread was here first, and told
   if (watched && fence == fences_.front()) fence->expected->Learn(Clock::now() - started);
@@ -168,7 +193,7 @@ void ClSession::DoneLocked(uint64_t ticket) {
 void ClSession::WaitLocked() {
   counters_.gpu_waits.Add();
   const uint64_t ticket = FenceLocked();
-  const cl_int status = api_.Finish(queue_.Get());
+  const cl_int status = api_.Finish(queue_);
   // Even when it failed: whatever was queued is over, and a second wait must not report it again.
   DoneLocked(ticket);
   CheckCl(status, "clFinish");
@@ -194,9 +219,10 @@ void ClSession::Enqueue(const Kernel& kernel, const LaunchShape& shape) {
     global[axis] = shape.groups[axis] * shape.items[axis];
     if (global[axis] == 0) return;  // a dynamic dimension of size zero: nothing to do
   }
-  const cl_int status =
-      api_.EnqueueNDRangeKernel(queue_.Get(), kernel.handle.Get(), shape.axes, nullptr,
-                                global.data(), shape.items.data(), 0, nullptr, nullptr);
+  cl_event event = nullptr;
+  const cl_int status = api_.EnqueueNDRangeKernel(queue_, kernel.handle.Get(), shape.axes, nullptr,
+                                                  global.data(), shape.items.data(), 0, nullptr,
+                                                  profile_ == nullptr ? nullptr : &event);
   if (status != kSuccess) {
     TVM_FFI_THROW(DeviceFailure) << "OpenCL: kernel " << kernel.name
                                  << " could not be launched with " << shape.items[0] << "x"
@@ -204,8 +230,9 @@ void ClSession::Enqueue(const Kernel& kernel, const LaunchShape& shape) {
                                  << device_.name << " takes at most " << device_.max_work_group_size
                                  << "): " << ClErrorName(status);
   }
+  if (profile_ != nullptr) profile_->Add(event, kernel.name, Trace::CurrentCall());
   stretch_.Add(kernel.handle.Get(), global);
-  if (submitted_.load() % kLaunchesPerFlush == 0) api_.Flush(queue_.Get());
+  if (submitted_.load() % kLaunchesPerFlush == 0) api_.Flush(queue_);
   counters_.kernel_launches.Add();
 }
 

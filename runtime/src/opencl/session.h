@@ -19,7 +19,9 @@
 #include "../counters.h"
 #include "../sync_options.h"
 #include "../timeline.h"
+#include "../trace.h"
 #include "cl_api.h"
+#include "kernel_profile.h"
 #include "platforms.h"
 #include "program_cache.h"
 #include "unified_memory.h"
@@ -71,7 +73,7 @@ struct Stretch {
 class ClSession {
  public:
   ClSession(ClDevice device, const std::string& memory_kind, const std::string& cache_directory,
-            const SyncOptions& options, Counters& counters);
+            const SyncOptions& options, Counters& counters, Trace& trace);
   ClSession(const ClSession&) = delete;
   ClSession& operator=(const ClSession&) = delete;
 
@@ -96,6 +98,14 @@ class ClSession {
   /*! \brief Until every kernel launched so far is done and the host may read what they wrote. */
   void Wait() { Wait(Fence()); }
 
+  /*!
+   * \brief Have the driver time every kernel from now on, or no more and give the trace the times.
+   *
+   * Waits for all kernels: those that are timed go to a queue of their own, since a queue that
+   * times is not free.
+   */
+  void SetProfiling(bool on);
+
   /*! \brief Compile `source`, or take it from the cache, and pick kernel `name`. */
   Kernel Build(const std::string& name, std::string_view source);
 
@@ -105,6 +115,7 @@ class ClSession {
    */
   template <typename Bind>  // void(UnifiedMemory&, const ClApi&)
   void Launch(const Kernel& kernel, const LaunchShape& shape, const Bind& bind) {
+    const TraceSpan span(trace_, TraceKind::kSubmit, kernel.name);
     const std::scoped_lock lock(mutex_);
     submitted_.fetch_add(1);  // first: binding alone may hand memory to the device
     bind(memory_, api_);
@@ -136,14 +147,18 @@ class ClSession {
   const ClApi& api_;
   const SyncOptions& options_;
   Counters& counters_;
+  Trace& trace_;
   ClHandle<cl_context> context_;
-  ClHandle<cl_command_queue> queue_;
+  ClHandle<cl_command_queue> plain_queue_;
   ProgramCache cache_;
 
-  // Guards memory_, fences_, the arguments of every kernel, and the order of mapping and launching.
-  // Taken by every public function but Build(), and not held while waiting, so that launches from
-  // other threads go on; only Alloc() holds it when memory is short.
+  // Guards queue_, profile_, memory_, fences_, the arguments of every kernel, and the order of
+  // mapping and launching. Taken by every public function but Build(), and not held while waiting,
+  // so that launches from other threads go on; only Alloc() holds it when memory is short.
   std::mutex mutex_;
+  ClHandle<cl_command_queue> profiling_queue_;  // made when it is first needed
+  cl_command_queue queue_;                      // the one in use
+  std::unique_ptr<KernelProfile> profile_;      // null: kernels are not timed
   UnifiedMemory memory_;
   std::deque<std::shared_ptr<ClFence>> fences_;           // not known to be done, oldest first
   uint64_t fenced_ = 0;                                   // launches before the last fence

@@ -81,6 +81,9 @@ class UnifiedMemory {
    */
   void MapForHost();
 
+  /*! \brief Use another queue from now on. Requires: nothing is queued in the one so far. */
+  void SetQueue(cl_command_queue queue) { queue_ = queue; }
+
  private:
   struct Allocation {
     char* base = nullptr;     // what the driver gave; the user's address may lie above it
@@ -107,7 +110,7 @@ class UnifiedMemory {
   const ClApi& api_;
   const MemoryKind kind_;
   const cl_context context_;
-  const cl_command_queue queue_;
+  cl_command_queue queue_;
   Table table_;                       // by the user's address
   std::vector<uintptr_t> on_device_;  // addresses handed over since the last MapForHost()
   std::deque<Freed> freed_;
