@@ -18,7 +18,7 @@ import json
 import os
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules
+from relay_passes.calls import Call
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -68,6 +69,7 @@ class Manifest:
     versions: dict[str, str]
     plan: dict[str, Any]
     npu_regions: int
+    calls: Mapping[str, tuple[Call, ...]]  # function -> what it calls, in order
     # Built with --length: its variants, shortest first; what stands above is the longest one's.
     variants: tuple[Variant, ...] = ()
     lengths: LengthRules | None = None
@@ -93,6 +95,10 @@ class Manifest:
             for r in raw["ranges"]
         )
         raw["soc_ids"] = tuple(raw["soc_ids"])
+        raw["calls"] = {
+            function: tuple(Call.from_dict(call) for call in calls)
+            for function, calls in raw["calls"].items()
+        }
         raw["variants"] = tuple(Variant(**_border_from(entry)) for entry in raw["variants"])
         if raw["lengths"] is not None:
             raw["lengths"] = LengthRules.from_dict(raw["lengths"])

@@ -233,6 +233,7 @@ def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.
         },
         plan=state.plan.to_dict(),
         npu_regions=len(state.compiled),  # of all lengths
+        calls=state.calls,
         **lengths,
     )
     try:

@@ -76,6 +76,8 @@ class CompiledRegion:
     compile_seconds: float = 0.0  # 0 for the stand-in and for what the cache had
     peak_bytes: int = 0  # of the process that compiled it, so far
     cached: bool = False
+    names: tuple[str, ...] = ()  # the operators in it, as the plan calls them
+    weight_bytes: int = 0  # of the constants in it
 
 
 def session_options(npu: NpuSpec) -> dict[str, str]:
@@ -133,7 +135,15 @@ def compile_regions(
 
 
 def _finished(region: NpuRegion, binary: bytes, **facts: Any) -> CompiledRegion:
-    return CompiledRegion(region.symbol, binary, region.inputs, region.outputs, **facts)
+    return CompiledRegion(
+        region.symbol,
+        binary,
+        region.inputs,
+        region.outputs,
+        names=region.names,
+        weight_bytes=region.weight_bytes,
+        **facts,
+    )
 
 
 def _compile_options(npu: NpuSpec) -> dict[str, str]:

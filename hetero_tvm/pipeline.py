@@ -18,6 +18,8 @@ from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import products_of, with_estimates
 from hetero_tvm.errors import BadInput
 from relay_passes import gpu_support, npu_precision, npu_support
+from relay_passes.call_table import call_table
+from relay_passes.calls import Call
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
@@ -58,7 +60,11 @@ class State:
     regions: tuple[NpuRegion, ...] = ()
     compiled: tuple[npu_compiler.CompiledRegion, ...] = ()  # the regions, as the NPU loads them
     npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
+    # Function -> the plan that it follows; empty: `main`, and `plan`.
+    function_plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)
     executable: relax.VMExecutable | None = None
+    # Function -> what it calls, in order: of all functions, once there is code for them.
+    calls: Mapping[str, tuple[Call, ...]] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -267,7 +273,18 @@ def _codegen(state: State) -> State:
         npu_module,
         [region.symbol for region in state.compiled],
     )
-    return dataclasses.replace(state, executable=executable)
+    return dataclasses.replace(state, executable=executable, calls=_calls(state))
+
+
+def _calls(state: State) -> Mapping[str, tuple[Call, ...]]:
+    """Function -> what it calls, in order."""
+    assert state.plan is not None
+    regions = {region.symbol: region for region in state.compiled}
+    ordered = _apply(
+        tvm.transform.Sequential(vm_lowering.in_order(list(regions)), name="InOrder"), state.mod
+    )
+    plans = state.function_plans or {"main": state.plan}
+    return {name: call_table(ordered, name, regions, plan) for name, plan in plans.items()}
 
 
 PHASES = (

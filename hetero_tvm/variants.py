@@ -91,6 +91,11 @@ def build(
             done=frozenset(),  # code is generated for all lengths together
             mod=merger.module(),
             compiled=tuple(region for state in states.values() for region in state.compiled),
+            function_plans={
+                _function(n, len(states) == 1): state.plan
+                for n, state in states.items()
+                if state.plan is not None
+            },
         )
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = _sum(seconds, spent)

@@ -27,16 +27,23 @@ from relay_passes.start_npu_early import StartNpuEarly
 from schedules.host_memory import host_memory_pipeline
 
 
+def in_order(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
+    """The passes after which calls stand in the order in which they will run."""
+    return [
+        transform.RewriteDataflowReshape(),  # a reshape is a view from here on
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        StartNpuEarly(regions),
+    ]
+
+
 def lower_to_vm(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
     """Relax passes from legalised, scheduled IR to virtual machine calls, in order.
 
     `regions`: symbols of the NPU's functions.
     """
     return [
-        transform.RewriteDataflowReshape(),  # a reshape is a view from here on
-        transform.ToNonDataflow(),
-        transform.RemovePurityChecking(),
-        StartNpuEarly(regions),
+        *in_order(regions),
         transform.CallTIRRewrite(),
         # After ToNonDataflow, where order is program order and nothing is dropped as unused.
         PlanMemory(npu_or_kernel(regions, HOST_ATTR)),

@@ -19,10 +19,18 @@ def source_names(before: IRModule, fused: IRModule) -> dict[str, list[str]]:
 
     `before`: `main` calls TIR functions (`call_tir`); `fused`: the same after FuseOps.
     """
+    names: dict[str, list[str]] = defaultdict(list)
+    for callee, computed in names_by_call(before, fused).values():
+        names[callee] += computed
+    return dict(names)
+
+
+def names_by_call(before: IRModule, fused: IRModule) -> dict[str, tuple[str, list[str]]]:
+    """Binding of `main` in `fused` -> what it calls, and what of `before` that computes."""
     table: dict[Hashable, deque[relax.Var]] = defaultdict(deque)
     for var, value in _bindings(before["main"]):
         table[_key(value, {})].append(var)
-    names: dict[str, list[str]] = defaultdict(list)
+    calls: dict[str, tuple[str, list[str]]] = {}
     known: dict[relax.Var, relax.Expr] = {}  # variable of the fused module -> of the source
 
     def take(value: relax.Expr, local: dict[relax.Var, relax.Expr]) -> relax.Var | None:
@@ -36,20 +44,22 @@ def source_names(before: IRModule, fused: IRModule) -> dict[str, list[str]]:
             func = fused[callee]
             local = {p: known.get(a, a) for p, a in zip(func.params, value.args, strict=True)}
             last = None
+            names: list[str] = []
             for inner, inner_value in _bindings(func):
                 last = take(inner_value, local)
                 if last is not None:
                     local[inner] = last
-                    names[callee.name_hint].append(last.name)
+                    names.append(last.name)
             if last is not None:
                 known[var] = last
+            calls[var.name] = (callee.name_hint, names)
             continue
         source = take(value, known)
         if source is not None:
             known[var] = source
             if _is_call_tir(value):
-                names[value.args[0].name_hint].append(source.name)
-    return dict(names)
+                calls[var.name] = (value.args[0].name_hint, [source.name])
+    return calls
 
 
 def _bindings(func: relax.Function) -> Iterator[tuple[relax.Var, relax.Expr]]:

@@ -7,7 +7,8 @@ Calls to NPU regions (`call_dps_packed`) and CPU kernels (opaque, scheduled) pas
 
 Requires: one function `main`, static shapes; NPU regions lowered, CPU operators lowered.
 Ensures:  no high-level operator that has a legalisation is left; every PrimFunc is scheduled and
-          carries `hetero.ops`, the names of the source bindings computed by it.
+          carries `hetero.ops`, the names of the source bindings computed by it; `main` carries
+          `hetero.calls`, the same for each call.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from relay_passes.channels_last import ChannelsLast
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.keep_joined_parts import KeepJoinedParts
-from relay_passes.kernel_names import source_names
+from relay_passes.kernel_names import names_by_call
 from relay_passes.store_permuted import StorePermuted
 
 # PrimFunc attribute: names of the bindings of the imported model that this kernel computes.
 OPS_ATTR = "hetero.ops"
+# Attribute of `main`: the same for each call of a kernel, by the variable that it is bound to.
+CALLS_ATTR = "hetero.calls"
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
@@ -89,12 +92,20 @@ class FuseKernels:
         )(mod)
         legal = tvm.transform.Sequential([StorePermuted(), KeepBroadcastsApart()])(legal)
         fused = transform.FuseOps()(legal)
-        names = source_names(legal, fused)
+        calls = {
+            var: (callee, [name for name in dict.fromkeys(names) if name in originals])
+            for var, (callee, names) in names_by_call(legal, fused).items()
+        }
+        names: dict[str, list[str]] = {}
+        for callee, computed in calls.values():
+            names.setdefault(callee, []).extend(computed)
         merged = transform.DeadCodeElimination()(transform.FuseTIR()(fused))
         for var, func in merged.functions_items():
             if isinstance(func, tirx.PrimFunc):
-                ops = [name for name in names.get(var.name_hint, []) if name in originals]
-                merged[var] = func.with_attr(OPS_ATTR, list(dict.fromkeys(ops)))
+                ops = list(dict.fromkeys(names.get(var.name_hint, [])))
+                merged[var] = func.with_attr(OPS_ATTR, ops)
+        by_call = {var: computed for var, (_, computed) in calls.items()}
+        merged["main"] = merged["main"].with_attr(CALLS_ATTR, by_call)
         return merged
 
 

@@ -49,6 +49,7 @@ class NpuRegion:
     outputs: tuple[TensorSpec, ...]
     ops: tuple[str, ...]  # its Relax operators in order, for messages
     names: tuple[str, ...] = ()  # the bindings that they are, as the plan calls them
+    weight_bytes: int = 0  # of the constants in it
 
 
 def lower_npu(
@@ -104,6 +105,7 @@ def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -
         tuple(outputs),
         ops=tuple(str(binding.value.op.name) for binding in calls),
         names=tuple(str(binding.var.name) for binding in calls),
+        weight_bytes=sum(len(tensor.raw_data) for tensor in model.graph.initializer),
     )
 
 

@@ -16,6 +16,7 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules
+from relay_passes.calls import Call, Result
 
 MANIFEST = Manifest(
     target="host",
@@ -37,6 +38,18 @@ MANIFEST = Manifest(
     versions={"tvm": "0.27"},
     plan={"ops": []},
     npu_regions=0,
+    calls={
+        "main": (
+            Call(
+                symbol="matmul",
+                device="gpu",
+                operators=("y_gpu",),
+                results=(Result(operator="y_gpu", shape=(2, 3)),),
+                macs=12,
+                bytes=96,
+            ),
+        )
+    },
 )
 CODE = bytes(range(256)) * 37
 

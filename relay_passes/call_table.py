@@ -1,0 +1,154 @@
+"""What the virtual machine calls, in order, and what of the model each call computes.
+
+The trace of a run knows the symbols of kernels and regions. Fusion has renamed and merged what they
+compute, and one kernel serves many operators; so the compiler writes down, call by call, which
+operators of the plan stand behind it, how much work they are, and which operator's value comes out.
+
+Requires: straight-line functions after `StartNpuEarly`, whose kernels `FuseKernels` has named.
+Ensures:  one entry for each call of a kernel or a region, in the order in which they run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from tvm import IRModule, relax
+from tvm.ir import GenericConst, GlobalVar, Op
+
+from relay_passes.calls import Call, Result, part_names
+from relay_passes.lower_cpu import HOST_ATTR
+from relay_passes.lower_gpu import CALLS_ATTR
+from relay_passes.op_work import dtype_bytes, static_shape, tensor_args
+from relay_passes.plan import Plan
+
+_GATHER = "relax.take"  # reads what it picks, not the whole table
+
+
+class Region(Protocol):
+    """What of an NPU region matters here."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def weight_bytes(self) -> int: ...  # noqa: D102
+
+
+def call_table(
+    mod: IRModule, function: str, regions: Mapping[str, Region], plan: Plan
+) -> tuple[Call, ...]:
+    """The calls of one function.
+
+    Args:
+        mod: where the function is, in the order in which the virtual machine will run it.
+        function: its global name.
+        regions: NPU functions by their symbols.
+        plan: by which the function was made; says how much work operators are.
+    """
+    func = mod[function]
+    attrs = func.attrs or {}
+    names = {str(k): [str(v) for v in vs] for k, vs in attrs.get(CALLS_ATTR, {}).items()}
+    macs, gathers = _work(plan)
+    bindings = [binding for block in func.body.blocks for binding in block.bindings]
+    fields = _fields(bindings)
+    calls = []
+    for binding in bindings:
+        var, value = binding.var, getattr(binding, "value", None)
+        if not isinstance(value, relax.Call):
+            continue
+        callee = value.args[0] if value.args else None
+        if value.op == Op.get("relax.call_tir") and isinstance(callee, GlobalVar):
+            symbol = callee.name_hint
+            device = "cpu" if HOST_ATTR in (mod[callee].attrs or {}) else "gpu"
+            operators = tuple(names.get(var.name, []) or _itself(var.name, macs))
+            results = tuple(
+                Result(operator=operators[-1] if operators else var.name, shape=shape)
+                for shape in _shapes(var.ty)
+            )
+        elif value.op == Op.get("relax.call_dps_packed") and _external(callee) in regions:
+            symbol, device = _external(callee), "npu"
+            operators = regions[symbol].names
+            results = tuple(
+                Result(operator=name, shape=shape)
+                for name, shape in zip(fields.get(var, [var.name]), _shapes(var.ty), strict=True)
+            )
+        else:
+            continue
+        calls.append(
+            Call(
+                symbol=symbol,
+                device=device,
+                operators=operators,
+                results=results,
+                macs=sum(macs.get(name, 0) for name in operators),
+                bytes=_bytes(value, var, gathers=not gathers.isdisjoint(operators))
+                + (regions[symbol].weight_bytes if device == "npu" else 0),
+            )
+        )
+    return tuple(calls)
+
+
+def _work(plan: Plan) -> tuple[dict[str, int], set[str]]:
+    """Multiply-accumulates of every operator and part, and those that look up a table."""
+    macs: dict[str, int] = {}
+    gathers = set()
+    for op in plan.ops:
+        parts = part_names(op)
+        macs[op.name] = op.macs
+        macs |= {part: round(op.macs * op.share(device)) for device, part in parts.items()}
+        if op.op == _GATHER:
+            gathers.update([op.name, *parts.values()])
+    return macs, gathers
+
+
+def _itself(name: str, known: Mapping[str, int]) -> list[str]:
+    """A kernel that was made for one operator before fusion is bound to that operator's name."""
+    return [name] if name in known else []
+
+
+def _external(callee: relax.Expr | None) -> str:
+    return str(callee.global_symbol) if isinstance(callee, relax.ExternFunc) else ""
+
+
+def _fields(bindings: list[relax.Binding]) -> dict[relax.Var, list[str]]:
+    """Variable of a tuple -> names of its fields in order."""
+    found: dict[relax.Var, dict[int, str]] = {}
+    for binding in bindings:
+        value = getattr(binding, "value", None)
+        if isinstance(value, relax.TupleGetItem) and isinstance(value.tuple_value, relax.Var):
+            found.setdefault(value.tuple_value, {})[int(value.index)] = binding.var.name
+    named = {}
+    for var, fields in found.items():
+        count = len(var.ty.fields)
+        named[var] = [fields.get(i, f"{var.name}[{i}]") for i in range(count)]
+    return named
+
+
+def _shapes(ty: relax.Type) -> list[tuple[int, ...]]:
+    return [static_shape(leaf) or () for leaf in _leaves(ty)]
+
+
+def _leaves(ty: relax.Type) -> Iterator[relax.TensorType]:
+    if isinstance(ty, relax.TupleType):
+        for field in ty.fields:
+            yield from _leaves(field)
+    elif isinstance(ty, relax.TensorType):
+        yield ty
+
+
+def _nbytes(ty: relax.TensorType) -> int:
+    return math.prod(static_shape(ty) or (0,)) * dtype_bytes(str(ty.dtype))
+
+
+def _bytes(call: relax.Call, var: relax.Var, *, gathers: bool) -> int:
+    written = sum(_nbytes(leaf) for leaf in _leaves(var.ty))
+    read = 0
+    seen: set[relax.Expr] = set()
+    for arg in tensor_args(call):
+        if arg in seen:
+            continue
+        seen.add(arg)
+        nbytes = _nbytes(arg.ty)
+        read += min(nbytes, written) if gathers and isinstance(arg, GenericConst) else nbytes
+    return read + written

@@ -1,0 +1,125 @@
+"""The table of calls: one entry a call, in order, with the operators, work and bytes of each."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tvm
+from split_programs import plan_of
+from tvm import relax
+
+from hetero_tvm import vm_lowering
+from relay_passes.call_table import call_table
+from relay_passes.group_regions import GroupRegions
+from relay_passes.lower_gpu import lower_gpu
+from relay_passes.lower_npu import lower_npu
+from relay_passes.program import read_program
+from relay_passes.split_tensor import split_tensor
+from schedules.defaults import default_legalizations, default_rules
+from schedules.tvm_target import tvm_target
+from target_specs.loader import load_spec
+
+SPEC = load_spec("host")
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    names: tuple
+    weight_bytes: int
+
+
+def _table(build, devices, shape=(8, 16), dtype="float32"):
+    """The table of a program: `build(builder, x)`, operators in order on `devices`."""
+    x = relax.Var("x", relax.TensorType(shape, dtype))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(build(builder, x), "out")
+        builder.emit_func_output(out)
+    mod = relax.transform.Normalize()(builder.get())
+    nodes = read_program(mod)
+    plan = plan_of(nodes, [(device, None) for device in devices])
+    macs = {"relax.matmul": 8 * 16 * 16}
+    plan = dataclasses.replace(
+        plan, ops=tuple(dataclasses.replace(op, macs=macs.get(op.op, 0)) for op in plan.ops)
+    )
+    cut = split_tensor(mod, plan)
+    grouped = tvm.transform.Sequential([GroupRegions(cut.region)])(cut.mod)
+    lowered, regions = lower_npu(grouped, SPEC.npu)
+    lowered = lower_gpu(
+        lowered,
+        target=tvm_target(SPEC.gpu),
+        legalizations=default_legalizations(SPEC.gpu),
+        rules=default_rules(SPEC.gpu),
+    )
+    symbols = [region.symbol for region in regions]
+    ordered = tvm.transform.Sequential(vm_lowering.in_order(symbols))(lowered)
+    return call_table(ordered, "main", {region.symbol: region for region in regions}, plan)
+
+
+def _weight(seed, *shape):
+    return relax.const(np.random.default_rng(seed).standard_normal(shape, np.float32))
+
+
+def test_equal_kernels_are_told_apart_by_their_place():
+    """Three calls of one kernel, each with the operators of its own."""
+
+    def build(builder, x):
+        for n in range(3):
+            product = builder.emit(relax.op.matmul(x, _weight(n, 16, 16)), f"product{n}")
+            x = builder.emit(relax.op.nn.relu(product), f"active{n}")
+        return relax.op.nn.softmax(x)
+
+    table = _table(build, ["gpu"] * 7)
+    assert [call.operators for call in table] == [
+        *[(f"product{n}", f"active{n}") for n in range(3)],
+        ("out",),
+    ]
+    assert len({call.symbol for call in table[:3]}) == 1
+    assert [call.macs for call in table] == [2048, 2048, 2048, 0]
+    # x, weight and result; softmax reads and writes one tensor
+    assert [call.bytes for call in table] == [512 + 1024 + 512] * 3 + [1024]
+    assert [r.operator for call in table for r in call.results] == [
+        "active0",
+        "active1",
+        "active2",
+        "out",
+    ]
+
+
+def test_a_region_counts_its_weights_and_names_its_results():
+    def build(builder, x):
+        soft = builder.emit(relax.op.nn.softmax(x), "soft")
+        product = builder.emit(relax.op.matmul(soft, _weight(0, 16, 16)), "product")
+        return relax.op.nn.softmax(product)
+
+    gpu, npu, last = _table(build, ["gpu", "npu", "gpu"])
+    assert (gpu.device, npu.device, last.device) == ("gpu", "npu", "gpu")
+    assert npu.operators == ("product",)
+    assert [(r.operator, r.shape) for r in npu.results] == [("product", (8, 16))]
+    assert (npu.macs, npu.bytes) == (2048, 512 + 1024 + 512)
+
+
+def test_a_look_up_reads_what_it_picks():
+    def build(builder, x):
+        table = _weight(0, 1000, 32)
+        return relax.op.take(table, x, axis=0)
+
+    (call,) = _table(build, ["gpu"], shape=(4,), dtype="int32")
+    assert call.bytes == 4 * 4 + 2 * (4 * 32 * 4)
+
+
+@pytest.mark.parametrize("function", ["main"])
+def test_a_call_that_nobody_named_is_still_in_the_table(function):
+    x = relax.Var("x", relax.TensorType((4,), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function(function, [x]):
+        y = builder.emit(
+            relax.op.call_dps_packed("other", [x], relax.TensorType((4,), "float32")), "y"
+        )
+        builder.emit_func_output(y)
+    plan = plan_of([], [])
+    region = {"other": Region(("y",), 5)}
+    (call,) = call_table(builder.get(), function, region, plan)
+    assert (call.symbol, call.bytes, call.macs) == ("other", 5 + 32, 0)
+    assert call_table(builder.get(), function, {}, plan) == ()

@@ -1,0 +1,41 @@
+"""Calls are plain data; parts are called as splitting calls them."""
+
+import dataclasses
+import json
+
+import tvm
+from split_programs import legal_cuts, plan_of
+from tvm import relax
+
+from relay_passes.calls import Call, Result, part_names
+from relay_passes.program import read_program
+from relay_passes.split_tensor import split_tensor
+
+
+def test_there_and_back_through_json():
+    call = Call(
+        symbol="npu_region_0",
+        device="npu",
+        operators=("a_npu", "b"),
+        results=(Result(operator="b", shape=(1, 3)), Result(operator="a_npu", shape=())),
+        macs=7,
+        bytes=11,
+    )
+    assert Call.from_dict(json.loads(json.dumps(dataclasses.asdict(call)))) == call
+
+
+def test_parts_have_the_names_that_splitting_gives():
+    x = relax.Var("x", relax.TensorType((8, 16), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            out = builder.emit_output(relax.op.nn.softmax(x), "soft")
+        builder.emit_func_output(out)
+    mod = relax.transform.Normalize()(builder.get())
+    nodes = read_program(mod)
+    assert isinstance(mod, tvm.IRModule)
+    split = plan_of(nodes, [("gpu+npu", legal_cuts(nodes[0].call)[0])])
+    whole = plan_of(nodes, [("gpu", None)])
+    assert part_names(whole.ops[0]) == {}
+    names = part_names(split.ops[0])
+    assert split_tensor(mod, split).device == {names["npu"]: "npu", names["gpu"]: "gpu"}
