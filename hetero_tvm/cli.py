@@ -27,6 +27,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "build": "compile an ONNX model into one .so for a target",
     "plan": "say where every operator would run, what it costs there and elsewhere, and why",
     "run": "run an artefact, and compare it with its ONNX model",
+    "profile": "one timeline of CPU, GPU and NPU, and where the time of a run goes",
     "simulate": "run a planned program on a model of the SoC: tokens a second, who waits, a trace",
 }
 SCHEMA_VERSION = 1

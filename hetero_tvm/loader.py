@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,19 @@ from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way, with_length
 
+Around = Callable[[str], AbstractContextManager[None]]
 _SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
+
+
+def _nothing_around(_function: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Program:
     """One function of the artefact and its border."""
 
+    name: str
     call: Any
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -58,10 +65,11 @@ class Model:
         self.manifest = manifest
         self.load_seconds = 0.0
         self._device = device
+        self._machine = machine
         self._programs: dict[int | None, _Program] = {
-            variant.length: _program(variant, machine[variant.function])
+            variant.length: _program(variant, variant.function, machine)
             for variant in manifest.variants
-        } or {None: _program(manifest, machine["main"])}
+        } or {None: _program(manifest, "main", machine)}
         self._predicted_us = {
             variant.length: float(variant.plan["predicted_us"]) for variant in manifest.variants
         }
@@ -158,18 +166,24 @@ class Model:
         dims = ["L" if axis in axes else str(dim) for axis, dim in enumerate(spec.shape)]
         return f"{spec.name}={'x'.join(dims) or 'scalar'}:{spec.dtype}"
 
-    def call(self, fed: Fed) -> Results:
-        """Run on what `feed` gave; waits for the result."""
+    def instrument(self, function: Any | None) -> None:
+        """Have TVM's virtual machine call `function` around each of its calls; None: no more."""
+        self._machine.set_instrument(function)
+
+    def call(self, fed: Fed, around: Around = _nothing_around) -> Results:
+        """Run on what `feed` gave; waits for the result.
+
+        `around`: a context for each function of the artefact that runs, by its name.
+        """
         import tvm
 
+        lengths = [None] if fed.way is None else [piece.length for piece in fed.way]
+        values = []
         try:
-            if fed.way is None:
-                values = [self._programs[None].call(*fed.tensors[0])]
-            else:
-                values = [
-                    self._programs[piece.length].call(*tensors)
-                    for piece, tensors in zip(fed.way, fed.tensors, strict=True)
-                ]
+            for length, tensors in zip(lengths, fed.tensors, strict=True):
+                program = self._programs[length]
+                with around(program.name):
+                    values.append(program.call(*tensors))
             self._device.sync()
         except (tvm.error.InternalError, RuntimeError) as error:
             raise DeviceFailure(_last_line(error)) from error
@@ -199,9 +213,10 @@ class Model:
         }
 
 
-def _program(border: Manifest | Variant, call: Any) -> _Program:
+def _program(border: Manifest | Variant, name: str, machine: Any) -> _Program:
     return _Program(
-        call=call,
+        name=name,
+        call=machine[name],
         inputs=border.inputs,
         outputs=border.outputs,
         output_axes=border.output_axes,

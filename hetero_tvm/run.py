@@ -16,9 +16,9 @@ import numpy as np
 
 from hetero_tvm import cli
 from hetero_tvm.bundle import Manifest, whole_file
-from hetero_tvm.compare import FLOAT16, FLOAT32, OutputError, Tolerance, compare
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.lengths import words
+from hetero_tvm.output_error import FLOAT16, FLOAT32, OutputError, Tolerance, compare
 
 EXAMPLES = """\
 examples:
@@ -209,14 +209,14 @@ def reference(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.nda
         raise BadInput(f"{model}: ONNX Runtime cannot run it on these inputs: {error}") from None
 
 
-def check_save(path: Path, inputs: list[Path | None]) -> None:
+def check_save(path: Path, inputs: list[Path | None], flag: str = "--save") -> None:
     """Say before the run what would go wrong after it."""
     if not path.parent.is_dir():
-        raise BadInput(f"--save {path}: the folder {path.parent} does not exist")
+        raise BadInput(f"{flag} {path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise BadInput(f"--save {path}: is a folder; give a file name")
+        raise BadInput(f"{flag} {path}: is a folder; give a file name")
     if path.resolve() in [file.resolve() for file in inputs if file is not None]:
-        raise BadInput(f"--save {path}: would overwrite an input")
+        raise BadInput(f"{flag} {path}: would overwrite an input")
 
 
 def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:

@@ -9,9 +9,9 @@ import tiny_models as tiny
 
 import hetero_tvm
 from hetero_tvm import bundle, run
-from hetero_tvm.compare import FLOAT16, FLOAT32
 from hetero_tvm.errors import BadInput
 from hetero_tvm.lengths import LengthRules
+from hetero_tvm.output_error import FLOAT16, FLOAT32
 
 
 @pytest.fixture(scope="module")

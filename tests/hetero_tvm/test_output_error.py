@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hetero_tvm.compare import FLOAT16, FLOAT32, compare
+from hetero_tvm.output_error import FLOAT16, FLOAT32, compare
 
 
 def one(output, reference, tolerance=FLOAT32):

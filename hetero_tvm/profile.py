@@ -1,0 +1,219 @@
+"""Verb: record runs of an artefact: one timeline of CPU, GPU and NPU, and where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from hetero_tvm import cli
+from hetero_tvm.bundle import whole_file
+from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.loader import Model
+from hetero_tvm.profile_summary import Run, Summary, runs_of, summarise
+from relay_passes.plan import Plan
+from target_specs.loader import SpecError, load_spec
+from target_specs.spec import SocSpec
+
+EXAMPLES = """\
+examples:
+  hetero-tvm profile encoder.so
+  hetero-tvm profile encoder.so --runs 20 --trace t.json    open t.json at https://ui.perfetto.dev
+  hetero-tvm profile detector.so --json | jq .summary.idle_us
+
+GPU kernels have the driver's times, mapped to the host's clock. A call that computes several
+operators is timed as one; its time is shared out among them as the plan predicted (marked ~).
+
+exit codes: 0 fine, 2 bad input, 3 something is missing, 4 device
+"""
+_WARM_UP = 3
+_ROWS = 15
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Flags of `hetero-tvm profile`."""
+    parser.add_argument("artefact", type=Path, help="what `hetero-tvm build` wrote")
+    parser.add_argument("--runs", type=int, default=10, help="to record (default 10)")
+    parser.add_argument("--trace", type=Path, metavar="FILE.json", help="write the timeline")
+    parser.add_argument(
+        "--inputs",
+        action="append",
+        default=[],
+        metavar="FILE.npz | NAME=FILE.npy",
+        help="inputs; what is not given is random",
+    )
+    parser.add_argument("--length", type=int, help="of random inputs, as for `run`")
+    parser.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
+    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Record, sum up, print, write."""
+    from hetero_tvm import loader, runtime
+    from hetero_tvm.run import check_save, complete_inputs, read_inputs
+
+    if args.runs < 1:
+        raise BadInput(f"--runs {args.runs}: at least 1")
+    if args.seed < 0:
+        raise BadInput(f"--seed {args.seed}: at least 0")
+    if args.trace is not None:
+        check_save(args.trace, [args.artefact], flag="--trace")
+    if args.device is not None:
+        runtime.configure(opencl_device=args.device)
+    given = read_inputs(args.inputs)
+    model = loader.load(args.artefact)
+    fed = model.feed(complete_inputs(given, model.manifest, args.seed, args.length))
+    recorded = record(model, fed, args.runs)
+    runs = runs_of(recorded.events, recorded.bounds)
+    plan, spec = plan_of(model, runs[0]), spec_of(model)
+    summary = summarise(runs, model.manifest.calls, plan, spec, model.manifest.dtype)
+    provenance = "measured" + (
+        "; the NPU is simulated, its times are the simulator's" if model.simulated else ""
+    )
+    if args.trace is not None:
+        from hetero_tvm.profile_trace import recorded_trace
+
+        title = f"{args.artefact.name} for {model.manifest.target}"
+        write_trace(args.trace, recorded_trace(runs, model.manifest.calls, title, provenance))
+        cli.say(f"wrote {args.trace}; open it at https://ui.perfetto.dev", quiet=args.quiet)
+    data = {
+        "artefact": str(args.artefact),
+        "target": model.manifest.target,
+        "provenance": provenance,
+        "runs": args.runs,
+        "plain_run_us": recorded.plain_us,
+        "events": len(recorded.events),
+        "lost_events": recorded.lost,
+        "summary": summary.to_dict(),
+    }
+    if args.json:
+        cli.emit_json("profile", data)
+    elif not args.quiet:
+        cli.emit(_text(data, summary, rows=None if args.verbose else _ROWS))
+    return 0
+
+
+class Recorded:
+    """Recorded runs, and how long runs took that were not recorded."""
+
+    def __init__(self, model: Model, fed: Any, count: int) -> None:
+        from hetero_tvm.recording import Recorder
+
+        for _ in range(_WARM_UP):
+            model.call(fed)
+        plain = []
+        for _ in range(count):
+            start = time.monotonic_ns()
+            model.call(fed)
+            plain.append(time.monotonic_ns() - start)
+        self.plain_us = statistics.median(plain) / 1e3
+        self.bounds: list[tuple[int, int]] = []
+        with Recorder(model) as recorder:
+            model.call(fed, recorder.function)  # the first pays for what recording sets up
+            for _ in range(count):
+                start = time.monotonic_ns()
+                model.call(fed, recorder.function)
+                self.bounds.append((start, time.monotonic_ns()))
+        self.events, self.lost = recorder.events, recorder.lost
+        if self.lost:
+            raise BadInput(
+                f"--runs {count}: {self.lost} events did not fit; record fewer runs at once"
+            )
+
+
+def record(model: Model, fed: Any, count: int) -> Recorded:
+    """Run, first unrecorded, then recorded, `count` times each."""
+    return Recorded(model, fed, count)
+
+
+def plan_of(model: Model, run_: Run) -> Plan:
+    """The plan of the function that ran; of several, the one that did most of the work."""
+    plans = {variant.function: variant.plan for variant in model.manifest.variants}
+    if not plans:
+        return Plan.from_json(json.dumps(model.manifest.plan))
+    ((name, _),) = collections.Counter(run_.functions).most_common(1)
+    return Plan.from_json(json.dumps(plans[name]))
+
+
+def spec_of(model: Model) -> SocSpec | None:
+    """The target's spec as it is shipped; None where the target was a file of the user's."""
+    try:
+        return load_spec(model.manifest.target)
+    except SpecError:
+        return None
+
+
+def write_trace(path: Path, document: dict[str, Any]) -> None:
+    """The trace as JSON, whole or not at all."""
+    try:
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(document))
+    except OSError as error:
+        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _text(data: dict[str, Any], summary: Summary, rows: int | None) -> str:
+    total = summary.run_us
+    lines = [
+        f"target   {data['target']} ({data['provenance']})",
+        f"run      {total / 1e3:.3f} ms recorded, {data['plain_run_us'] / 1e3:.3f} ms without "
+        f"recording; medians of {data['runs']} runs",
+        "busy     "
+        + ", ".join(
+            f"{device.upper()} {us / 1e3:.3f} ms ({us / total:.0%})"
+            for device, us in summary.busy_us.items()
+            if us
+        ),
+        f"overlap  GPU and NPU at once {summary.overlap_us / 1e3:.3f} ms "
+        f"({summary.overlap_us / total:.0%})",
+    ]
+    for device, causes in summary.idle_us.items():
+        said = ", ".join(
+            f"{cause} {us / 1e3:.3f} ms"
+            for cause, us in sorted(causes.items(), key=lambda item: -item[1])
+        )
+        lines.append(f"{device.upper()} idle {said}")
+    lines += ["", f"{'device':<7}{'call':<34}{'µs':>9}{'share':>7}{'GFLOP/s':>9}{'GB/s':>7}  limit"]
+    slowest = sorted(summary.calls, key=lambda row: -row.us)
+    for row in slowest[:rows]:
+        flops = f"{row.gflops:.1f}" if row.gflops is not None else "-"
+        limit = f"{row.of_limit:.0%} of {row.limited_by}" if row.of_limit is not None else "-"
+        lines.append(
+            f"{row.call.device:<7}{row.call.symbol[:33]:<34}{row.us:>9.1f}{row.share:>7.1%}"
+            f"{flops:>9}{row.gbps:>7.2f}  {limit}"
+        )
+        if row.call.operators:
+            more = len(row.call.operators) - 1
+            lines.append(
+                f"{'':<9}{row.call.operators[-1][-70:]}" + (f" and {more} more" if more else "")
+            )
+    if rows is not None and len(slowest) > rows:
+        lines.append(f"… and {len(slowest) - rows} more calls; -v shows all")
+    return "\n".join([*lines, "", *_operator_lines(summary)])
+
+
+def _operator_lines(summary: Summary) -> list[str]:
+    """Times by kind of operator and device."""
+    kinds: dict[tuple[str, str], list[Any]] = collections.defaultdict(list)
+    for operator in summary.operators:
+        kinds[operator.op, operator.device].append(operator)
+    lines = [f"{'device':<7}{'operator':<24}{'count':>6}{'µs':>11}{'share':>8}"]
+    for (op, device), found in sorted(
+        kinds.items(), key=lambda item: -sum(operator.us for operator in item[1])
+    ):
+        us, share = sum(o.us for o in found), sum(o.share for o in found)
+        mark = " ~" if any(o.apportioned for o in found) else ""
+        lines.append(
+            f"{device:<7}{op.removeprefix('relax.'):<24}{len(found):>6}{us:>11.1f}{share:>8.1%}"
+            f"{mark}"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(cli.verb_main("profile"))
