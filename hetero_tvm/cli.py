@@ -28,6 +28,8 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "plan": "say where every operator would run, what it costs there and elsewhere, and why",
     "run": "run an artefact, and compare it with its ONNX model",
     "profile": "one timeline of CPU, GPU and NPU, and where the time of a run goes",
+    "bench": "time an artefact: spread, memory, minute by minute if asked",
+    "compare": "is one measurement of `bench` worse than another? with an exit code",
     "simulate": "run a planned program on a model of the SoC: tokens a second, who waits, a trace",
 }
 SCHEMA_VERSION = 1
