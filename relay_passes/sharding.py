@@ -249,6 +249,14 @@ def _take(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
             yield Sharding(axis, (None, axis - first))
 
 
+def _strided_slice(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
+    """Any axis that is not sliced: the heads of a packed product, say, cut by rows."""
+    sliced = {int(axis.value) % len(shape) for axis in call.args[1].fields}
+    for axis in _axes(shape):
+        if axis not in sliced:
+            yield Sharding(axis, (axis,))
+
+
 def _concat(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
     joined = int(call.attrs.axis or 0) % len(shape)
     count = len(list(tensor_args(call)))
@@ -289,6 +297,7 @@ _RULES: dict[str, Rule] = {
     "relax.permute_dims": _permute,
     "relax.take": _take,
     "relax.concat": _concat,
+    "relax.strided_slice": _strided_slice,
 }
 _WITH_SHAPE = frozenset(("relax.reshape", "relax.broadcast_to"))
 

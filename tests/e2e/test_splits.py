@@ -91,6 +91,13 @@ def test_both_devices_share_every_kind_of_split(tmp_path, name):
     assert order(built.state) == []
 
 
+def test_a_packed_product_is_cut_once_for_all_that_is_in_it(tmp_path):
+    """Gate, up, their product and the one behind it: one job of the NPU, waited for once."""
+    counted = check_numbers(build(CASES["packed_product_by_rows"], tmp_path), 1e-4)
+    assert counted["npu_runs"] == 1
+    assert counted["npu_waits"] <= 1
+
+
 @needs_qnn
 @pytest.mark.parametrize("name", CASES)
 def test_on_the_simulated_htp(tmp_path, name):

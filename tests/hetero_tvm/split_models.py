@@ -46,6 +46,12 @@ CASES = {
         {"matmul": (1, 1), "nn.softmax": (1, 1), "permute_dims": (1, 1), "multiply": (1, 1)},
         rows=6,
     ),
+    "packed_product_by_weight": Case("gated", {"matmul": (1, 16)}, rows=3),
+    "packed_product_by_rows": Case(
+        "gated",
+        {name: (0, 3) for name in ("matmul", "strided_slice", "sigmoid", "multiply", "nn.silu")},
+        rows=7,
+    ),
     "conv_channels": Case("conv", {"nn.conv2d": (1, 3), "nn.relu": (1, 3)}),
     "conv_images": Case("conv", {"nn.conv2d": (0, 1), "nn.relu": (0, 1)}, rows=2),
 }
@@ -100,6 +106,19 @@ def _residual(rows: int) -> onnx.ModelProto:
     return _model(nodes, (rows, 32), (rows, 32), _weight("w", 32, 32), _weight("b", 32))
 
 
+def _gated(rows: int) -> onnx.ModelProto:
+    """Gate and up projections in one product, as exporters pack them."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["both"]),
+        helper.make_node("Split", ["both"], ["gate", "up"], axis=-1, num_outputs=2),
+        helper.make_node("Sigmoid", ["gate"], ["open"]),
+        helper.make_node("Mul", ["gate", "open"], ["silu"]),
+        helper.make_node("Mul", ["silu", "up"], ["h"]),
+        helper.make_node("MatMul", ["h", "w1"], ["y"]),
+    ]
+    return _model(nodes, (rows, 32), (rows, 32), _weight("w0", 32, 96), _weight("w1", 48, 32))
+
+
 def _attention(rows: int) -> onnx.ModelProto:
     """Three heads of sixteen on themselves."""
     nodes = [
@@ -124,6 +143,7 @@ _MODELS = {
     "gemm": _gemm,
     "mlp": _mlp,
     "residual": _residual,
+    "gated": _gated,
     "attention": _attention,
     "conv": _conv,
 }

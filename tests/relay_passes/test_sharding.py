@@ -263,6 +263,17 @@ def concat(draw: st.DrawFn) -> Case:
 
 
 @st.composite
+def strided_slice(draw: st.DrawFn) -> Case:
+    shape = draw(SHAPE)
+    count = len(shape)
+    axes = draw(st.lists(st.integers(-count, count - 1), min_size=1, unique_by=lambda a: a % count))
+    begins = [draw(st.integers(0, shape[axis] - 1)) for axis in axes]
+    ends = [draw(st.integers(b + 1, shape[axis])) for b, axis in zip(begins, axes, strict=True)]
+    strides = [draw(st.integers(1, 2)) for _ in axes]
+    return Case(lambda x: OP.strided_slice(x, axes, begins, ends, strides), [numbers(*shape)])
+
+
+@st.composite
 def windows(draw: st.DrawFn) -> Case:
     layout = draw(st.sampled_from(["NCHW", "NHWC"]))
     sizes = {"N": draw(st.integers(1, 3)), "C": draw(st.integers(1, 5))}
@@ -275,7 +286,7 @@ FAMILIES = {
     strategy.__name__: strategy
     for strategy in (
         *(elementwise, matmul, conv2d, reshape, views, permute, along_rows, reduce, take),
-        *(concat, windows),
+        *(concat, strided_slice, windows),
     )
 }
 
