@@ -26,8 +26,15 @@ class LastResort(Rule):
     def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         """None only where a block's loops are not its own."""
         sch = s_tir.Schedule(func)
-        for block in leaf_blocks(sch):
+        blocks = leaf_blocks(sch)
+        read = [region.source for block in blocks for region in sch.get(block).reads]
+        made = list(sch.get(sch.get_sblock("root")).alloc_buffers)
+        for block in blocks:
             self._bind(sch, block)
+            for index, region in enumerate(sch.get(block).writes):
+                # What nobody else reads, as the values beside an argmin's indices, is the item's.
+                if _is_in(region.source, made) and not _is_in(region.source, read):
+                    sch.set_scope(block, index, "local")
         return sch
 
     def _bind(self, sch: s_tir.Schedule, block: Any) -> None:
@@ -46,3 +53,7 @@ class LastResort(Rule):
         group, item = sch.split(work, [None, min(self.items, extent(sch, work))])
         sch.bind(group, "blockIdx.x")
         sch.bind(item, "threadIdx.x")
+
+
+def _is_in(buffer: tirx.Buffer, buffers: list[tirx.Buffer]) -> bool:
+    return any(buffer.same_as(other) for other in buffers)

@@ -14,7 +14,9 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
+from schedules.byte_vectors import without_byte_vectors
 from schedules.conditions import scalar_conditions
+from schedules.opencl_math import opencl_math
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,10 @@ class Rule(ScheduleRule):
         if target.kind.name != self.kind:
             return None
         try:
-            return self.schedule(scalar_conditions(func) if self.kind == "opencl" else func)
+            if self.kind != "opencl":
+                return self.schedule(func)
+            schedule = self.schedule(opencl_math(scalar_conditions(func)))
+            return None if schedule is None else without_byte_vectors(schedule)
         except s_tir.ScheduleError as error:
             # A primitive said no: this is an answer about the function, not a failure.
             logger.debug("%s declines: %s", type(self).__name__, str(error).splitlines()[:1])

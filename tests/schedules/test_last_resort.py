@@ -25,6 +25,9 @@ from schedules.tvm_target import tvm_target
         pytest.param(
             lambda x: relax.op.mean(x, axis=[0]), [(6, 5)], lambda x: x.mean(0), id="mean"
         ),
+        pytest.param(
+            lambda x: relax.op.argmax(x, 1), [(6, 5)], lambda x: x.argmax(1), id="index_and_value"
+        ),
     ],
 )
 def test_numbers(build, shapes, want):
