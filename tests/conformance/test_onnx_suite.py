@@ -1,0 +1,85 @@
+"""ONNX's own backend tests: a sample of every kind now, all of them at night."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+sys.path.insert(0, str(Path(__file__).parent))
+import onnx_suite
+
+SAMPLE = 80  # each 80th case: about 25
+
+
+def _failures(devices, every):
+    judge = onnx_suite.Judge("host", devices)
+    try:
+        verdicts = [judge(case) for case in onnx_suite.cases(every=every)]
+    finally:
+        judge.close()
+    assert len(verdicts) > 20
+    assert any(v.verdict == "passed" for v in verdicts)
+    return [f"{v.case}: {v.reason}" for v in verdicts if v.verdict == "failed"]
+
+
+def test_a_sample():
+    assert _failures("gpu+npu", SAMPLE) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("devices", ["gpu", "npu"])
+def test_all(devices):
+    assert _failures(devices, 1) == []
+
+
+# --- the suite's own judgement -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "words"),
+    [
+        (np.zeros(3, "f4"), np.zeros(3, "f4"), ""),
+        (np.full(3, np.nan, "f4"), np.full(3, np.nan, "f4"), ""),
+        (np.zeros(3, "f4"), np.array([0, 0, 1], "f4"), "1 of 3 elements differ"),
+        (np.zeros(3, "f4"), np.zeros((3, 1), "f4"), "shape"),
+        (np.zeros(3, "i4"), np.zeros(3, "i8"), "type int32"),
+        (np.ones(3, "i4"), np.zeros(3, "i4"), "3 of 3"),
+    ],
+)
+def test_difference(got, wanted, words):
+    found = onnx_suite.difference(got, wanted, 1e-3, 1e-7)
+    assert found == "" if not words else words in found
+
+
+def test_whole_numbers_become_constants():
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+            "g",
+            [
+                helper.make_tensor_value_info("x", TensorProto.FLOAT, [4]),
+                helper.make_tensor_value_info("shape", TensorProto.INT64, [2]),
+            ],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        )
+    )
+    fixed = onnx_suite.with_constants(model, [np.zeros(4, "f4"), np.array([2, 2])])
+    assert [value.name for value in fixed.graph.input] == ["x"]
+    assert [tensor.name for tensor in fixed.graph.initializer] == ["shape"]
+    assert len(model.graph.input) == 2
+
+
+def test_a_crash_is_a_failure_and_the_next_case_runs(monkeypatch):
+    judge = onnx_suite.Judge("host", "gpu")
+    case, other = list(onnx_suite.cases("^test_(abs|neg)$"))
+    try:
+        assert judge(case).verdict == "passed"
+        judge._process.kill()
+        assert judge(case).verdict == "failed"
+        assert judge(other).verdict == "passed"
+    finally:
+        judge.close()
