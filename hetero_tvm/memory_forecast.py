@@ -18,7 +18,7 @@ from tvm.ir import GenericConst
 from relay_passes.op_work import VIEWS, op_name, op_work, tensor_args
 from relay_passes.program import Node
 
-# Peak resident memory on x86-64 with Python 3.11 and Intel's OpenCL, target host: `build --json` took
+# Peak resident memory, x86-64, Python 3.11, Intel's OpenCL, target host: `build --json` took
 # 1674 and 3029 MB for perceptrons with 134 and 268 MB of weights; `bench --json` of these artefacts
 # 924 and 1299 MB, of MiniLM (69 MB) 678 MB. What compilers take for code is within the base.
 BUILD_BASE_BYTES = 400_000_000
