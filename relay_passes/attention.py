@@ -166,7 +166,9 @@ def legalize_attention(builder: relax.BlockBuilder, call: relax.Call) -> relax.E
     q, keys, values, past = call.args
     found = builder.emit(builder.call_te(scores, q, keys, past, primfunc_name_hint="scores"))
     found = builder.emit(builder.call_te(topi.nn.softmax, found, axis=-1))
-    return builder.call_te(mixed, found, values, primfunc_name_hint="mix")
+    found = builder.emit(builder.call_te(mixed, found, values, primfunc_name_hint="mix"))
+    shape = _shape(call, "result", 3)
+    return builder.call_te(topi.reshape, found, shape, primfunc_name_hint="heads_side_by_side")
 
 
 def _scores(q: te.Tensor, keys: te.Tensor, past: te.Tensor, attrs: AttentionAttrs) -> te.Tensor:
@@ -199,15 +201,14 @@ def _scores(q: te.Tensor, keys: te.Tensor, past: te.Tensor, attrs: AttentionAttr
 
 
 def _mixed(weights: te.Tensor, values: te.Tensor, dtype: str) -> te.Tensor:
-    """[B, S, Hq * Dv]."""
+    """[B, S, Hq, Dv]: with heads as an axis, since TVM vectorises divisions of an index wrongly."""
     batch, heads, length, capacity = (int(dim) for dim in weights.shape)
     groups, depth = int(values.shape[1]), int(values.shape[3])
     j = te.reduce_axis((0, capacity), "j")
     total = te.compute(
-        (batch, length, heads * depth),
-        lambda b, i, c: te.sum(
-            weights[b, c // depth, i, j]
-            * values[b, c // depth // (heads // groups), j, c % depth].astype("float32"),
+        (batch, length, heads, depth),
+        lambda b, i, h, d: te.sum(
+            weights[b, h, i, j] * values[b, h // (heads // groups), j, d].astype("float32"),
             axis=j,
         ),
         "total",

@@ -108,11 +108,13 @@ def place_all(
     objective: Objective = "latency",
     gpu_share: float = 1.0,
     power_w: Mapping[str, float] = MappingProxyType({}),
+    modes: Sequence[str] = MODES,
 ) -> dict[str, Plan]:
-    """For each of `MODES` the best plan that it allows; see `place`.
+    """For each of `modes` the best plan that it allows; see `place`.
 
     "gpu" and "npu" are one device alone, "layer" is both with every operator whole, "split" is
-    all. A mode whose best plan is no better than that of a simpler one gets the simpler plan.
+    all. A mode whose best plan is no better than that of a simpler one among
+    them gets the simpler plan.
     """
     if not 0 < gpu_share <= 1:
         raise ValueError(f"gpu_share is {gpu_share}; it must be above 0, at most 1")
@@ -125,7 +127,7 @@ def place_all(
     watts = {"cpu": 0.0, **power_w, "gpu": power_w["gpu"] * gpu_share} if power_w else None
     question = _Question(read_program(mod), declined, ours, unfit, tile, watts)
     answers: dict[str, Solution] = {}
-    for mode in MODES:
+    for mode in modes:
         problem = Problem(question.ops(mode), waiting)
         # Simpler plans are plans too: choices are listed so that theirs keep their numbers.
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
@@ -147,8 +149,9 @@ def place_all(
         return float(f"{answer.value:.6g}"), round(answer.timeline.total_us, 3)
 
     plans = {}
-    for wanted in MODES:
-        allowed = [wanted] if wanted in _BOTH else MODES[: MODES.index(wanted) + 1]
+    for wanted in modes:
+        simpler_ones = MODES[: MODES.index(wanted) + 1]
+        allowed = [wanted] if wanted in _BOTH else [mode for mode in modes if mode in simpler_ones]
         best = min(allowed, key=merit)
         plans[wanted] = question.plan(answers, best, wanted, waiting, objective)
     return plans
