@@ -201,19 +201,19 @@ def dequantise_blocks(
     `zeros` packed like the weights per row of blocks, or floating point, or absent (the middle).
     """
     blocks = -(-rows // block)
-    quants = _unpack(packed.reshape(columns, -1), bits)[:, : blocks * block]
+    quants = unpack_bits(packed.reshape(columns, -1), bits)[:, : blocks * block]
     quants = quants.reshape(columns, blocks, block).astype(np.float32)
     scales = scales.reshape(columns, blocks, 1).astype(np.float32)
     if zeros is None:
         middle: np.ndarray = np.array(1 << (bits - 1), np.float32)
     elif zeros.dtype == np.uint8:
-        middle = _unpack(zeros.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
+        middle = unpack_bits(zeros.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
     else:
         middle = zeros.reshape(columns, blocks, 1).astype(np.float32)
     return ((quants - middle) * scales).reshape(columns, -1)[:, :rows]
 
 
-def _unpack(array: np.ndarray, bits: int) -> np.ndarray:
+def unpack_bits(array: np.ndarray, bits: int) -> np.ndarray:
     """The `bits`-wide numbers in each row of bytes."""
     if bits == 8:
         return array

@@ -7,6 +7,7 @@ too slow for real models; nothing here is meant for deployment.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tvm
@@ -26,6 +27,16 @@ def run_on_cpu(
     mod: IRModule, names: Sequence[str], inputs: Mapping[str, np.ndarray]
 ) -> list[np.ndarray]:
     """The outputs of `main`; `names` gives the order in which it takes `inputs`."""
+    machine = relax.VirtualMachine(compile_for_cpu(mod), tvm.cpu())
+    results = machine["main"](*(tvm.runtime.tensor(inputs[name]) for name in names))
+    return [result.numpy() for result in results]
+
+
+def compile_for_cpu(mod: IRModule, relax_pipeline: Any = "default") -> relax.VMExecutable:
+    """`mod` with fused kernels under the host schedule.
+
+    `relax_pipeline`: what lowers it for the virtual machine.
+    """
     target = host_target()
     with target:
         mod = tvm.transform.Sequential(
@@ -39,7 +50,4 @@ def run_on_cpu(
                 dlight.ApplyDefaultSchedule(*host_rules()),
             ]
         )(mod)
-        executable = tvm.compile(mod, target=target)
-    machine = relax.VirtualMachine(executable, tvm.cpu())
-    results = machine["main"](*(tvm.runtime.tensor(inputs[name]) for name in names))
-    return [result.numpy() for result in results]
+        return tvm.compile(mod, target=target, relax_pipeline=relax_pipeline)

@@ -11,6 +11,7 @@ import onnx
 
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, ValueType, qualified_op
+from hetero_tvm.frontend.own_nodes import OWN_DOMAIN, own_types
 
 _MAX_SHAPE_DATA_BYTES = 1 << 16  # constants up to this size are shown to shape inference
 _DATA_DEPENDENT_OPS = frozenset("NonZero Unique Compress NonMaxSuppression StringSplit".split())
@@ -48,6 +49,8 @@ class Schemas:
         constants: Mapping[str, np.ndarray],
     ) -> dict[str, ValueType]:
         """Static types of the outputs; raises one of this module's errors without them."""
+        if node.domain == OWN_DOMAIN:
+            return own_types(node, types)
         schema = self.find(node)
         if schema is None:
             raise OpenShapeError("its shape is not known")

@@ -7,6 +7,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from hetero_tvm.frontend.converters import (
+    attention,
     convolution,
     elementwise,
     linear,
@@ -17,6 +18,7 @@ from hetero_tvm.frontend.converters import (
 )
 from hetero_tvm.frontend.converters.context import Conversion, Converter
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS
+from hetero_tvm.frontend.own_nodes import OWN_DOMAIN
 
 CONVERTERS: dict[str, Converter] = {
     "Identity": lambda c: c.x(),
@@ -31,6 +33,8 @@ CONVERTERS: dict[str, Converter] = {
 
 def is_importable(node: onnx.NodeProto) -> bool:
     """Is there a rule for this operator?"""
+    if node.domain == OWN_DOMAIN:
+        return node.op_type in attention.OWN_CONVERTERS
     if node.domain not in STANDARD_DOMAINS:
         return False
     return node.op_type in CONVERTERS or tvm_fallback.covers(node.op_type)
@@ -38,7 +42,8 @@ def is_importable(node: onnx.NodeProto) -> bool:
 
 def convert(c: Conversion) -> list[relax.Expr]:
     """The node's results, in order of its outputs."""
-    rule = CONVERTERS.get(c.node.op)
+    rules = attention.OWN_CONVERTERS if c.node.proto.domain == OWN_DOMAIN else CONVERTERS
+    rule = rules.get(c.node.op)
     if rule is None:
         return tvm_fallback.convert(c)
     results = rule(c)

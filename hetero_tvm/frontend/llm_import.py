@@ -1,0 +1,234 @@
+"""One step of a language model as a function of fixed shapes: so many new tokens on a cache.
+
+    main(input_ids [1, S], hetero_past [1], hetero_last [1], cache .. [1, heads, C, depth])
+        -> logits [1, 1, vocabulary] of the row `hetero_last`
+
+The caches are inputs that the function writes: rows `hetero_past` .. of each. What the file says
+about attention masks, positions and lengths is replaced by what they mean for one sequence
+without padding; `hetero_past` is the one number that they all follow from.
+
+Only one row goes through the head, whatever the file does: with S rows of which the last ones only
+fill the chunk up, the row that counts is `hetero_last`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend import converters
+from hetero_tvm.frontend.canonicalise import canonicalise
+from hetero_tvm.frontend.decompose import DECOMPOSITIONS
+from hetero_tvm.frontend.folded_model import FoldedModel
+from hetero_tvm.frontend.input_specs import fix_input_shapes
+from hetero_tvm.frontend.llm_folder import LlmFolder
+from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST, PLACES
+from hetero_tvm.frontend.model_import import ImportedModel
+from hetero_tvm.frontend.onnx_import import to_relax
+from hetero_tvm.frontend.random_inputs import InputRange
+from hetero_tvm.frontend.read_model import RawModel, read_model
+from hetero_tvm.frontend.shape_folding import fold_model
+from hetero_tvm.frontend.tensor_spec import TensorSpec
+
+LAST = "hetero_last"  # int32 [1]: the row whose logits are wanted
+IDS, LOGITS = "input_ids", "logits"
+_MASK, _POSITIONS = "attention_mask", "position_ids"
+_GROUPED = "GroupQueryAttention"
+# Between the row that is picked and the logits: whatever treats every row alike.
+_HEAD_OPS = frozenset(
+    "MatMul MatMulNBits Gemm Add Sub Mul Div Tanh Cast Identity QuickGelu".split()
+)
+
+
+def import_step(
+    folder: LlmFolder,
+    rows: int,
+    capacity: int,
+    progress: Callable[[str], None] = lambda _step: None,
+) -> ImportedModel:
+    """The model of `folder` as a step of `rows` tokens on caches of `capacity` positions.
+
+    Raises:
+        BadInput: as `import_model`; also a form of attention that has no rule.
+    """
+    progress("reading the model")
+    raw = read_model(folder.model)
+    proto, shapes = _step_graph(raw, folder, rows, capacity)
+    inputs = fix_input_shapes(proto, shapes)
+    progress("folding shapes and constants")
+    rules = {**DECOMPOSITIONS, **LLM_DECOMPOSITIONS}
+    folded = fold_model(proto, inputs, rules, converters.is_importable)
+    sha256 = raw.sha256
+    del raw, proto
+    read = {name for node in folded.proto.graph.node for name in node.input}
+    unread = [spec.name for spec in folded.inputs if spec.name not in read]
+    used = tuple(spec for spec in folded.inputs if spec.name in read)
+    _check_border(folder.model, used, unread)
+    folded.proto.graph.ClearField("initializer")  # a second copy of the weights
+    progress("importing")
+    imported = canonicalise(to_relax(_with_inputs(folded, used)))
+    return ImportedModel(
+        mod=imported.mod,
+        inputs=used,
+        outputs=folded.outputs,
+        onnx_model=onnx.ModelProto(),
+        ranges=_ranges(used, folded.outputs[0].shape[-1], rows, capacity),
+        sha256=sha256,
+        node_of=imported.node_of,
+        errors=(),
+    )
+
+
+def _with_inputs(folded: FoldedModel, used: tuple[TensorSpec, ...]) -> FoldedModel:
+    return replace(folded, inputs=used)
+
+
+def _check_border(model: Path, used: tuple[TensorSpec, ...], unread: list[str]) -> None:
+    names = {spec.name for spec in used}
+    if IDS not in names:
+        raise BadInput(f"{model}: its logits do not follow from an input {IDS}")
+    left = sorted(names & {_MASK, _POSITIONS})
+    if left:
+        raise BadInput(
+            f"{model}: {', '.join(left)} takes part in a way that is not understood; expected a "
+            "causal mask over one sequence"
+        )
+    caches = [name for name in unread if name not in (_MASK, _POSITIONS, LAST, PAST)]
+    if caches:
+        raise BadInput(f"{model}: {caches[0]} takes no part in the logits")
+
+
+def _ranges(
+    used: tuple[TensorSpec, ...], vocabulary: int, rows: int, capacity: int
+) -> tuple[InputRange, ...]:
+    """What random inputs are drawn from: any tokens, behind a cache that is half full."""
+    fixed = {PAST: (capacity - rows) // 2, LAST: rows - 1}
+    found = []
+    for spec in used:
+        base = InputRange(name=spec.name, dtype=spec.dtype, shape=spec.shape, kind="normal")
+        if spec.name == IDS:
+            base = replace(base, kind="index", size=vocabulary)
+        elif spec.name in fixed:
+            base = replace(base, kind="choice", values=(fixed[spec.name],))
+        found.append(base)
+    return tuple(found)
+
+
+# --- the file as a step --------------------------------------------------------------------------
+
+
+def _step_graph(
+    raw: RawModel, folder: LlmFolder, rows: int, capacity: int
+) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
+    """The model with our border, and the shapes of its inputs."""
+    proto, graph = raw.proto, raw.proto.graph
+    grouped = any(node.op_type == _GROUPED for node in graph.node)
+    if not grouped:
+        raise BadInput(f"{folder.model}: no GroupQueryAttention in it")
+    shapes: dict[str, tuple[int, ...]] = {IDS: (1, rows), _MASK: (1, capacity)}
+    for cache in folder.caches:
+        shapes[cache.name] = (1, cache.heads, capacity, cache.depth)
+    _add_scalars(graph)
+    _set_positions(graph, rows, capacity)
+    _keep_logits(folder.model, graph)
+    _pick_row(folder.model, graph)
+    weights = {tensor.name for tensor in graph.initializer}
+    inputs = {value.name for value in graph.input} - weights
+    foreign = inputs - shapes.keys() - {PAST, LAST}
+    if foreign or IDS not in inputs:
+        raise BadInput(
+            f"{folder.model}: not a language model on token ids: expected the input {IDS}, "
+            f"found {', '.join(sorted(foreign)) or 'caches alone'}"
+        )
+    return proto, {name: shape for name, shape in shapes.items() if name in inputs}
+
+
+def _add_scalars(graph: onnx.GraphProto) -> None:
+    graph.input.extend(
+        helper.make_tensor_value_info(name, TensorProto.INT32, [1]) for name in (PAST, LAST)
+    )
+
+
+def _set_positions(graph: onnx.GraphProto, rows: int, capacity: int) -> None:
+    """`PLACES` from `PAST`, and `position_ids` from them.
+
+    None lies behind the cache: only rows that fill a chunk up would, and nobody reads those.
+    """
+    consts = {"steps": np.arange(rows), "top": np.int64(capacity - 1), "shape": [1, rows]}
+    names = {part: f"{PLACES}/{part}" for part in (*consts, "wide", "open")}
+    for part, value in consts.items():
+        array = np.asarray(value, np.int64)
+        graph.initializer.append(onnx.numpy_helper.from_array(array, names[part]))
+    wide, places = names["wide"], names["open"]
+    nodes = [
+        helper.make_node("Cast", [PAST], [wide], name=wide, to=TensorProto.INT64),
+        helper.make_node("Add", [wide, names["steps"]], [places], name=places),
+        helper.make_node("Min", [places, names["top"]], [PLACES], name=PLACES),
+    ]
+    found = [value for value in graph.input if value.name == _POSITIONS]
+    if found:
+        graph.input.remove(found[0])
+        nodes.append(
+            helper.make_node("Reshape", [PLACES, names["shape"]], [_POSITIONS], name=_POSITIONS)
+        )
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*nodes, *rest])
+
+
+def _keep_logits(model: Path, graph: onnx.GraphProto) -> None:
+    """Caches are written in place: the logits are the only output."""
+    logits = [value for value in graph.output if value.name == LOGITS]
+    if not logits:
+        raise BadInput(f"{model}: no output named {LOGITS}")
+    del graph.output[:]
+    graph.output.extend(logits)
+    graph.output[0].type.tensor_type.ClearField("shape")
+
+
+def _pick_row(model: Path, graph: onnx.GraphProto) -> None:
+    """Let only row `LAST` of [1, S, hidden] reach the head.
+
+    The head is what lies behind the last node that mixes rows or channels other than by a product:
+    from the logits upwards through `_HEAD_OPS`. A row that the file picks itself, the last, gives
+    way.
+    """
+    makers = {name: node for node in graph.node for name in node.output if name}
+    weights = {tensor.name for tensor in graph.initializer}
+    for node in graph.node:  # constants, and what is made of nothing else: a transposed embedding
+        if all(name in weights for name in node.input if name):
+            weights.update(node.output)
+    top, node = None, makers.get(LOGITS)
+    while node is not None and node.op_type in _HEAD_OPS:
+        inner = [name for name in node.input if name in makers and name not in weights]
+        if len(inner) != 1 or inner[0] != node.input[0]:
+            break
+        top, node = node, makers[inner[0]]
+        if top.op_type in ("MatMul", "MatMulNBits", "Gemm"):
+            break
+    if top is None or node is None or top.op_type not in ("MatMul", "MatMulNBits", "Gemm"):
+        raise BadInput(f"{model}: the product that makes the {LOGITS} was not found")
+    source = top.input[0]
+    if node.op_type == "Unsqueeze" and node.input[0] in makers:
+        inner_node = makers[node.input[0]]
+        if inner_node.op_type == "Gather" and _axis(inner_node) == 1:
+            source = inner_node.input[0]
+    elif node.op_type in ("Gather", "Slice") and node.op_type == "Gather" and _axis(node) == 1:
+        source = node.input[0]
+    picked = f"{LOGITS}/row"
+    gather = helper.make_node("Gather", [source, LAST], [picked], name=picked, axis=1)
+    top.input[0] = picked
+    position = list(graph.node).index(top)
+    rest = list(graph.node)
+    del graph.node[:]
+    graph.node.extend([*rest[:position], gather, *rest[position:]])
+
+
+def _axis(node: onnx.NodeProto) -> int:
+    return next((int(attr.i) for attr in node.attribute if attr.name == "axis"), 0)

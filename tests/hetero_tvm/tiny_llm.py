@@ -1,0 +1,257 @@
+"""Small language models with random weights, as onnxruntime-genai's builder writes them.
+
+ONNX Runtime runs the same file, with its cache growing as usual: `Reference`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+MS = "com.microsoft"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TinyLlm:
+    """What the model is like."""
+
+    layers: int = 2
+    heads: int = 4
+    groups: int = 2
+    depth: int = 16
+    hidden: int = 64
+    inner: int = 48
+    vocabulary: int = 64
+    context: int = 96
+    packed: bool = True  # one product for query, key and value
+    bias: bool = False  # on query, key and value
+    tied: bool = False  # the head is the embedding
+    separate_rotary: bool = False  # RotaryEmbedding nodes and an input position_ids
+    rotary_scale: float = 1.0  # positions are divided by it
+    partial_rotary: float = 1.0  # of each head that is turned
+    window: int = -1
+    softcap: float = 0.0
+    final_softcap: float = 0.0  # on the logits
+    prune_head: bool = False  # the file itself keeps the last row only
+    attributes: tuple[tuple[str, float], ...] = ()  # more of them, for GroupQueryAttention
+
+
+class _Graph:
+    def __init__(self, spec: TinyLlm, seed: int) -> None:
+        self.spec, self.rng = spec, np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def weight(self, name: str, *shape: int, scale: float | None = None) -> str:
+        scale = shape[0] ** -0.5 if scale is None else scale
+        self.const(name, (self.rng.standard_normal(shape) * scale).astype(np.float32))
+        return name
+
+    def const(self, name: str, array: np.ndarray) -> str:
+        self.weights.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attrs) -> list[str]:
+        names = [f"{kind}_{len(self.nodes)}_{n}" for n in range(outputs)]
+        self.nodes.append(
+            helper.make_node(kind, list(inputs), names, name=names[0], domain=domain, **attrs)
+        )
+        return names
+
+
+def build(spec: TinyLlm, folder: Path, *, seed: int = 0, tokenizer: bool = False) -> Path:
+    """Write the model's folder; returns it."""
+    g = _Graph(spec, seed)
+    q_width, kv_width = spec.heads * spec.depth, spec.groups * spec.depth
+    angles = np.arange(spec.context)[:, None] / spec.rotary_scale
+    turned = int(spec.depth * spec.partial_rotary)
+    angles = angles * 10000.0 ** (-np.arange(turned // 2) * 2 / turned)
+    g.const("cos_cache", np.cos(angles).astype(np.float32))
+    g.const("sin_cache", np.sin(angles).astype(np.float32))
+    table = g.weight("embedding", spec.vocabulary, spec.hidden, scale=1.0)
+    (x,) = g.op("Gather", table, "input_ids")
+    (total,) = g.op("ReduceSum", "attention_mask", g.const("one", np.array([1])), keepdims=0)
+    (less,) = g.op("Sub", total, "one")
+    (seqlens,) = g.op("Cast", less, to=TensorProto.INT32)
+    (dims,) = g.op("Shape", "attention_mask")
+    (length,) = g.op("Gather", dims, g.const("index_1", np.array(1)))
+    (total_length,) = g.op("Cast", length, to=TensorProto.INT32)
+    outputs = []
+    (normed,) = g.op(
+        "SimplifiedLayerNormalization", x, g.weight("norm", spec.hidden, scale=1.0), epsilon=1e-5
+    )
+    for layer in range(spec.layers):
+        mixed, presents = _attention(g, layer, normed, seqlens, total_length, q_width, kv_width)
+        outputs += presents
+        (out,) = g.op("MatMul", mixed, g.weight(f"out{layer}", q_width, spec.hidden))
+        normed, x = _skip_norm(g, f"mlp_norm{layer}", x, out)
+        (gate,) = g.op("MatMul", normed, g.weight(f"gate{layer}", spec.hidden, spec.inner))
+        (up,) = g.op("MatMul", normed, g.weight(f"up{layer}", spec.hidden, spec.inner))
+        (curve,) = g.op("Sigmoid", gate)
+        (silu,) = g.op("Mul", gate, curve)
+        (product,) = g.op("Mul", silu, up)
+        (down,) = g.op("MatMul", product, g.weight(f"down{layer}", spec.inner, spec.hidden))
+        normed, x = _skip_norm(g, f"norm{layer}", x, down)
+    _head(g, normed, table)
+    proto = _proto(g, outputs)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(proto, folder / "model.onnx")
+    config = {
+        "model": {"context_length": spec.context, "eos_token_id": 2, "type": "llama"},
+    }
+    (folder / "genai_config.json").write_text(json.dumps(config))
+    if tokenizer:
+        (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def _skip_norm(g: _Graph, name: str, x: str, added: str) -> tuple[str, str]:
+    found = g.op(
+        "SkipSimplifiedLayerNormalization",
+        x,
+        added,
+        g.weight(name, g.spec.hidden, scale=1.0),
+        outputs=4,
+        domain=MS,
+        epsilon=1e-5,
+    )
+    g.nodes[-1].output[1] = g.nodes[-1].output[2] = ""
+    return found[0], found[3]
+
+
+def _attention(g, layer, x, seqlens, total_length, q_width, kv_width):
+    spec = g.spec
+    widths = [q_width, kv_width, kv_width]
+    if spec.packed:
+        parts = g.op("MatMul", x, g.weight(f"qkv{layer}", spec.hidden, sum(widths)))
+        if spec.bias:
+            parts = g.op("Add", parts[0], g.weight(f"bias{layer}", sum(widths), scale=0.3))
+        parts += ["", ""]
+    else:
+        parts = []
+        for name, width in zip("qkv", widths, strict=True):
+            (part,) = g.op("MatMul", x, g.weight(f"{name}{layer}", spec.hidden, width))
+            if spec.bias:
+                (part,) = g.op("Add", part, g.weight(f"{name}_bias{layer}", width, scale=0.3))
+            parts.append(part)
+    tables = ["cos_cache", "sin_cache"]
+    if spec.separate_rotary:
+        for index, heads in ((0, spec.heads), (1, spec.groups)):
+            (parts[index],) = g.op(
+                "RotaryEmbedding",
+                parts[index],
+                "position_ids",
+                *tables,
+                domain=MS,
+                num_heads=heads,
+                rotary_embedding_dim=int(spec.depth * spec.partial_rotary)
+                if spec.partial_rotary < 1
+                else 0,
+            )
+        tables = ["", ""]
+    past = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")]
+    names = g.op(
+        "GroupQueryAttention",
+        *parts,
+        *past,
+        seqlens,
+        total_length,
+        *tables,
+        outputs=3,
+        domain=MS,
+        num_heads=spec.heads,
+        kv_num_heads=spec.groups,
+        do_rotary=int(not spec.separate_rotary),
+        local_window_size=spec.window,
+        softcap=spec.softcap,
+        **dict(spec.attributes),
+    )
+    for index, kind in ((1, "key"), (2, "value")):
+        g.nodes[-1].output[index] = f"present.{layer}.{kind}"
+    return names[0], list(g.nodes[-1].output[1:])
+
+
+def _head(g: _Graph, normed: str, table: str) -> None:
+    spec = g.spec
+    if spec.prune_head:
+        (row,) = g.op("Gather", normed, g.const("last", np.array(-1)), axis=1)
+        (normed,) = g.op("Unsqueeze", row, "one")
+    if spec.tied:
+        (weight,) = g.op("Transpose", table, perm=[1, 0])
+    else:
+        weight = g.weight("head", spec.hidden, spec.vocabulary)
+    (logits,) = g.op("MatMul", normed, weight)
+    if spec.final_softcap:
+        cap = g.const("cap", np.array(spec.final_softcap, np.float32))
+        (logits,) = g.op("Div", logits, cap)
+        (logits,) = g.op("Tanh", logits)
+        (logits,) = g.op("Mul", logits, cap)
+    g.nodes[-1].output[0] = "logits"
+
+
+def _proto(g: _Graph, presents: list[str]) -> onnx.ModelProto:
+    spec, info = g.spec, helper.make_tensor_value_info
+    cache = ["batch", spec.groups, "past", spec.depth]
+    inputs = [info("input_ids", TensorProto.INT64, ["batch", "sequence"])]
+    inputs.append(info("attention_mask", TensorProto.INT64, ["batch", "total"]))
+    if spec.separate_rotary:
+        inputs.append(info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
+    for name in presents:
+        past = name.replace("present", "past_key_values")
+        inputs.append(info(past, TensorProto.FLOAT, cache))
+    outputs = [info("logits", TensorProto.FLOAT, ["batch", None, spec.vocabulary])]
+    cache = ["batch", spec.groups, "total", spec.depth]
+    outputs += [info(name, TensorProto.FLOAT, cache) for name in presents]
+    graph = helper.make_graph(g.nodes, "tiny", inputs, outputs, initializer=g.weights)
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MS, 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+class Reference:
+    """ONNX Runtime on the same file, with the cache that it returns itself."""
+
+    def __init__(self, model: Path) -> None:
+        self.session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
+        self.inputs = {value.name: value for value in self.session.get_inputs()}
+        self.outputs = [value.name for value in self.session.get_outputs()]
+        self.past = {
+            name: np.zeros((1, value.shape[1], 0, self._depth(model, value)), np.float32)
+            for name, value in self.inputs.items()
+            if name.startswith("past_key_values")
+        }
+        self.length = 0
+
+    @staticmethod
+    def _depth(model: Path, value) -> int:
+        if isinstance(value.shape[3], int):
+            return value.shape[3]
+        config = json.loads((model.parent / "genai_config.json").read_text())
+        return config["model"]["decoder"]["head_size"]
+
+    def step(self, tokens: list[int]) -> np.ndarray:
+        """Append tokens; the last one's logits."""
+        feed = {"input_ids": np.array([tokens], np.int64), **self.past}
+        total = self.length + len(tokens)
+        feed["attention_mask"] = np.ones((1, total), np.int64)
+        if "position_ids" in self.inputs:
+            feed["position_ids"] = np.arange(self.length, total, dtype=np.int64)[None]
+        found = dict(zip(self.outputs, self.session.run(None, feed), strict=True))
+        self.past = {name: found[name.replace("past_key_values", "present")] for name in self.past}
+        self.length = total
+        return found["logits"][0, -1]
+
+    def greedy(self, tokens: list[int], count: int) -> list[int]:
+        """The most likely continuation."""
+        found: list[int] = []
+        logits = self.step(tokens)
+        while len(found) < count:
+            found.append(int(logits.argmax()))
+            if len(found) < count:
+                logits = self.step(found[-1:])
+        return found
