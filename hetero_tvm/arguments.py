@@ -70,7 +70,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def read_lengths(text: str) -> tuple[int, ...]:
+def read_lengths(text: str, flag: str = "--length") -> tuple[int, ...]:
     """The lengths of `--length 1,64,256`, each once and in the order given.
 
     Raises:
@@ -78,7 +78,7 @@ def read_lengths(text: str) -> tuple[int, ...]:
     """
     words = [word.strip() for word in text.split(",")]
     if not all(word.isascii() and word.isdigit() and int(word) > 0 for word in words):
-        raise BadInput(f"--length {text}: write whole numbers above 0 with commas, as in 1,64,256")
+        raise BadInput(f"{flag} {text}: write whole numbers above 0 with commas, as in 1,64,256")
     return tuple(dict.fromkeys(int(word) for word in words))
 
 

@@ -29,6 +29,7 @@ examples:
       --input input_ids=1xL --input attention_mask=1xL
   hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
+  hetero-tvm build model_folder/ --target host --context 4096 -o llm.so
   hetero-tvm build --target help
 
 exit codes: 0 built, 2 bad input, 3 something is missing on this machine, 5 our bug
@@ -51,11 +52,13 @@ def build(
     check: bool = True,
     keep_going: bool = False,
     measure: bool | None = None,
+    context: int | None = None,
+    prefill: Sequence[int] | None = None,
 ) -> BuildResult:
     """Compile `model` into one shared library.
 
     Args:
-        model: ONNX file.
+        model: ONNX file, or the folder of a language model.
         target: a name of `--target help`, or a TOML file like those in `target_specs/socs/`.
         output: the artefact; `<model>.so` in the working directory where None.
         inputs: input name -> shape, for inputs with free dimensions; "L" is what `length` says.
@@ -70,6 +73,8 @@ def build(
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
         measure: target host: build every mode, time them here, keep the fastest. None: so it is,
             unless `HETERO_HOST_PROFILE` says that this machine is not to be measured.
+        context: language model: longest sequence in tokens; None: the model's, at most 2048.
+        prefill: language model: how many tokens prompts are taken in at once; None: 16 and 128.
 
     Returns:
         A `BuildResult`: path, plan, manifest, seconds and memory.
@@ -111,6 +116,14 @@ def build(
         config = at(None)
     except ValueError as error:
         raise BadInput(str(error)) from None
+    if model.is_dir():
+        if length is not None or shapes or pad or measure:
+            raise BadInput(f"{model}: a language model takes no inputs, length, pad or measure")
+        from hetero_tvm import llm_build
+
+        return llm_build.build(config, prefill=prefill or llm_build.PREFILL, capacity=context)
+    if context is not None or prefill is not None:
+        raise BadInput(f"context and prefill are for a language model's folder; {model} is none")
     if length is None:
         return compiler.build(config)
     from hetero_tvm import variants
@@ -144,6 +157,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="target host: build every mode (GPU only, NPU only, layer level, split), time them "
         "here, keep the fastest (default there)",
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="language model: longest sequence, in tokens (default the model's, at most 2048)",
+    )
+    parser.add_argument(
+        "--prefill",
+        metavar="N1,N2,…",
+        help="language model: how many tokens a prompt is taken in at once (default 16,128)",
     )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
@@ -186,7 +210,11 @@ def run(args: argparse.Namespace) -> int:
         )
 
     fill = read_fill(args.pad)
-    if args.length is None:
+    if args.model is not None and args.model.is_dir():
+        result = _language_model(args, at(None))
+    elif args.context is not None or args.prefill is not None:
+        raise BadInput(f"--context and --prefill are for a folder; {args.model} is none")
+    elif args.length is None:
         if fill:
             raise BadInput("--pad goes with --length: it fills inputs up to a built length")
         config = at(None)
@@ -204,6 +232,18 @@ def run(args: argparse.Namespace) -> int:
     elif not args.quiet:
         cli.emit(report_text.build_summary(result, verbose=args.verbose > 0))
     return 0
+
+
+def _language_model(args: argparse.Namespace, config: BuildConfig) -> BuildResult:
+    from hetero_tvm import llm_build
+    from hetero_tvm.progress import Progress
+
+    for flag in ("input", "length", "pad", "measure"):
+        if getattr(args, flag):
+            raise BadInput(f"--{flag}: {args.model} is a language model's folder, which takes none")
+    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else llm_build.PREFILL
+    with Progress(quiet=args.quiet) as progress:
+        return llm_build.build(config, prefill=prefill, capacity=args.context, progress=progress)
 
 
 class _Verb(types.ModuleType):

@@ -49,6 +49,23 @@ class Variant:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModel:
+    """What a session needs to know of a language model; its steps are the variants."""
+
+    caches: tuple[TensorSpec, ...]  # inputs that the steps write, in the order of their inputs
+    capacity: int  # longest sequence, in tokens
+    vocabulary: int
+    stop_tokens: tuple[int, ...]  # any of them ends a text
+    texts: dict[str, str]  # files of the tokenizer, by name; empty: only token ids
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> LanguageModel:
+        """Read back what `dataclasses.asdict` gave, after JSON."""
+        caches = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw["caches"])
+        return cls(**{**raw, "caches": caches, "stop_tokens": tuple(raw["stop_tokens"])})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Manifest:
     """What the artefact is, for whom, made from what; plain data, JSON there and back."""
 
@@ -73,6 +90,7 @@ class Manifest:
     # Built with --length: its variants, shortest first; what stands above is the longest one's.
     variants: tuple[Variant, ...] = ()
     lengths: LengthRules | None = None
+    llm: LanguageModel | None = None
     library_bytes: int = 0
     library_sha256: str = ""
     format_version: int = FORMAT_VERSION
@@ -102,6 +120,8 @@ class Manifest:
         raw["variants"] = tuple(Variant(**_border_from(entry)) for entry in raw["variants"])
         if raw["lengths"] is not None:
             raw["lengths"] = LengthRules.from_dict(raw["lengths"])
+        if raw["llm"] is not None:
+            raw["llm"] = LanguageModel.from_dict(raw["llm"])
         return cls(**_border_from(raw))
 
 

@@ -164,6 +164,11 @@ def run_phases(
     return state, seconds
 
 
+def summed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    """Seconds by phase of two runs together."""
+    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
+
+
 def _check_output(path: Path, model: Path) -> None:
     """Say now what would otherwise be found out after the work."""
     if path.resolve() == model.resolve():

@@ -22,6 +22,15 @@ def default_cache_dir() -> Path:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class LlmStep:
+    """Which step of a language model a build is: so many new tokens on caches of so many."""
+
+    folder: Any  # `frontend.llm_folder.LlmFolder`; `model` is its ONNX file
+    rows: int
+    capacity: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """One build.
 
@@ -44,6 +53,7 @@ class BuildConfig:
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False
+    llm: LlmStep | None = None  # None: a model like any other
     dump_ir: Path | None = None
     cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
 

@@ -186,7 +186,7 @@ class Model:
                     values.append(program.call(*tensors))
             self._device.sync()
         except (tvm.error.InternalError, RuntimeError) as error:
-            raise DeviceFailure(_last_line(error)) from error
+            raise DeviceFailure(last_line(error)) from error
         return Results(fed.way, values)
 
     def fetch(self, results: Results) -> dict[str, np.ndarray]:
@@ -231,14 +231,34 @@ def _arrays(program: _Program, result: Any) -> dict[str, np.ndarray]:
     return {spec.name: _seen(np.asarray(tensor.numpy()), axes) for spec, tensor, axes in found}
 
 
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """An artefact whose code is loaded."""
+
+    manifest: Manifest
+    machine: Any
+    device: Any
+    load_seconds: float
+
+
 def load(path: str | Path) -> Model:
     """Check and load the artefact at `path`.
 
     Raises:
-        BadInput: missing, damaged, or made for another machine or version: says what to do.
+        BadInput: missing, damaged, or made for another machine or version: says what to do; also
+            a language model, which is more than a function.
         EnvironmentProblem: no OpenCL device, or a package that it needs is missing.
     """
-    path = Path(path)
+    opened = open_artefact(Path(path))
+    if opened.manifest.llm is not None:
+        raise BadInput(f"{path}: a language model; use hetero_tvm.load_llm")
+    model = Model(opened.manifest, opened.machine, opened.device)
+    model.load_seconds = opened.load_seconds
+    return model
+
+
+def open_artefact(path: Path) -> Opened:
+    """Check the artefact at `path`, load its code and prepare its kernels; errors as `load`."""
     manifest = read_manifest(path)
     started = time.perf_counter()
     _check_fits(path, manifest)
@@ -252,10 +272,8 @@ def load(path: str | Path) -> Model:
         runtime.prepare(module)
         machine = relax.VirtualMachine(module, device)
     except (tvm.error.InternalError, RuntimeError) as error:
-        raise DeviceFailure(f"{path}: {_last_line(error)}") from error
-    model = Model(manifest, machine, device)
-    model.load_seconds = time.perf_counter() - started
-    return model
+        raise DeviceFailure(f"{path}: {last_line(error)}") from error
+    return Opened(manifest, machine, device, time.perf_counter() - started)
 
 
 def _check_fits(path: Path, manifest: Manifest) -> None:
@@ -334,6 +352,7 @@ def _seen(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
     return array if axes is None else np.transpose(array, axes)
 
 
-def _last_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
+    """What an error of TVM or a driver says in the end, without its trace."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

@@ -84,6 +84,9 @@ def _apply(step: Any, mod: IRModule) -> IRModule:
 
 def _import(state: State) -> State:
     config = state.config
+    if config.llm is not None:
+        step = frontend.import_step(config.llm.folder, config.llm.rows, config.llm.capacity)
+        return dataclasses.replace(state, model=step, mod=step.mod)
     model = frontend.import_model(
         config.model,
         input_shapes=config.inputs,
@@ -145,6 +148,8 @@ def _place(state: State) -> State:
         objective=config.objective,
         gpu_share=config.gpu_share,
         power_w=_power(spec, needed=config.objective != "latency"),
+        # Thousands of operators: what is not asked for would take longer than all the rest.
+        modes=MODES if config.llm is None else allowed_modes(config),
     )
     return dataclasses.replace(state, plan=plans[mode(config)], plans=plans, costs=costs)
 
@@ -154,6 +159,12 @@ def mode(config: BuildConfig) -> str:
     if config.devices == "gpu+npu":
         return "split" if config.split else "layer"
     return config.devices
+
+
+def allowed_modes(config: BuildConfig) -> tuple[str, ...]:
+    """Those of `place.MODES` whose plans the build may follow."""
+    followed = mode(config)
+    return (followed,) if followed in ("gpu", "npu") else MODES[: MODES.index(followed) + 1]
 
 
 def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:
@@ -177,8 +188,7 @@ def _measure(state: State) -> State:
     if not state.config.measure:
         return state
     assert state.model is not None
-    followed = mode(state.config)
-    allowed = (followed,) if followed in ("gpu", "npu") else MODES[: MODES.index(followed) + 1]
+    allowed = allowed_modes(state.config)
     plans = measure_plans.distinct({name: state.plans[name] for name in allowed})
     if len(plans) == 1:
         return state

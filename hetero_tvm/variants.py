@@ -67,10 +67,10 @@ def build(
     progress.begin(weights)
     states: dict[int, pipeline.State] = {}
     seconds: dict[str, float] = {}
-    merger = _Merger()
+    merger = Merger()
     for length, one in configs.items():
         state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {length}")
-        seconds = _sum(seconds, spent)
+        seconds = compiler.summed(seconds, spent)
         if config.output is not None:
             state = merger.add(length, state, sole=len(configs) == 1)
         states[length] = state
@@ -92,19 +92,19 @@ def build(
             mod=merger.module(),
             compiled=tuple(region for state in states.values() for region in state.compiled),
             function_plans={
-                _function(n, len(states) == 1): state.plan
+                function_name(n, len(states) == 1): state.plan
                 for n, state in states.items()
                 if state.plan is not None
             },
         )
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
-        seconds = _sum(seconds, spent)
+        seconds = compiler.summed(seconds, spent)
         progress.step("link")
         clock = time.perf_counter()
         manifest = compiler.write_artefact(
             config.output,
             merged,
-            variants=tuple(_variant(n, s, len(states) == 1) for n, s in states.items()),
+            variants=tuple(variant_of(n, s, len(states) == 1) for n, s in states.items()),
             lengths=rules,
         )
         seconds["link"] = time.perf_counter() - clock
@@ -123,19 +123,17 @@ def build(
     )
 
 
-def _sum(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
-    return {name: first.get(name, 0.0) + second.get(name, 0.0) for name in {**first, **second}}
-
-
-def _function(length: int, sole: bool) -> str:
+def function_name(length: int, sole: bool) -> str:
+    """What the function for `length` is called; `sole`: it is the only one."""
     return "main" if sole else f"main_{length}"
 
 
-def _variant(length: int, state: pipeline.State, sole: bool) -> Variant:
+def variant_of(length: int, state: pipeline.State, sole: bool) -> Variant:
+    """What the manifest says of one function; `sole`: it is the only one."""
     assert state.model is not None and state.plan is not None and state.cut is not None
     return Variant(
         length=length,
-        function=_function(length, sole),
+        function=function_name(length, sole),
         inputs=state.model.inputs,
         outputs=state.model.outputs,
         output_axes=state.cut.output_axes,
@@ -159,7 +157,7 @@ class ConstantPool:
         return self._known.setdefault(key, constant)
 
 
-class _Merger:
+class Merger:
     """Functions of all lengths in one module, under names of their own."""
 
     def __init__(self) -> None:
@@ -182,7 +180,7 @@ class _Merger:
         for var, func in state.mod.functions.items():
             if isinstance(func, relax.Function):
                 assert var.name_hint == "main", f"{var.name_hint}: a second function"
-                name = _function(length, sole)
+                name = function_name(length, sole)
                 self.mains[name] = renamed.visit_expr(func).with_attr("global_symbol", name)
         compiled = tuple(
             dataclasses.replace(region, symbol=symbols[region.symbol]) for region in state.compiled
@@ -199,6 +197,7 @@ class _Merger:
         )
 
     def module(self) -> IRModule:
+        """All functions that were added, in one module."""
         mod = self.builder.get()
         for name, main in self.mains.items():
             mod[name] = main

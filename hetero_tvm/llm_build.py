@@ -1,0 +1,133 @@
+"""A language model's folder -> one artefact: a step for each of a few numbers of new tokens.
+
+Every step is a whole function of fixed shapes with a plan of its own: one for decoding, which takes
+one token, and some for prompts, which run in chunks of these sizes (`lengths.way`). They share
+kernels and weights as the variants of any model do, and all of them write the same caches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Sequence
+
+from hetero_tvm import bundle, compiler, frontend, memory, pipeline
+from hetero_tvm.compiler import BuildResult
+from hetero_tvm.config import BuildConfig, LlmStep
+from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend.llm_folder import LlmFolder
+from hetero_tvm.progress import Progress
+from hetero_tvm.variants import Merger, function_name, variant_of
+
+DECODE = 1
+PREFILL = (16, 128)  # chunks of prompts, in tokens
+DEFAULT_CAPACITY = 2048  # where the model allows so much
+
+
+def build(
+    config: BuildConfig,
+    *,
+    prefill: Sequence[int] = PREFILL,
+    capacity: int | None = None,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Compile the folder `config.model` as `config` says.
+
+    Args:
+        config: its `model` is the folder.
+        prefill: numbers of tokens that prompts are taken in; decoding's one is always there.
+        capacity: longest sequence, prompt and answer together; the least of `DEFAULT_CAPACITY` and
+            the model's own where None.
+        progress: shown to the user.
+
+    Raises:
+        BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
+    """
+    progress = progress or Progress(quiet=True)
+    folder = frontend.read_llm_folder(config.model)
+    capacity = checked_capacity(folder, capacity)
+    if config.dtype != "float32":
+        raise BadInput(f"--dtype {config.dtype}: language models are stored as their file has them")
+    if not folder.has_tokenizer:
+        progress.note(f"{config.model}: no tokenizer.json: the artefact works on token ids")
+    steps = sorted({DECODE, *(min(rows, capacity) for rows in prefill)})
+    config = dataclasses.replace(config, model=folder.model, measure=False)
+    costs = compiler.prepare(config, progress)
+    each = [phase for phase in compiler.phases_of(config) if not phase.once]
+    together = [phase for phase in compiler.phases_of(config) if phase.once]
+    weights = {f"{phase.name} {rows}": phase.weight for rows in steps for phase in each}
+    if config.output is not None:
+        weights |= {phase.name: phase.weight * len(steps) for phase in together}
+        weights["link"] = compiler.LINK_WEIGHT
+    progress.begin(weights)
+    states: dict[int, pipeline.State] = {}
+    seconds: dict[str, float] = {}
+    merger = Merger()
+    for rows in steps:
+        one = dataclasses.replace(config, llm=LlmStep(folder=folder, rows=rows, capacity=capacity))
+        state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {rows}")
+        seconds = compiler.summed(seconds, spent)
+        if config.output is not None:
+            state = merger.add(rows, state, sole=False)
+        states[rows] = state
+    final, manifest = states[steps[0]], None
+    assert final.model is not None and final.plan is not None
+    if config.output is not None:
+        merged = dataclasses.replace(
+            final,
+            done=frozenset(),  # code is generated for all steps together
+            mod=merger.module(),
+            compiled=tuple(region for state in states.values() for region in state.compiled),
+            function_plans={
+                function_name(rows, False): state.plan
+                for rows, state in states.items()
+                if state.plan is not None
+            },
+        )
+        merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
+        seconds = compiler.summed(seconds, spent)
+        progress.step("link")
+        clock = time.perf_counter()
+        manifest = compiler.write_artefact(
+            config.output,
+            merged,
+            variants=tuple(variant_of(n, s, False) for n, s in states.items()),
+            llm=_description(folder, final.model, capacity),
+        )
+        seconds["link"] = time.perf_counter() - clock
+    return BuildResult(
+        path=config.output,
+        target=final.spec.name,
+        plan=final.plan,
+        manifest=manifest,
+        node_of=dict(final.model.node_of),
+        seconds=seconds,
+        peak_memory_bytes=max(
+            memory.peak_bytes(), *(state.npu_compiler_bytes for state in states.values())
+        ),
+        variants={rows: state.plan for rows, state in states.items() if state.plan},
+    )
+
+
+def checked_capacity(folder: LlmFolder, asked: int | None) -> int:
+    """Positions of the caches."""
+    if asked is None:
+        return min(DEFAULT_CAPACITY, folder.context)
+    if not 2 <= asked <= folder.context:
+        raise BadInput(
+            f"--context {asked}: the model takes 2 to {folder.context} tokens in one sequence"
+        )
+    return asked
+
+
+def _description(
+    folder: LlmFolder, model: frontend.ImportedModel, capacity: int
+) -> bundle.LanguageModel:
+    names = {cache.name for cache in folder.caches}
+    return bundle.LanguageModel(
+        caches=tuple(spec for spec in model.inputs if spec.name in names),
+        capacity=capacity,
+        vocabulary=model.outputs[0].shape[-1],
+        stop_tokens=folder.stop_tokens,
+        texts=dict(folder.texts),
+    )

@@ -1,0 +1,251 @@
+"""A language model at work: one sequence, its cache in memory of both devices, tokens in and out.
+
+    session = hetero_tvm.load_llm("model.so")
+    for token in session.generate([1, 2, 3], max_new_tokens=20): ...
+
+The cache of every layer is one tensor for the longest sequence, made once: steps write it at their
+positions, nothing is moved or grown. The session's only other state is how much of it is filled.
+Only token ids here; `tokenizer.py` and the verbs turn text into them and back.
+
+Not thread-safe; a fork may be used beside its origin, but not at the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetero_tvm import bundle, runtime
+from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.lengths import way
+from hetero_tvm.loader import Opened, last_line, open_artefact
+
+_DECODE = 1
+_FORMAT = "hetero_tvm kv cache 1"
+
+Chooser = Callable[[np.ndarray, Sequence[int]], int]
+"""(logits [vocabulary] float32, tokens so far) -> the next token. The array is only lent."""
+
+
+def greedy(logits: np.ndarray, _tokens: Sequence[int]) -> int:
+    """The most likely token; of equals the first."""
+    return int(np.argmax(logits))
+
+
+def load_llm(path: str | Path) -> LlmSession:
+    """Check and load the language model at `path`, with an empty sequence.
+
+    Raises:
+        BadInput: as `load`; also an artefact that is no language model.
+        EnvironmentProblem, DeviceFailure: as `load`.
+    """
+    opened = open_artefact(Path(path))
+    if opened.manifest.llm is None:
+        raise BadInput(f"{path}: not a language model; run it with `hetero-tvm run`")
+    return LlmSession(opened, opened.manifest.llm)
+
+
+class LlmSession:
+    """One sequence of tokens on a loaded language model."""
+
+    def __init__(self, opened: Opened, description: bundle.LanguageModel) -> None:
+        import tvm
+
+        self.description = description
+        self.manifest = opened.manifest
+        self.load_seconds = opened.load_seconds
+        self._opened = opened
+        self._device = opened.device
+        self._device_error: type[Exception] = tvm.error.InternalError
+        self._steps = {v.length: opened.machine[v.function] for v in self.manifest.variants}
+        self._order = {v.length: [spec.name for spec in v.inputs] for v in self.manifest.variants}
+        self._predicted_us = {
+            v.length: float(v.plan["predicted_us"]) for v in self.manifest.variants
+        }
+        self._tokens: list[int] = []
+        self._caches = {
+            spec.name: tvm.runtime.empty(spec.shape, spec.dtype, self._device)
+            for spec in description.caches
+        }
+        for cache in self._caches.values():
+            # Positions that nobody wrote are never looked at, but may take part as 0 * value.
+            runtime.host_view(cache)[...] = 0
+        self._small = {
+            name: tvm.runtime.empty((1,), "int32", self._device)
+            for name in ("hetero_past", "hetero_last")
+        }
+        self._ids = {
+            rows: tvm.runtime.empty((1, rows), "int64", self._device) for rows in self._steps
+        }
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens whose keys and values the cache holds."""
+        return tuple(self._tokens)
+
+    @property
+    def capacity(self) -> int:
+        """The longest sequence, in tokens."""
+        return self.description.capacity
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory of the caches, which does not grow."""
+        return sum(
+            int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
+            for spec in self.description.caches
+        )
+
+    def prefill(self, tokens: Sequence[int]) -> np.ndarray:
+        """Append `tokens`; the logits [vocabulary] of what follows the last one.
+
+        The array is the session's own memory, valid until its next step.
+
+        Raises:
+            BadInput: no tokens, one that the model does not have, or more than there is room for.
+        """
+        checked = self._checked(tokens)
+        pieces = way(len(checked), self._predicted_us, padding=True, chunking=True)
+        assert pieces is not None
+        logits = np.empty(0, np.float32)
+        for piece in pieces:
+            part = checked[piece.start : piece.start + piece.size]
+            logits = self._step(piece.length, part)
+        return logits
+
+    def decode(self, token: int) -> np.ndarray:
+        """Append one token; the logits of what follows. See `prefill`."""
+        return self._step(_DECODE, self._checked([token]))
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_new_tokens: int,
+        choose: Chooser = greedy,
+        stop_tokens: Collection[int] | None = None,
+    ) -> Iterator[int]:
+        """Append `tokens`, then yield token after token until one of `stop_tokens` or the limit.
+
+        The stop token is not yielded, and neither it nor the last token yielded is in the cache
+        yet. Ends too where the cache is full.
+
+        Args:
+            tokens: what comes after the session's tokens.
+            max_new_tokens: yielded at most.
+            choose: picks from the logits.
+            stop_tokens: those of the model where None.
+        """
+        stops = self.description.stop_tokens if stop_tokens is None else tuple(stop_tokens)
+        logits = self.prefill(tokens)
+        for number in range(max_new_tokens):
+            token = choose(logits, self._tokens)
+            if token in stops:
+                return
+            yield token
+            if number + 1 == max_new_tokens or len(self._tokens) == self.capacity:
+                return
+            logits = self.decode(token)
+
+    def reset(self, length: int = 0) -> None:
+        """Forget all tokens but the first `length`; costs nothing."""
+        if not 0 <= length <= len(self._tokens):
+            raise BadInput(f"reset to {length} tokens: the session has {len(self._tokens)}")
+        del self._tokens[length:]
+
+    def fork(self) -> LlmSession:
+        """A session of its own with the same tokens; code and weights are shared."""
+        other = LlmSession(self._opened, self.description)
+        other._tokens = list(self._tokens)
+        for spec in self.description.caches:
+            filled = runtime.host_view(self._caches[spec.name])[:, :, : len(self._tokens)]
+            runtime.host_view(other._caches[spec.name])[:, :, : len(self._tokens)] = filled
+        return other
+
+    def save(self, path: str | Path) -> None:
+        """Write tokens and the filled part of the cache to `path` (numpy's npz)."""
+        path = Path(path)
+        held: dict[str, Any] = {
+            f"cache {index}": runtime.host_view(self._caches[spec.name])[:, :, : len(self._tokens)]
+            for index, spec in enumerate(self.description.caches)
+        }
+        with bundle.whole_file(path) as temporary, temporary.open("wb") as file:
+            np.savez(
+                file,
+                format=np.array(_FORMAT),
+                model=np.array(self.manifest.model_sha256),
+                tokens=np.array(self._tokens, np.int64),
+                **held,
+            )
+
+    def load(self, path: str | Path) -> None:
+        """Take over what `save` wrote, for the same model; the session is unchanged if it fails.
+
+        Raises:
+            BadInput: no such file, no file of `save`, of another model, or too long.
+        """
+        path = Path(path)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                found = {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError) as error:
+            raise BadInput(f"{path}: not a saved cache ({error})") from error
+        if str(found.get("format")) != _FORMAT:
+            raise BadInput(f"{path}: not a saved cache of this version")
+        if str(found["model"]) != self.manifest.model_sha256:
+            raise BadInput(f"{path}: the cache of another model")
+        tokens = self._in_vocabulary([int(token) for token in found["tokens"]])
+        if len(tokens) > self.capacity:
+            raise BadInput(f"{path}: {len(tokens)} tokens, this artefact holds {self.capacity}")
+        held = [found.get(f"cache {index}") for index in range(len(self.description.caches))]
+        for spec, array in zip(self.description.caches, held, strict=True):
+            wanted = (*spec.shape[:2], len(tokens), spec.shape[3])
+            if array is None or array.shape != wanted or str(array.dtype) != spec.dtype:
+                raise BadInput(f"{path}: damaged: {spec.name} is not {list(wanted)} {spec.dtype}")
+        for spec, array in zip(self.description.caches, held, strict=True):
+            runtime.host_view(self._caches[spec.name])[:, :, : len(tokens)] = array
+        self._tokens = tokens
+
+    # --- one step ---------------------------------------------------------------------------------
+
+    def _checked(self, tokens: Sequence[int]) -> list[int]:
+        found = self._in_vocabulary([int(token) for token in tokens])
+        if not found:
+            raise BadInput("no tokens given")
+        if len(self._tokens) + len(found) > self.capacity:
+            raise BadInput(
+                f"{len(self._tokens) + len(found)} tokens in one sequence, this artefact holds "
+                f"{self.capacity}; shorten the prompt, or rebuild it with a larger --context"
+            )
+        return found
+
+    def _in_vocabulary(self, tokens: list[int]) -> list[int]:
+        size = self.description.vocabulary
+        wrong = [token for token in tokens if not 0 <= token < size]
+        if wrong:
+            raise BadInput(f"token {wrong[0]}: the model's are 0 to {size - 1}")
+        return tokens
+
+    def _step(self, rows: int, tokens: list[int]) -> np.ndarray:
+        """Run the step of `rows` tokens on as many or fewer; the last one's logits."""
+        ids = runtime.host_view(self._ids[rows])
+        ids[0, : len(tokens)] = tokens
+        ids[0, len(tokens) :] = 0
+        runtime.host_view(self._small["hetero_past"])[0] = len(self._tokens)
+        runtime.host_view(self._small["hetero_last"])[0] = len(tokens) - 1
+        given = {"input_ids": self._ids[rows], **self._small, **self._caches}
+        try:
+            result = self._steps[rows](*(given[name] for name in self._order[rows]))
+            logits = runtime.host_view(_only(result))
+        except (RuntimeError, self._device_error) as error:
+            raise DeviceFailure(last_line(error)) from error
+        self._tokens += tokens
+        return logits.reshape(-1)
+
+
+def _only(result: Any) -> Any:
+    """The one output, bare or in a tuple."""
+    return result if hasattr(result, "numpy") else result[0]

@@ -1,0 +1,143 @@
+"""A whole language model on the OpenCL device: built once, asked in many ways."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hetero_tvm
+from hetero_tvm import errors, runtime
+from hetero_tvm.errors import BadInput
+from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
+
+TOLERANCE = 2e-5  # float32, see test_llm_import
+CONTEXT = 40
+PROMPT = [5, 9, 33, 60, 2, 17, 41, 8, 8, 30, 12]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return build(TinyLlm(window=9), tmp_path_factory.mktemp("llm") / "model")
+
+
+@pytest.fixture(scope="module")
+def artefact(folder):
+    try:
+        runtime.open_opencl()
+    except errors.EnvironmentProblem as problem:
+        pytest.skip(str(problem))
+    output = folder.parent / "llm.so"
+    hetero_tvm.build(
+        folder, target="host", output=output, devices="gpu", context=CONTEXT, prefill=[4]
+    )
+    return output
+
+
+@pytest.fixture
+def session(artefact):
+    return hetero_tvm.load_llm(artefact)
+
+
+def reference_logits(folder, tokens):
+    return Reference(folder / "model.onnx").step(tokens)
+
+
+def assert_same(got, want):
+    assert np.abs(got - want).max() <= TOLERANCE * np.abs(want).max()
+
+
+def test_greedy_tokens_are_those_of_onnx_runtime(session, folder):
+    want = Reference(folder / "model.onnx").greedy(PROMPT, 24)
+    got = list(session.generate(PROMPT, max_new_tokens=24, stop_tokens=()))
+    assert got == want
+    # The last token is only said, not taken in.
+    assert session.tokens == (*PROMPT, *want[:-1])
+
+
+def test_stops_at_a_stop_token_and_does_not_say_it(session, folder):
+    want = Reference(folder / "model.onnx").greedy(PROMPT, 12)
+    stop = want[5]
+    got = list(session.generate(PROMPT, max_new_tokens=12, stop_tokens=[stop]))
+    assert got == want[: want.index(stop)]
+
+
+def test_ends_where_the_cache_is_full(session):
+    got = list(session.generate(PROMPT, max_new_tokens=1000, stop_tokens=()))
+    assert len(PROMPT) + len(got) == CONTEXT + 1
+    assert len(session.tokens) == CONTEXT
+
+
+def test_what_was_in_the_cache_before_a_reset_does_not_matter(session, folder):
+    session.prefill(PROMPT[::-1] * 3)
+    session.reset()
+    assert_same(session.prefill(PROMPT), reference_logits(folder, PROMPT))
+
+
+def test_reset_to_a_prefix_keeps_it(session, folder):
+    session.prefill(PROMPT)
+    session.reset(5)
+    assert session.tokens == tuple(PROMPT[:5])
+    want = reference_logits(folder, [*PROMPT[:5], 7, 7])
+    assert_same(session.prefill([7, 7]), want)
+
+
+def test_fork_goes_its_own_way(session, folder):
+    session.prefill(PROMPT)
+    other = session.fork()
+    other.decode(1)
+    session.decode(50)
+    assert_same(other.decode(3), reference_logits(folder, [*PROMPT, 1, 3]))
+    assert_same(session.decode(3), reference_logits(folder, [*PROMPT, 50, 3]))
+
+
+def test_saved_cache_goes_on_in_another_session(session, artefact, folder, tmp_path):
+    session.prefill(PROMPT)
+    session.save(tmp_path / "kv.npz")
+    other = hetero_tvm.load_llm(artefact)
+    other.load(tmp_path / "kv.npz")
+    assert other.tokens == tuple(PROMPT)
+    assert_same(other.decode(4), reference_logits(folder, [*PROMPT, 4]))
+
+
+def test_cache_is_one_piece_of_memory_that_never_moves_or_grows(session):
+    def addresses():
+        return [runtime.host_view(cache).ctypes.data for cache in session._caches.values()]
+
+    before = addresses()
+    session.prefill(PROMPT)
+    runtime.reset_counters()
+    for token in (1, 2, 3):
+        session.decode(token)
+    assert addresses() == before
+    assert session.cache_bytes == 2 * 2 * 2 * CONTEXT * 16 * 4  # layers, K and V, heads, .., float
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        pytest.param([], "no tokens given", id="nothing"),
+        pytest.param([3, 64], "token 64: the model's are 0 to 63", id="unknown_token"),
+        pytest.param(
+            [1] * 41, "41 tokens in one sequence, this artefact holds 40; shorten", id="too_long"
+        ),
+    ],
+)
+def test_refuses_bad_tokens_and_stays_as_it_was(session, tokens, message):
+    session.prefill([1, 2])
+    if len(tokens) > 40:
+        session.reset()
+    before = session.tokens
+    with pytest.raises(BadInput, match=message):
+        session.prefill(tokens)
+    assert session.tokens == before
+
+
+def test_refuses_a_file_that_is_no_cache(session, tmp_path):
+    (tmp_path / "kv.npz").write_bytes(b"nothing")
+    with pytest.raises(BadInput, match="not a saved cache"):
+        session.load(tmp_path / "kv.npz")
+
+
+def test_is_not_run_as_a_function(artefact):
+    with pytest.raises(BadInput, match=r"a language model; use hetero_tvm\.load_llm"):
+        hetero_tvm.load(artefact)
