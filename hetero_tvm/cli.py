@@ -31,6 +31,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "profile": "one timeline of CPU, GPU and NPU, and where the time of a run goes",
     "bench": "time an artefact: spread, memory, minute by minute if asked",
     "compare": "is one measurement of `bench` worse than another? with an exit code",
+    "debug": "find the first layer whose numbers leave the reference, on each device",
     "inspect": "what a model is made of, what each device takes of it, the memory it needs",
     "simulate": "run a planned program on a model of the SoC: tokens a second, who waits, a trace",
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -45,6 +45,8 @@ class ImportedModel:
     sha256: str  # of the model file and its external data
     node_of: Mapping[str, str]  # binding -> name of the ONNX node that made it
     errors: tuple[OutputError, ...]  # of the self-check; empty when it was skipped
+    # Binding -> the value of `onnx_model` that it equals, where it equals one.
+    tensor_of: Mapping[str, str] = field(default_factory=dict)
 
 
 def import_model(
@@ -86,4 +88,5 @@ def import_model(
         sha256=sha256,
         node_of=imported.node_of,
         errors=errors,
+        tensor_of=imported.tensor_of,
     )

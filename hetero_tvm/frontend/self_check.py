@@ -150,7 +150,7 @@ def _blame(
         f"{original}: the import differs from ONNX Runtime: output {worst.name!r} by "
         f"{worst.relative:.1e} relative"
     )
-    truth = _intermediates(folded.proto, inputs)
+    truth = intermediates(folded.proto, inputs)
     searches: dict[str, Callable[[], list[str]]] = {
         "folding or decomposing it changed its value": lambda: _differing_folds(
             original, folded, inputs, truth
@@ -175,10 +175,10 @@ def _blame(
     )
 
 
-def _intermediates(
+def intermediates(
     model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Every value of the folded graph, computed by ONNX Runtime."""
+    """Every value of a folded model's graph, and its inputs, computed by ONNX Runtime."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     present = {output.name for output in exposed.graph.output}
