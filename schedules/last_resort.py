@@ -19,6 +19,7 @@ class LastResort(Rule):
     """Bind the data-parallel loops of each block; reductions run inside the work-item."""
 
     kind: ClassVar[str] = "opencl"
+    takes_pairs: ClassVar[bool] = True
 
     def __init__(self, gpu: GpuSpec) -> None:
         self.items = min(max(64, gpu.wave_size), gpu.max_work_group_size)

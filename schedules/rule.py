@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import ClassVar
 
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
@@ -28,12 +29,15 @@ class Rule(ScheduleRule):
     """
 
     kind: ClassVar[str]
+    takes_pairs: ClassVar[bool] = False  # blocks with two results, as an argmin and its value
 
     def apply(
         self, func: tirx.PrimFunc, target: Target, _tunable: bool = False
     ) -> s_tir.Schedule | None:
         """The scheduled function; None where the target or the function is not this rule's."""
         if target.kind.name != self.kind:
+            return None
+        if _has_pairs(func) and not self.takes_pairs:
             return None
         try:
             if self.kind != "opencl":
@@ -48,3 +52,11 @@ class Rule(ScheduleRule):
     def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         """Schedule `func`, whose target is known to be right; None declines."""
         raise NotImplementedError
+
+
+def _has_pairs(func: tirx.PrimFunc) -> bool:
+    found: list[bool] = []
+    tvm_ffi.structural_walk(
+        func.body, (s_tir.SBlock, lambda block: found.append(len(block.writes) > 1))
+    )
+    return any(found)

@@ -23,6 +23,21 @@ class _Recorder(Rule):
         return s_tir.Schedule(func)
 
 
+def test_a_rule_for_one_result_is_not_asked_about_two():
+    a = te.placeholder((8, 8), name="a")
+    k = te.reduce_axis((0, 8), name="k")
+    argmin = te.comm_reducer(
+        lambda x, y: (te.if_then_else(x[1] < y[1], x[0], y[0]), te.min(x[1], y[1])),
+        lambda t0, t1: (tvm.tirx.const(-1, t0), tvm.te.max_value(t1)),
+        name="argmin",
+    )
+    index = te.compute((8, 8), lambda i, j: tvm.tirx.Cast("int32", j), name="index")
+    first, second = te.compute((8,), lambda i: argmin((index[i, k], a[i, k]), axis=k))
+    rule = _Recorder()
+    assert rule.apply(te.create_prim_func([a, first, second]), tvm.target.Target("opencl")) is None
+    assert rule.asked == 0
+
+
 def _func():
     a = te.placeholder((8,), name="a")
     return te.create_prim_func([a, te.compute((8,), lambda i: a[i] + 1)])
