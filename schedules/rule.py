@@ -17,6 +17,7 @@ from tvm.target import Target
 
 from schedules.byte_vectors import without_byte_vectors
 from schedules.conditions import scalar_conditions
+from schedules.infinities import infinite_identities
 from schedules.opencl_math import opencl_math
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class Rule(ScheduleRule):
         try:
             if self.kind != "opencl":
                 return self.schedule(func)
-            schedule = self.schedule(opencl_math(scalar_conditions(func)))
+            schedule = self.schedule(infinite_identities(opencl_math(scalar_conditions(func))))
             return None if schedule is None else without_byte_vectors(schedule)
         except s_tir.ScheduleError as error:
             # A primitive said no: this is an answer about the function, not a failure.

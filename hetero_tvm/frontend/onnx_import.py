@@ -20,6 +20,11 @@ from hetero_tvm.frontend.folded_model import FoldedModel
 from hetero_tvm.frontend.node_view import NodeView
 from relay_passes.rewrite_bindings import dataflow_bindings, rename_main
 
+# What kernels compute with; narrower numbers are only stored.
+_COMPUTED = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+    + "bfloat16 float16 float32 float64".split()
+)
 _NOT_IN_A_NAME = re.compile(r"\W+", re.ASCII)
 
 
@@ -112,6 +117,7 @@ class _Importer:
             types=self._model.types,
             constants=self._model.constants,
         )
+        self._check_dtypes(view)
         first = len(self._builder.emitted)
         try:
             results = converters.convert(
@@ -131,6 +137,17 @@ class _Importer:
                 suffix = f"_{index}" if index else ""
                 self._final.setdefault(value, (f"{proto.name}{suffix}", name))
         self._owner += [(var, proto.name) for var in self._builder.emitted[first:]]
+
+    def _check_dtypes(self, view: NodeView) -> None:
+        for name in (*view.proto.input, *view.proto.output):
+            if not name or name in self._model.constants:
+                continue
+            dtype = self._model.types[name].dtype
+            if dtype not in _COMPUTED:
+                raise BadInput(
+                    f"node {view.label} computes with {dtype} ({name!r}), which devices do not; "
+                    "such numbers can be constants that a DequantizeLinear reads"
+                )
 
     def _check_type(self, view: NodeView, name: str, value: relax.Expr) -> None:
         """ONNX's inference and Relax's must agree: a converter that is wrong often shows here."""

@@ -66,6 +66,23 @@ def _power(c: Conversion) -> relax.Expr:
     return op.astype(c.emit(result), c.out.dtype)
 
 
+def _bit_shift(c: Conversion) -> relax.Expr:
+    """A shift by as many bits as there are, or by a negative number, leaves only the sign."""
+    bits = np.iinfo(c.out.dtype).bits
+    x, by = c.x(0), c.x(1)
+    if c.node.dtype(1)[0] == "u":
+        past = c.emit(op.greater_equal(by, c.scalar(bits)))
+    else:
+        low = c.emit(op.less(by, c.scalar(0)))
+        past = c.emit(op.logical_or(low, c.emit(op.greater_equal(by, c.scalar(bits)))))
+    right = c.node.attr("direction") == "RIGHT"
+    signed = right and c.out.dtype[0] == "i"
+    # Shifting by one bit less leaves the sign alone, of an unsigned number or to the left nothing.
+    by = c.emit(op.where(past, c.scalar(bits - 1 if signed else 0), by))
+    shifted = c.emit((op.right_shift if right else op.left_shift)(x, by))
+    return shifted if signed else op.where(past, c.scalar(0), shifted)
+
+
 def _cast(c: Conversion) -> relax.Expr:
     if c.out.dtype == "bool":
         return op.not_equal(c.x(), c.scalar(0))
@@ -199,6 +216,7 @@ CONVERTERS: dict[str, Converter] = {
     "Ceil": _unary(op.ceil),
     "Round": _unary(op.round),
     "Erf": _unary(op.erf),
+    "BitShift": _bit_shift,
     "Sin": _unary(op.sin),
     "Cos": _unary(op.cos),
     "Tan": _unary(op.tan),

@@ -124,9 +124,14 @@ def _arg_reduce(build: Callable[..., relax.Expr]) -> Converter:
     def convert(c: Conversion) -> relax.Expr:
         rank = len(c.node.shape(0))
         axis = c.node.attr("axis", 0) % rank
-        if c.node.attr("select_last_index", 0):
-            raise c.unsupported("select_last_index is not covered")
-        return build(c.x(), axis=axis, keepdims=bool(c.node.attr("keepdims", 1)))
+        keepdims = bool(c.node.attr("keepdims", 1))
+        if not c.node.attr("select_last_index", 0):
+            return build(c.x(), axis=axis, keepdims=keepdims)
+        last = c.node.shape(0)[axis] - 1
+        order = c.array(np.arange(last, -1, -1), "int64")
+        backwards = c.emit(op.take(c.x(), order, axis=axis, mode="clip"))
+        found = c.emit(build(backwards, axis=axis, keepdims=keepdims))
+        return op.subtract(c.array(np.asarray(last), "int64"), found)
 
     return convert
 
