@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import onnx
 
 from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend.node_view import COMPUTED_DTYPES
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 
 MAX_ELEMENTS = 2**31 - 1  # index arithmetic in kernels is 32-bit
@@ -76,6 +77,12 @@ def fix_input_shapes(
             problems.append(f"input {value.name!r} is not a tensor; only tensors can be fed")
             continue
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+        if dtype not in COMPUTED_DTYPES:
+            kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+            problems.append(
+                f"input {value.name!r} is of type {kind}, which no device computes with"
+            )
+            continue
         spec = wanted.get(value.name)
         problems += _mismatches(value, dtype, spec)
         shape = spec.shape if spec else _declared_shape(value, known_dims)

@@ -10,6 +10,11 @@ import numpy as np
 import onnx
 
 STANDARD_DOMAINS = ("", "ai.onnx")
+# What kernels compute with; narrower numbers are only stored.
+COMPUTED_DTYPES = frozenset(
+    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
+    + "bfloat16 float16 float32 float64".split()
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,14 +17,9 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.converters.context import Conversion, NodeBuilder, constant, static_shape
 from hetero_tvm.frontend.folded_model import FoldedModel
-from hetero_tvm.frontend.node_view import NodeView
+from hetero_tvm.frontend.node_view import COMPUTED_DTYPES, NodeView
 from relay_passes.rewrite_bindings import dataflow_bindings, rename_main
 
-# What kernels compute with; narrower numbers are only stored.
-_COMPUTED = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64".split()
-    + "bfloat16 float16 float32 float64".split()
-)
 _NOT_IN_A_NAME = re.compile(r"\W+", re.ASCII)
 
 
@@ -143,7 +138,7 @@ class _Importer:
             if not name or name in self._model.constants:
                 continue
             dtype = self._model.types[name].dtype
-            if dtype not in _COMPUTED:
+            if dtype not in COMPUTED_DTYPES:
                 raise BadInput(
                     f"node {view.label} computes with {dtype} ({name!r}), which devices do not; "
                     "such numbers can be constants that a DequantizeLinear reads"

@@ -222,7 +222,8 @@ class _Folder:
         if node.op_type == "Dropout":
             training = view.const(2)
             masked = len(node.output) > 1 and bool(node.output[1])
-            return not masked and (training is None or not training.any())
+            infers = training is not None and not training.any()
+            return not masked and (infers or not view.has(2))
         if node.op_type == "Cast":
             to = onnx.helper.tensor_dtype_to_np_dtype(view.attr("to")).name
             return node.input[0] in self._types and to == view.dtype(0)

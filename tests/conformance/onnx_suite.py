@@ -88,7 +88,9 @@ def _fed(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 
 
 def _array(value: Any) -> Any:
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+    if isinstance(value, onnx.TensorProto):
+        return numpy_helper.to_array(value)
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _read(path: Path, value: onnx.ValueInfoProto) -> Any:

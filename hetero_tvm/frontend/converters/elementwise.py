@@ -83,6 +83,24 @@ def _bit_shift(c: Conversion) -> relax.Expr:
     return shifted if signed else op.where(past, c.scalar(0), shifted)
 
 
+def _dropout(c: Conversion) -> list[relax.Expr]:
+    """Nothing is dropped at inference; the mask, where somebody wants it, keeps everything."""
+    training = c.node.const(2) if c.node.has(2) else np.asarray(False)
+    if training is None or training.any():
+        raise c.unsupported("training mode is not covered")
+    mask = c.array(np.ones(c.out.shape, dtype=bool), "bool")
+    return [c.x(), mask]
+
+
+def _is_inf(c: Conversion) -> relax.Expr:
+    high, low = c.node.attr("detect_positive", 1), c.node.attr("detect_negative", 1)
+    if high and low:
+        return op.isinf(c.x())
+    if not high and not low:
+        return op.isinf(c.emit(op.zeros_like(c.x())))
+    return op.equal(c.x(), c.scalar(np.inf if high else -np.inf))
+
+
 def _cast(c: Conversion) -> relax.Expr:
     if c.out.dtype == "bool":
         return op.not_equal(c.x(), c.scalar(0))
@@ -217,6 +235,8 @@ CONVERTERS: dict[str, Converter] = {
     "Round": _unary(op.round),
     "Erf": _unary(op.erf),
     "BitShift": _bit_shift,
+    "Dropout": _dropout,
+    "IsInf": _is_inf,
     "Sin": _unary(op.sin),
     "Cos": _unary(op.cos),
     "Tan": _unary(op.tan),
