@@ -1,0 +1,1 @@
+"""Ways to a device: ssh, adb, a folder of this machine."""
