@@ -1,6 +1,6 @@
 """Packaging: four Python packages as they lie on disk, and the C++ runtime built with CMake.
 
-    pip install .                          the wheel carries hetero_tvm/lib/libhetero_runtime.so
+    pip install .                          the wheel carries what is built, in hetero_tvm/lib
     pip install -e .                       builds it into the source tree
     python setup.py build_ext --inplace    the same, without installing anything
 
@@ -21,7 +21,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 FOLDER = Path("hetero_tvm") / "lib"
-LIBRARY = "libhetero_runtime.so"
+BUILT = ("libhetero_runtime.so", "hetero_device")  # the library first
 
 
 class CMakeRuntime(build_ext):
@@ -38,19 +38,26 @@ class CMakeRuntime(build_ext):
             + [f"-D{name}_DIR={package_dir(name)}" for name in ("tvm", "tvm_ffi")]
         )
         self.run_tool([tool("cmake"), "--build", str(build_dir)])
-        install(build_dir / LIBRARY, Path(self.get_outputs()[0]))
+        for name, output in zip(BUILT, self.get_outputs(), strict=True):
+            install(build_dir / name, Path(output))
 
     def copy_extensions_to_source(self) -> None:
         """Put the library into the source tree too: editable and in-place builds."""
-        install(Path(self.get_outputs()[0]), ROOT / FOLDER / LIBRARY)
+        for name, output in zip(BUILT, self.get_outputs(), strict=True):
+            install(Path(output), ROOT / FOLDER / name)
 
     def get_outputs(self) -> list[str]:
         """Return what a wheel has to take along."""
-        return [str(Path(self.build_lib).resolve() / FOLDER / LIBRARY)]
+        return [str(Path(self.build_lib).resolve() / FOLDER / name) for name in BUILT]
 
     def get_output_mapping(self) -> dict[str, str]:
         """Return what an editable install finds where in the source tree."""
-        return {self.get_outputs()[0]: str(ROOT / FOLDER / LIBRARY)} if self.inplace else {}
+        if not self.inplace:
+            return {}
+        return {
+            out: str(ROOT / FOLDER / name)
+            for name, out in zip(BUILT, self.get_outputs(), strict=True)
+        }
 
     def run_tool(self, command: list[str]) -> None:
         """Run one build step; its own output explains a failure."""
@@ -59,10 +66,10 @@ class CMakeRuntime(build_ext):
 
 
 def install(built: Path, target: Path) -> None:
-    """Copy a library under a new name and rename it, so that processes keep the file they run."""
+    """Copy a file under a new name and rename it, so that processes keep the file they run."""
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_name(f"{target.name}.{os.getpid()}")
-    shutil.copyfile(built, beside)
+    shutil.copy(built, beside)  # with its mode: one of them is a program
     beside.replace(target)
 
 
@@ -99,7 +106,7 @@ setup(
             for pattern in (name, f"{name}.*")
         ]
     ),
-    package_data={"hetero_tvm": ["lib/*.so"], "target_specs": ["**/*.toml"]},
+    package_data={"hetero_tvm": ["lib/*.so", "lib/hetero_device"], "target_specs": ["**/*.toml"]},
     ext_modules=[Extension("hetero_tvm.lib.hetero_runtime", sources=[])],
     cmdclass={"build_ext": CMakeRuntime},
     zip_safe=False,
