@@ -10,6 +10,7 @@ from typing import Any
 
 from hetero_tvm.config import DEVICES, DTYPES, OBJECTIVES, BuildConfig
 from hetero_tvm.errors import BadInput
+from hetero_tvm.transports.address import FORMS
 
 
 def add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,21 @@ def add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         default="float32",
         help="storage type of weights and activations (default float32)",
+    )
+
+
+def add_device_arguments(parser: argparse.ArgumentParser, *, required: bool = False) -> None:
+    """Where to do it: another device than this machine."""
+    parser.add_argument(
+        "--to",
+        required=required,
+        metavar="DEVICE",
+        help=f"a device: {FORMS}",
+    )
+    parser.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="folder for deployments there (default ~/.hetero_tvm, adb: in /data/local/tmp)",
     )
 
 

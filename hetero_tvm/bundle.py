@@ -28,7 +28,7 @@ from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules
 from relay_passes.calls import Call
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 4  # kFormatVersion of runtime/device/artefact.cc too
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 _MAX_MANIFEST_BYTES = 64 << 20
@@ -91,6 +91,8 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     lengths: LengthRules | None = None
     llm: LanguageModel | None = None
+    # What ONNX Runtime gives on seeded inputs (`hetero_tvm.reference`); None after --no-check.
+    reference: dict[str, Any] | None = None
     library_bytes: int = 0
     library_sha256: str = ""
     format_version: int = FORMAT_VERSION

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm import bundle, memory, pipeline, runtime, vm_lowering
+from hetero_tvm import bundle, memory, pipeline, reference, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.errors import BadInput, EnvironmentProblem
@@ -239,6 +239,7 @@ def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.
         plan=state.plan.to_dict(),
         npu_regions=len(state.compiled),  # of all lengths
         calls=state.calls,
+        reference=_reference(state),
         **lengths,
     )
     try:
@@ -247,6 +248,14 @@ def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.
             return bundle.append_manifest(temporary, manifest)
     except OSError as error:  # a full disk, a folder that went away
         raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _reference(state: pipeline.State) -> dict[str, Any] | None:
+    """The model's own outputs; none of a language model, whose steps write caches."""
+    assert state.model is not None
+    if not state.config.check or state.config.llm is not None:
+        return None
+    return reference.record(state.config.model, state.model.ranges)
 
 
 def _dump(directory: Path, phase: str, state: pipeline.State) -> None:

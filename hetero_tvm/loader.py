@@ -22,7 +22,8 @@ Around = Callable[[str], AbstractContextManager[None]]
 _SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
 
 
-def _nothing_around(_function: str) -> AbstractContextManager[None]:
+def nothing_around(_function: str) -> AbstractContextManager[None]:
+    """The default of `Model.call`."""
     return nullcontext()
 
 
@@ -170,7 +171,7 @@ class Model:
         """Have TVM's virtual machine call `function` around each of its calls; None: no more."""
         self._machine.set_instrument(function)
 
-    def call(self, fed: Fed, around: Around = _nothing_around) -> Results:
+    def call(self, fed: Fed, around: Around = nothing_around) -> Results:
         """Run on what `feed` gave; waits for the result.
 
         `around`: a context for each function of the artefact that runs, by its name.
@@ -188,6 +189,27 @@ class Model:
         except (tvm.error.InternalError, RuntimeError) as error:
             raise DeviceFailure(last_line(error)) from error
         return Results(fed.way, values)
+
+    def measure(self, fed: Fed, runs: int) -> tuple[Results, list[float]]:
+        """`call`, `runs` times (at least once): the last results, the milliseconds of each run."""
+        times = []
+        for _ in range(runs):
+            started = time.perf_counter()
+            results = self.call(fed)
+            times.append((time.perf_counter() - started) * 1e3)
+        return results, times
+
+    def counters(self) -> dict[str, int]:
+        """What the runtime did where this model runs, since `reset_counters`."""
+        return runtime.counters()
+
+    def reset_counters(self) -> None:
+        """Set every counter to zero."""
+        runtime.reset_counters()
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """Every OpenCL device where this model runs, as `runtime.opencl_devices` describes them."""
+        return runtime.opencl_devices()
 
     def fetch(self, results: Results) -> dict[str, np.ndarray]:
         """The outputs of `call` as arrays by name.

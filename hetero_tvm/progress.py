@@ -54,6 +54,11 @@ class Progress:
         if self._bar is not None:
             self._bar.set_description_str(f"{name} {detail}"[:22])
 
+    def detail(self, text: str) -> None:
+        """What of the current step is being done; shown on a terminal only."""
+        if self._bar is not None:
+            self._bar.set_description_str(f"{self._current} {text}"[:22])
+
     def note(self, message: str) -> None:
         """A line worth reading, above the bar."""
         if self._quiet:

@@ -6,24 +6,28 @@ import argparse
 import dataclasses
 import statistics
 import sys
-import time
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_tvm import cli
+from hetero_tvm import cli, reference
+from hetero_tvm.arguments import add_device_arguments
 from hetero_tvm.bundle import Manifest, whole_file
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.lengths import words
 from hetero_tvm.output_error import FLOAT16, FLOAT32, OutputError, Tolerance, compare
 
+if TYPE_CHECKING:
+    from hetero_tvm.loader import Model
+
 EXAMPLES = """\
 examples:
   hetero-tvm run encoder.so --compare encoder.onnx
   hetero-tvm run encoder.so --inputs batch.npz --save out.npz
+  hetero-tvm run encoder.so --to ssh://me@board --compare encoder.onnx
   hetero-tvm run detector.so --inputs x=image.npy --compare detector.onnx --json
 
 exit codes: 0 ran and held, 1 the comparison failed, 2 bad input, 3 something is missing, 4 device
@@ -59,11 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="relative error that holds (default 1e-4; 1e-2 where the arithmetic is float16)",
     )
     parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
+    add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run, print, compare."""
-    from hetero_tvm import loader, runtime
+    from hetero_tvm import runtime
+    from hetero_tvm.open_model import opened
 
     if args.repeat is not None and args.repeat < 0:
         raise BadInput(f"--repeat {args.repeat}: at least 0")
@@ -73,29 +79,32 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--tolerance {args.tolerance}: at least 0")
     if args.save is not None:
         check_save(args.save, [args.artefact, args.compare])
-    if args.device is not None:
-        runtime.configure(opencl_device=args.device)
     given = read_inputs(args.inputs)
-    model = loader.load(args.artefact)
+    if args.device is not None:
+        if args.to is not None:
+            raise BadInput("--device: name the device's OpenCL when you deploy, --opencl-device")
+        runtime.configure(opencl_device=args.device)
+    with opened(args.artefact, args.to, args.root) as model:
+        return _run(args, model, given)
+
+
+def _run(args: argparse.Namespace, model: Model, given: dict[str, np.ndarray]) -> int:
     manifest = model.manifest
     inputs = complete_inputs(given, manifest, args.seed, args.length)
 
     repeat = args.repeat if args.repeat is not None else 0 if model.simulated else 10
     tensors = model.feed(inputs)
-    runtime.reset_counters()
-    times_ms = []
-    for _ in range(1 + repeat):
-        started = time.perf_counter()
-        result = model.call(tensors)
-        times_ms.append((time.perf_counter() - started) * 1e3)
-    counters = {name: value / (1 + repeat) for name, value in runtime.counters().items()}
+    model.reset_counters()
+    result, times_ms = model.measure(tensors, 1 + repeat)
+    counted = model.counters()
+    counters = {name: value / (1 + repeat) for name, value in counted.items()}
     outputs = model.fetch(result)
     errors = []
     if args.compare is not None:
         tolerance = default_tolerance(manifest)
         if args.tolerance is not None:
             tolerance = dataclasses.replace(tolerance, relative_error=args.tolerance)
-        wanted = reference(args.compare, inputs)
+        wanted = reference.compute(args.compare, inputs)
         if set(wanted) != set(outputs):
             raise BadInput(
                 f"{args.compare}: its outputs are {', '.join(wanted)}, the artefact's are "
@@ -109,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         "artefact": str(args.artefact),
         "target": manifest.target,
         "simulated": model.simulated,
-        "gpu": _gpu_words(runtime.opencl_devices(), manifest),
+        "gpu": _gpu_words(model.gpus(), manifest),
         "npu": _npu_words(manifest, model.simulated),
         "load_s": model.load_seconds,
         "first_run_ms": times_ms[0],
@@ -189,24 +198,6 @@ def default_tolerance(manifest: Manifest) -> Tolerance:
         manifest.npu_provider == "qnn" and manifest.npu_regions > 0
     )
     return FLOAT16 if coarse else FLOAT32
-
-
-def reference(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What ONNX Runtime's CPU provider computes from the original model, outputs by name."""
-    import onnxruntime
-
-    if not model.is_file():
-        raise BadInput(f"{model}: no such file")
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    try:
-        session = onnxruntime.InferenceSession(
-            str(model), options, providers=["CPUExecutionProvider"]
-        )
-        names = [output.name for output in session.get_outputs()]
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
-    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
-        raise BadInput(f"{model}: ONNX Runtime cannot run it on these inputs: {error}") from None
 
 
 def check_save(path: Path, inputs: list[Path | None], flag: str = "--save") -> None:

@@ -78,7 +78,7 @@ def load() -> None:
             f"{LIBRARY} does not load with apache-tvm {tvm.__version__}: {error}; build it again: "
             "pip install --force-reinstall --no-deps ."
         ) from error
-    for key, path in _library_paths().items():
+    for key, path in library_paths().items():
         logger.debug("%s: %s", key, path)
         if path is not None:
             _call("setting_set", key, str(path))
@@ -90,7 +90,7 @@ def _call(name: str, *args: Any) -> Any:
     return tvm_ffi.get_global_func(f"hetero_tvm.{name}")(*args)
 
 
-def _library_paths() -> dict[str, Path | None]:
+def library_paths() -> dict[str, Path | None]:
     """Return what the Python environment offers, by the runtime's setting."""
     return {
         "opencl.fallback_library": _distribution_file("intel-opencl-rt", "libintelocl.so"),
@@ -132,7 +132,7 @@ def require(*, opencl: bool = False, ort: bool = False, qnn: bool = False) -> No
 
     `opencl` opens the chosen device; the others look for installed packages only.
     """
-    paths = _library_paths()
+    paths = library_paths()
     if ort and paths["ort.library"] is None:
         raise errors.EnvironmentProblem("ONNX Runtime is not installed; pip install onnxruntime")
     if qnn and (paths["qnn.library"] is None or paths["qnn.backend"] is None):

@@ -28,6 +28,14 @@ def model_path():
 
 
 @pytest.fixture(scope="session")
+def deployed_here(tmp_path_factory):
+    """A small model, deployed on a device that is a folder of this machine."""
+    import device_fixture
+
+    return device_fixture.deployed_here(tmp_path_factory.mktemp("deployed_here"))
+
+
+@pytest.fixture(scope="session")
 def hetero():
     """Run a verb as a user does; returns the finished process, with `.json` where it printed it."""
 

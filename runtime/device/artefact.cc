@@ -21,7 +21,7 @@ namespace {
 namespace ffi = tvm::ffi;
 namespace json = tvm::ffi::json;
 
-constexpr int64_t kFormatVersion = 3;
+constexpr int64_t kFormatVersion = 4;  // FORMAT_VERSION of hetero_tvm/bundle.py
 constexpr size_t kDigestBytes = 32;
 constexpr size_t kFooterBytes = kDigestBytes + 8 + 8;
 constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
@@ -86,15 +86,16 @@ Artefact Parse(const std::string& path, const json::Object& manifest) {
   }
   Artefact artefact{path, "main", Tensors(manifest, "inputs"), Tensors(manifest, "outputs")};
   const auto axes = Member<json::Array>(manifest, "output_axes");
-  for (size_t i = 0; i < axes.size() && i < artefact.outputs.size(); ++i) {
-    if (axes[i] == nullptr) continue;
-    artefact.outputs[i].axes = Numbers(axes[i].cast<json::Array>());
+  if (axes.size() != artefact.outputs.size()) Refuse(path, "damaged (its outputs do not match)");
+  auto output = artefact.outputs.begin();
+  for (const json::Value& order : axes) {
+    if (order != nullptr) output->axes = Numbers(order.cast<json::Array>());
+    ++output;
   }
   // Built for several lengths: what stands above is the longest one's, which is the last.
   const auto variants = Member<json::Array>(manifest, "variants");
-  if (!variants.empty()) {
-    const auto longest = variants[variants.size() - 1].cast<json::Object>();
-    artefact.function = std::string(Member<ffi::String>(longest, "function"));
+  for (const json::Value& variant : variants) {
+    artefact.function = std::string(Member<ffi::String>(variant.cast<json::Object>(), "function"));
   }
   return artefact;
 }

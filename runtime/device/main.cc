@@ -7,8 +7,8 @@
  *   hetero_device [OPTION]… devices
  *
  * `--set KEY=VALUE`: of the runtime, such as ort.library=/…/libonnxruntime.so. `--load LIBRARY`:
- * one that registers functions with TVM, such as libtvm_runtime_extra.so with its sorts. Exit codes as those
- * of hetero-tvm: 0 fine, 2 bad input, 3 something is missing here, 4 a device failed.
+ * one that registers functions with TVM, such as libtvm_runtime_extra.so with its sorts. Exit codes
+ * as those of hetero-tvm: 0 fine, 2 bad input, 3 something is missing here, 4 a device failed.
  */
 #include <dlfcn.h>
 #include <tvm/ffi/container/map.h>

@@ -1,0 +1,285 @@
+"""One deployment: look, push what is missing, try every part, and only then install.
+
+Everything up to the last step leaves the device as it was but for files in its store; whatever ends
+it early, the same call goes on from there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetero_tvm import reference
+from hetero_tvm.bundle import Manifest, read_manifest
+from hetero_tvm.device_facts import DeviceFacts, read_facts
+from hetero_tvm.device_libraries import libraries_for
+from hetero_tvm.device_store import DeviceStore, StoredFile, check_name
+from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.output_error import OutputError
+from hetero_tvm.part_tests import PartTest, part_tests
+from hetero_tvm.progress import Progress
+from hetero_tvm.remote import Session
+from hetero_tvm.run import default_tolerance
+from hetero_tvm.start_script import start_script
+from hetero_tvm.transports.transport import Transport
+
+logger = logging.getLogger(__name__)
+
+_SPARE_BYTES = 16 << 20  # what a device keeps for itself
+_NEXT_STEP = {
+    "cpu": "the host code does not run there",
+    "gpu": "the GPU part does not run there; see `hetero-tvm devices --to …` for its driver",
+    "npu": "the NPU part does not run there; see `hetero-tvm devices --to …` for its driver",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What to deploy, and how it is called there."""
+
+    artefact: Path
+    name: str
+    cache_dir: Path
+    environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartResult:
+    """How one part did. `held` None: it could not be tried, for the reason in `words`."""
+
+    part: str
+    held: bool | None
+    words: str
+    errors: tuple[OutputError, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        return dataclasses.asdict(self)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Deployed:
+    """What a deployment did."""
+
+    where: str
+    command: str  # that runs the model there
+    parts: tuple[PartResult, ...]
+    pushed_bytes: int
+    there_bytes: int  # of what it needs, pushed now or before
+    footprint: Mapping[str, int]  # file -> bytes, without the model
+    seconds: Mapping[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, the `--json` of the verb."""
+        return {
+            **dataclasses.asdict(self),
+            "footprint_bytes": sum(self.footprint.values()),
+            "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
+        }
+
+
+def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progress) -> Deployed:
+    """Bring the artefact to the device, try it, install it.
+
+    Raises:
+        BadInput: the artefact does not fit the device.
+        DeviceFailure: the device is not reached, is full, or fails a test. Nothing is installed.
+        EnvironmentProblem: a library for it is not installed here.
+    """
+    check_name(wish.name)
+    manifest = read_manifest(wish.artefact)
+    clock, seconds = time.perf_counter(), dict[str, float]()
+
+    def step(name: str) -> None:
+        nonlocal clock
+        now = time.perf_counter()
+        if last := next(reversed(seconds), None):
+            seconds[last] = now - clock
+        clock = now
+        seconds[name] = 0.0
+        progress.step(name)
+
+    progress.begin({"look": 1.0, "prepare": 5.0, "push": 10.0, "test": 5.0, "install": 1.0})
+    step("look")
+    store = DeviceStore(transport, root)
+    facts = read_facts(transport, store.root)
+    check_fits(wish.artefact, manifest, facts)
+    step("prepare")
+    with tempfile.TemporaryDirectory(prefix="hetero-deploy-") as folder:
+        libraries = [
+            (library, StoredFile.of(library.path, library.name))
+            for library in libraries_for(manifest)
+        ]
+        artefact = StoredFile.of(wish.artefact)
+        tests = part_tests(manifest, wish.cache_dir)
+        built = [StoredFile.of(test.path) for test in tests if test.path is not None]
+        inputs = _input_files(manifest, Path(folder))
+        files = [*(file for _, file in libraries), *built, *inputs, artefact]
+        step("push")
+        pushed = _push(store, files, facts, progress)
+        step("test")
+        script = start_script(libraries, artefact, inputs, wish.environment)
+        trial = store.install(
+            wish.name,
+            script,
+            files,
+            artefact=artefact.sha256,
+            file=artefact.name,
+            model=manifest.model_name,
+            target=manifest.target,
+        )
+        parts = _try_parts(store, trial, tests, manifest, artefact)
+        failed = [part for part in parts if part.held is False]
+        if failed:
+            raise DeviceFailure(_words_of_failure(transport, failed))
+        step("install")
+        command = store.commit(wish.name)
+        store.collect()
+    seconds[next(reversed(seconds))] = time.perf_counter() - clock
+    return Deployed(
+        where=transport.where,
+        command=command,
+        parts=tuple(parts),
+        pushed_bytes=pushed,
+        there_bytes=sum(file.size for file in files),
+        footprint={file.name: file.size for _, file in libraries},
+        seconds=seconds,
+    )
+
+
+def check_fits(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
+    """Refuse what cannot run there, before anything travels; each with the next step."""
+    if manifest.host != facts.machine:
+        raise BadInput(
+            f"{path}: its host code is for {manifest.host}, {facts.where} is a {facts.machine}; "
+            f"build it for that device"
+        )
+    if facts.lacks:
+        raise DeviceFailure(f"{facts.where}: {'; '.join(facts.missing())}")
+    if manifest.npu_provider != "qnn" or not manifest.npu_regions:
+        return
+    if facts.soc_id is not None and manifest.soc_ids and facts.soc_id not in manifest.soc_ids:
+        there = f"{facts.soc} (HTP v{facts.htp_arch})" if facts.soc else f"SoC {facts.soc_id}"
+        raise BadInput(
+            f"{path}: its NPU part is for {manifest.soc} (HTP v{manifest.htp_arch}), "
+            f"{facts.where} is {there}; build it with that device's --target"
+        )
+    if facts.soc_id is not None and not facts.fastrpc:
+        raise DeviceFailure(f"{facts.where}: {'; '.join(facts.missing())}")
+
+
+def _input_files(manifest: Manifest, folder: Path) -> list[StoredFile]:
+    if manifest.reference is None:
+        return []
+    arrays = reference.inputs(manifest.reference, manifest.ranges)
+    files = []
+    for index, spec in enumerate(manifest.inputs):
+        path = folder / f"input_{index}.npy"
+        np.save(path, arrays[spec.name], allow_pickle=False)
+        files.append(StoredFile.of(path))
+    return files
+
+
+def _push(
+    store: DeviceStore, files: Sequence[StoredFile], facts: DeviceFacts, progress: Progress
+) -> int:
+    missing = store.missing(files)
+    wanted = sum(file.size for file in missing)
+    if wanted + _SPARE_BYTES > facts.storage_free_bytes:
+        raise DeviceFailure(
+            f"{facts.where}: {wanted / 1e6:.0f} MB are to be pushed and "
+            f"{facts.storage_free_bytes / 1e6:.0f} MB are free; make room, or choose other storage "
+            "with --root"
+        )
+    sent = 0
+    for number, file in enumerate(missing):
+        progress.detail(f"{number + 1}/{len(missing)} {file.name}")
+        sent += store.put(file)
+    return sent
+
+
+def _try_parts(
+    store: DeviceStore,
+    script: str,
+    tests: Sequence[PartTest],
+    manifest: Manifest,
+    artefact: StoredFile,
+) -> list[PartResult]:
+    results = []
+    for test in tests:
+        if test.path is None or test.manifest is None:
+            results.append(
+                PartResult(part=test.part, held=None, words=f"not tried: {test.why_not}")
+            )
+            continue
+        file = StoredFile.of(test.path)
+        results.append(_try(test.part, partial(_hold, store, script, file, test.manifest)))
+    results.append(_try("model", partial(_hold, store, script, artefact, manifest)))
+    return results
+
+
+def _try(part: str, action: Callable[[], tuple[tuple[OutputError, ...], str]]) -> PartResult:
+    """A process of its own for each part: one that dies takes no other one along."""
+    try:
+        errors, words = action()
+    except DeviceFailure as error:
+        return PartResult(part=part, held=False, words=str(error))
+    if not errors:
+        return PartResult(part=part, held=None, words=words)
+    held = all(error.held for error in errors)
+    return PartResult(part=part, held=held, words=words, errors=errors)
+
+
+def _hold(
+    store: DeviceStore, script: str, file: StoredFile, manifest: Manifest
+) -> tuple[tuple[OutputError, ...], str]:
+    """Run one artefact there and hold it against its recorded outputs."""
+    with Session(store.transport, script) as session:
+        model = session.load(store.path(file), manifest)
+        gpu = next((d["name"] for d in model.gpus() if d["selected"]), "no OpenCL device")
+        if manifest.reference is None:
+            return (), "it loads; built with --no-check, so there are no outputs to hold it against"
+        outputs = model.run(reference.inputs(manifest.reference, manifest.ranges))
+        errors = reference.check(outputs, manifest.reference, default_tolerance(manifest))
+        npu = {"cpu": "ONNX Runtime's CPU provider", "qnn": f"HTP v{manifest.htp_arch}"}
+        words = [str(gpu)]
+        if manifest.npu_regions:
+            simulated = ", simulated" if model.simulated else ""
+            words.append(npu.get(manifest.npu_provider, manifest.npu_provider) + simulated)
+        return tuple(errors), " and ".join(words)
+
+
+def _words_of_failure(transport: Transport, failed: Sequence[PartResult]) -> str:
+    parts_by_reason: dict[str, list[str]] = {}
+    for part in failed:
+        if part.errors:
+            worst = max(error.relative_error for error in part.errors)
+            why = f"wrong numbers (relative error {worst:.1e})"
+        else:
+            why = part.words.removeprefix(f"{transport.where}: ")
+        parts_by_reason.setdefault(why, []).append(part.part)
+    lines = [f"{', '.join(parts)}: {why}" for why, parts in parts_by_reason.items()]
+    hint = _NEXT_STEP.get(failed[0].part, "the model's own code does not run there")
+    return f"{transport.where}: nothing was installed; {'; '.join(lines)}; {hint}"
+
+
+def environment_of(library: str | None, device: str | None) -> dict[str, str]:
+    """Variables for the device's program, from the flags of the verb."""
+    found = {"HETERO_OPENCL_LIB": library, "HETERO_OPENCL_DEVICE": device}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def default_name(artefact: Path) -> str:
+    """What an artefact is called on a device, where the user does not say."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "_", artefact.stem).lstrip("._-")
+    return name or f"model_{os.getpid()}"

@@ -1,0 +1,208 @@
+"""An artefact that runs on a device and is called from here, as if it were loaded here.
+
+The device's program speaks TVM's RPC over its stdin and stdout, which the transport carries: ssh
+and adb have settled who may do that, nothing listens on a port, and the program ends with the line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hetero_tvm.bundle import Manifest
+from hetero_tvm.errors import DeviceFailure
+from hetero_tvm.loader import Around, Fed, Model, Results, nothing_around
+from hetero_tvm.transports.transport import Transport
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# TVM's pipe client gives the program two file descriptors as its last arguments.
+_JOINT = (
+    "import os, sys\n"
+    "*words, log, r, w = sys.argv[1:]\n"
+    "os.dup2(int(r), 0); os.dup2(int(w), 1)\n"
+    "os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)\n"
+    "os.execvp(words[0], words)"
+)
+_OWN_WORD = "hetero_device: error: "
+
+
+class Session:
+    """One process of the device's program. Use as a context manager."""
+
+    def __init__(self, transport: Transport, script: str) -> None:
+        """`script`: path of a bundle's start script there.
+
+        Raises:
+            DeviceFailure: it did not start; says why.
+        """
+        from tvm import rpc
+        from tvm.rpc import _ffi_api
+
+        self._transport = transport
+        self._log = tempfile.NamedTemporaryFile(prefix="hetero-device-", suffix=".log")
+        words = transport.argv(f"exec sh {shlex.quote(script)} serve")
+        with self.failures():
+            self.rpc = rpc.RPCSession(
+                _ffi_api.CreatePipeClient(sys.executable, "-c", _JOINT, *words, self._log.name)
+            )
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.rpc = None
+        self._log.close()
+
+    def call(self, name: str, *args: Any) -> Any:
+        """A global function of the device's program.
+
+        Raises:
+            DeviceFailure: it failed, or the device is gone.
+        """
+        with self.failures():
+            return self.rpc.get_function(name)(*args)
+
+    def load(self, path: str, manifest: Manifest) -> RemoteModel:
+        """The artefact at `path` there, described by `manifest`.
+
+        Raises:
+            DeviceFailure: it is refused or fails there.
+        """
+        import tvm
+        from tvm import relax
+
+        started = time.perf_counter()
+        with self.failures():
+            self.call("hetero_tvm.opencl_open")
+            module = self.rpc.load_module(path)
+            device = self.rpc.cl(0)
+            machine = relax.VirtualMachine(module, [device, tvm.cpu()])
+        model = RemoteModel(manifest, machine, device, self)
+        model.load_seconds = time.perf_counter() - started
+        return model
+
+    @contextlib.contextmanager
+    def failures(self) -> Iterator[None]:
+        """Whatever RPC throws in here becomes a DeviceFailure."""
+        import tvm
+
+        try:
+            yield
+        except (tvm.error.InternalError, RuntimeError) as error:
+            raise self._failure(error) from error
+        except DeviceFailure as error:  # `Model.call` has wrapped it already
+            if not isinstance(error.__cause__, tvm.error.InternalError | RuntimeError):
+                raise
+            raise self._failure(error.__cause__) from error
+
+    def _failure(self, error: BaseException) -> DeviceFailure:
+        """What went wrong, in the words of the device's program where it had any."""
+        said = Path(self._log.name).read_text(errors="replace").strip().splitlines()
+        own = [line for line in said if line.startswith(_OWN_WORD)]
+        lost = "RPC" not in type(error).__name__  # not an error that the program reported
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        if own:
+            why = own[-1].removeprefix(_OWN_WORD)
+        elif lost:
+            why = f"its program ended or the line broke: {said[-1] if said else 'no word of why'}"
+        else:
+            why = lines[-1] if lines else type(error).__name__
+        return DeviceFailure(f"{self._transport.where}: {why}")
+
+
+class RemoteModel(Model):
+    """A `Model` whose memory and devices are elsewhere; inputs and outputs are arrays here."""
+
+    def __init__(self, manifest: Manifest, machine: Any, device: Any, session: Session) -> None:
+        self._remote = machine
+        self._session = session
+        super().__init__(manifest, _Functions(machine), device)
+
+    @property
+    def simulated(self) -> bool:
+        """See `Model.simulated`: by the machine that it runs on."""
+        return self.manifest.npu_provider == "qnn" and self.manifest.host == "x86_64"
+
+    def feed(self, inputs: Mapping[str, Any]) -> Fed:
+        """See `Model.feed`: the tensors are there afterwards."""
+        with self._session.failures():
+            return super().feed(inputs)
+
+    def call(self, fed: Fed, around: Around = nothing_around) -> Results:
+        """See `Model.call`."""
+        with self._session.failures():
+            return super().call(fed, around)
+
+    def fetch(self, results: Results) -> dict[str, np.ndarray]:
+        """See `Model.fetch`."""
+        with self._session.failures():
+            return super().fetch(results)
+
+    def measure(self, fed: Fed, runs: int) -> tuple[Results, list[float]]:
+        """See `Model.measure`: timed on the device, without the way there."""
+        pieces = [piece.length for piece in fed.way] if fed.way else [None]
+        values, times = [], [0.0] * runs
+        for length, tensors in zip(pieces, fed.tensors, strict=True):
+            function = self._programs[length].call
+            with self._session.failures():
+                function.set_inputs(*tensors)
+                took = self._session.call(
+                    "hetero_tvm.measure", self._remote.module, function.name, runs
+                )
+                values.append(function.outputs())
+            times = [sum(pair) for pair in zip(times, json.loads(took), strict=True)]
+        return Results(fed.way, values), times
+
+    def counters(self) -> dict[str, int]:
+        """See `Model.counters`."""
+        return {
+            k: int(v) for k, v in json.loads(self._session.call("hetero_tvm.counters_json")).items()
+        }
+
+    def reset_counters(self) -> None:
+        """See `Model.reset_counters`."""
+        self._session.call("hetero_tvm.counters_reset")
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """See `Model.gpus`."""
+        return json.loads(self._session.call("hetero_tvm.opencl_devices_json"))
+
+
+class _Functions:
+    """The machine's functions by name."""
+
+    def __init__(self, machine: Any) -> None:
+        self._machine = machine
+
+    def __getitem__(self, name: str) -> _Function:
+        return _Function(self._machine, name)
+
+
+class _Function:
+    """One function: a tuple of results cannot travel as it is, its members can."""
+
+    def __init__(self, machine: Any, name: str) -> None:
+        self._machine, self.name = machine, name
+
+    def set_inputs(self, *tensors: Any) -> None:
+        """What the next call takes."""
+        self._machine.set_input(self.name, *tensors)
+
+    def __call__(self, *tensors: Any) -> Any:
+        self.set_inputs(*tensors)
+        self._machine.invoke_stateful(self.name)
+        return self.outputs()
+
+    def outputs(self) -> Any:
+        """Of the last call; they stay on the device until somebody reads them."""
+        results = self._machine.get_outputs(self.name)
+        return list(results) if isinstance(results, tuple | list) else results

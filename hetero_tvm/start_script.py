@@ -1,0 +1,64 @@
+"""The script that starts a deployed model: plain shell, for whatever shell the device has."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+
+from hetero_tvm.device_libraries import Library
+from hetero_tvm.device_store import StoredFile
+
+
+def start_script(
+    libraries: Sequence[tuple[Library, StoredFile]],
+    artefact: StoredFile,
+    inputs: Sequence[StoredFile],
+    environment: Mapping[str, str],
+) -> str:
+    """`run [--repeat N] [--save FOLDER] [--input FILE.npy]…`; `run serve` for a caller elsewhere.
+
+    Args:
+        libraries: the program first.
+        artefact: the model.
+        inputs: for a run that is given none, in the model's order.
+        environment: variables for the program.
+    """
+    program = libraries[0][1]
+    folders = ":".join(f"$store/{file.sha256}" for _, file in libraries[1:])
+    settings = [
+        f'--set "{library.setting}=$store/{file.sha256}/{file.name}"'
+        for library, file in libraries
+        if library.setting
+    ]
+    settings += [
+        f'--load "$store/{file.sha256}/{file.name}"' for library, file in libraries if library.load
+    ]
+    given = " ".join(f'--input "$store/{file.sha256}/{file.name}"' for file in inputs)
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
+    start = " ".join(['exec "$program"', *settings])
+    return "\n".join(
+        [
+            "#!/bin/sh",
+            "# Written by `hetero-tvm deploy`; take it away with `hetero-tvm deploy --remove`.",
+            "# Runs the model: run [--repeat N] [--save FOLDER] [--input FILE.npy ...]",
+            'root=$(cd "$(dirname "$0")/../.." && pwd) || exit 4',
+            "store=$root/store",
+            f'program="$store/{program.sha256}/{program.name}"',
+            f'model="$store/{artefact.sha256}/{artefact.name}"',
+            *exports,
+            # The DSP's side of the NPU's libraries is looked up by the first.
+            f'export ADSP_LIBRARY_PATH="{folders.replace(":", ";")}"',
+            f'export LD_LIBRARY_PATH="{folders}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"',
+            'export HETERO_CACHE_DIR="${HETERO_CACHE_DIR:-$root/cache}"',
+            'for file in "$program" "$model"; do',
+            '  [ -f "$file" ] || { echo "hetero_device: error: $file is gone; deploy again" >&2; '
+            "exit 3; }",
+            "done",
+            f'if [ "${{1:-}}" = serve ]; then {start} serve; fi',
+            f'case " $* " in *" --input "*) ;; *) set -- "$@" {given} ;; esac'
+            if given
+            else ": # no inputs",
+            f'{start} run "$model" "$@"',
+            "",
+        ]
+    )

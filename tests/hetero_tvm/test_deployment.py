@@ -1,0 +1,145 @@
+"""Deployments over a real ssh server to this machine: whole, again, interrupted, refused."""
+
+import dataclasses
+import subprocess
+from pathlib import Path
+
+import device_fixture
+import numpy as np
+import pytest
+from ssh_server import ssh_server
+
+from hetero_tvm import bundle, deployment
+from hetero_tvm.device_facts import read_facts
+from hetero_tvm.device_store import DeviceStore
+from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.transports.local import Local
+from hetero_tvm.transports.ssh import Ssh
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory):
+    return device_fixture.build_mlp(tmp_path_factory.mktemp("deployment"))
+
+
+@pytest.fixture(scope="module")
+def ssh(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("device")
+    with ssh_server(folder) as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HETERO_SSH", f"ssh -F {folder}/config")
+        with Ssh("127.0.0.1", "tester", server.port) as transport:
+            yield server, transport
+
+
+@pytest.fixture(scope="module")
+def deployed(artefact, ssh):
+    return device_fixture.deploy(artefact, ssh[1], artefact.parent)
+
+
+def test_every_part_is_tried_and_held(deployed):
+    assert [part.part for part in deployed.parts] == ["cpu", "gpu", "npu", "model"]
+    assert all(part.held for part in deployed.parts)
+    assert 0 < deployed.pushed_bytes and deployed.footprint["hetero_device"] > 0
+
+
+def test_what_is_left_there_without_qualcomms_libraries_is_small(deployed):
+    assert sum(deployed.footprint.values()) < 40e6
+
+
+def test_the_command_runs_there_alone(deployed, tmp_path):
+    done = subprocess.run(
+        [deployed.command, "--repeat", "2", "--save", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin"},
+    )
+    assert "median of 2" in done.stdout and "y 4x16 float32" in done.stdout
+    assert np.isfinite(np.load(tmp_path / "output_0.npy")).all()
+    bad = subprocess.run([deployed.command, "--repeat", "x"], capture_output=True, text=True)
+    assert (bad.returncode, bad.stderr) == (2, "hetero_device: error: --repeat x\n")
+
+
+def test_again_pushes_nothing(deployed, artefact, ssh):
+    again = device_fixture.deploy(artefact, ssh[1], artefact.parent)
+    assert (again.pushed_bytes, again.command) == (0, deployed.command)
+
+
+def test_an_interrupted_one_is_not_there_and_goes_on(artefact, ssh):
+    server, transport = ssh
+    root = f"{server.home}/other"
+    server.cut_after(3_000_000)
+    with pytest.raises(DeviceFailure, match="goes on where this one stopped"):
+        device_fixture.deploy(artefact, transport, artefact.parent, root=root)
+    server.cut_after(None)
+    assert DeviceStore(transport, root).bundles() == []
+    before = server.received
+    done = device_fixture.deploy(artefact, transport, artefact.parent, root=root)
+    assert done.parts[-1].held
+    assert done.pushed_bytes < done.there_bytes - 2_000_000
+    assert server.received - before < done.there_bytes
+    DeviceStore(transport, root).remove("mlp")
+
+
+def test_wrong_numbers_are_not_installed(artefact, tmp_path):
+    manifest = bundle.read_manifest(artefact)
+    wrong = tmp_path / "wrong.so"
+    wrong.write_bytes(artefact.read_bytes()[: manifest.library_bytes])
+    reference = {**manifest.reference, "seed": 1}  # other inputs than those of these outputs
+    bundle.append_manifest(wrong, dataclasses.replace(manifest, reference=reference))
+    device = Local(tmp_path / "device")
+    with pytest.raises(DeviceFailure, match=r"nothing was installed; model: wrong numbers \(rel"):
+        device_fixture.deploy(wrong, device, artefact.parent)
+    assert DeviceStore(device).bundles() == []
+
+
+def test_a_device_without_opencl_says_so_by_part(artefact, tmp_path):
+    device = Local(tmp_path / "device")
+    with pytest.raises(DeviceFailure, match=r"nothing was installed; cpu, gpu, npu, model: .*no-s"):
+        device_fixture.deploy(
+            artefact, device, artefact.parent, environment={"HETERO_OPENCL_LIB": "/no-such.so"}
+        )
+    assert DeviceStore(device).bundles() == []
+
+
+def test_too_little_room_is_said_before_the_push(artefact, tmp_path, monkeypatch):
+    device = Local(tmp_path / "device")
+    monkeypatch.setattr(device, "free_bytes", lambda path: 1 << 20)
+    with pytest.raises(DeviceFailure, match=r"to be pushed and 1 MB are free; make room"):
+        device_fixture.deploy(artefact, device, artefact.parent)
+
+
+@pytest.fixture(scope="module")
+def facts(tmp_path_factory):
+    return read_facts(Local(tmp_path_factory.mktemp("facts")))
+
+
+@pytest.mark.parametrize(
+    ("manifest", "device", "kind", "words"),
+    [
+        pytest.param(
+            {}, {"machine": "riscv64"}, BadInput, "is a riscv64; build it", id="processor"
+        ),
+        pytest.param(
+            {},
+            {"soc_id": 519, "soc": "SM8550", "htp_arch": 73},
+            BadInput,
+            r"is for SM8650 \(HTP v75\), .* is SM8550 \(HTP v73\); build it with that",
+            id="htp_architecture",
+        ),
+        pytest.param(
+            {}, {"soc_id": 557, "htp_arch": 75}, DeviceFailure, "no libcdsprpc.so", id="no_npu"
+        ),
+        pytest.param({}, {"lacks": ("head",)}, DeviceFailure, "no `head`: install", id="tools"),
+    ],
+)
+def test_what_does_not_fit(artefact, facts, manifest, device, kind, words):
+    qnn = {"npu_provider": "qnn", "soc": "SM8650", "htp_arch": 75, "soc_ids": (557,)}
+    made = dataclasses.replace(bundle.read_manifest(artefact), **qnn, **manifest)
+    with pytest.raises(kind, match=words):
+        deployment.check_fits(artefact, made, dataclasses.replace(facts, **device))
+
+
+def test_names():
+    assert deployment.default_name(Path("a b/__model.v2.so")) == "model.v2"
+    assert deployment.default_name(Path("_.so")).startswith("model_")
