@@ -37,6 +37,25 @@ def test_binary_and_variadic_operators(tmp_path):
     check(merged(cases), tmp_path)
 
 
+def test_infinities_of_one_sign(tmp_path):
+    ends = np.array([np.inf, -np.inf, 1, np.nan], dtype="float32")
+    cases = {
+        f"{high}{low}": model(
+            [
+                node("Add", "x ends", "s"),
+                node("IsInf", "s", "y", detect_positive=high, detect_negative=low),
+            ],
+            {"x": [2, 4]},
+            "y",
+            {"ends": ends},
+            opset=18,
+        )
+        for high in (0, 1)
+        for low in (0, 1)
+    }
+    check(merged(cases), tmp_path, tolerance=0)
+
+
 def test_integer_division_truncates(tmp_path):
     x = np.array([-7, 7, -8, 8, -1, 0], "int64")
     nodes = [node("Add", "i x", "v"), node("Div", "v d", "y")]

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-from hetero_tvm.errors import BadInput
-from hetero_tvm.frontend import import_model
 from tests.hetero_tvm.frontend.onnx_cases import (
     check,
     merged,
@@ -13,7 +11,6 @@ from tests.hetero_tvm.frontend.onnx_cases import (
     one,
     op_counts,
     randn,
-    save,
 )
 
 REDUCTIONS = """
@@ -83,7 +80,13 @@ def test_arg_reductions(tmp_path):
     check(merged(cases), tmp_path, tolerance=0)
 
 
-def test_last_index_is_refused(tmp_path):
-    proto = one("ArgMax", {"x": [2, 3]}, axis=1, select_last_index=1)
-    with pytest.raises(BadInput, match="select_last_index is not covered"):
-        import_model(save(proto, tmp_path))
+def test_the_last_of_equal_values(tmp_path):
+    """Rounded to few values, so that many are equal."""
+    cases = {}
+    for op in ("ArgMax", "ArgMin"):
+        nodes = [
+            node("Round", "x", "few"),
+            node(op, "few", "y", axis=1, keepdims=0, select_last_index=1),
+        ]
+        cases[op] = model(nodes, {"x": [2, 9, 4]}, "y")
+    check(merged(cases), tmp_path, tolerance=0)
