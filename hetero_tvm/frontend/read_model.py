@@ -78,6 +78,33 @@ def parse_model(path: Path) -> onnx.ModelProto:
     return proto
 
 
+def read_structure(path: Path) -> onnx.ModelProto:
+    """The model at `path` with its external data left where it is; see `read_tensor`."""
+    proto = parse_model(path)
+    _check_structure(path, proto)
+    return proto
+
+
+def read_tensor(path: Path, tensor: onnx.TensorProto) -> onnx.TensorProto:
+    """`tensor` of the model at `path` with its values, from an external file if it has one.
+
+    Raises:
+        BadInput: its bytes are not what its shape asks for, or cannot be read.
+    """
+    size = _tensor_bytes(path, tensor.name, tensor)
+    if external_data_helper.uses_external_data(tensor):
+        _, data = _read_external(path, tensor.name, tensor, size)
+        return onnx.TensorProto(
+            name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=data
+        )
+    if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
+        raise BadInput(
+            f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} needs {size} bytes and "
+            f"has {len(tensor.raw_data)}; the file is damaged"
+        )
+    return tensor
+
+
 def _check_structure(path: Path, proto: onnx.ModelProto) -> None:
     if not proto.HasField("graph") or not proto.graph.output:
         raise BadInput(
