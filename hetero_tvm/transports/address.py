@@ -6,6 +6,7 @@ import urllib.parse
 from pathlib import Path
 
 from hetero_tvm.errors import BadInput
+from hetero_tvm.transports.adb import Adb
 from hetero_tvm.transports.local import Local
 from hetero_tvm.transports.ssh import Ssh
 from hetero_tvm.transports.transport import Transport
@@ -22,6 +23,8 @@ def open_transport(address: str) -> Transport:
     kind, _, rest = address.partition(":")
     if kind == "local" and rest:
         return Local(Path(rest))
+    if kind == "adb":
+        return Adb(rest or None)
     if kind == "ssh":
         return _ssh(address)
     raise BadInput(f"--to {address}: one of {FORMS}")
