@@ -2,9 +2,9 @@
 
     host:transport:SERIAL, then shell,v2,raw:COMMAND
 
-The server's protocol is a four-digit length and a word, answered by OKAY or FAIL; the shell protocol
-after it is packets of one byte of kind and four of length, which keep stdout, stderr and the exit
-code apart (AOSP, packages/modules/adb: SERVICES.TXT and shell_protocol.h).
+The server's protocol is a four-digit length and a word, answered by OKAY or FAIL; the shell
+protocol after it is packets of one byte of kind and four of length, which keep stdout, stderr and
+the exit code apart (AOSP, packages/modules/adb: SERVICES.TXT and shell_protocol.h).
 
 `python -m hetero_tvm.transports.adb SERIAL COMMAND` does for a device what `ssh` does: it passes
 stdin, stdout, stderr and the exit code through. That is what `Adb.argv` names.
