@@ -34,6 +34,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "compare": "is one measurement of `bench` worse than another? with an exit code",
     "debug": "find the first layer whose numbers leave the reference, on each device",
     "inspect": "what a model is made of, what each device takes of it, the memory it needs",
+    "devices": "devices that can be reached, what they are, and what they lack",
     "deploy": "put an artefact on a device, prove it there, leave a command that runs it",
     "simulate": "run a planned program on a model of the SoC: tokens a second, who waits, a trace",
 }

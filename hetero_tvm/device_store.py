@@ -220,6 +220,12 @@ class DeviceStore:
         self.transport.check(f"{script} 2>/dev/null; true")
 
 
+def bundle_names(transport: Transport) -> tuple[str, ...]:
+    """What is deployed at the usual place; looking makes no folder."""
+    command = f"cd {transport.default_root()}/bundles 2>/dev/null && ls -d */run 2>/dev/null; true"
+    return tuple(line.removesuffix("/run") for line in transport.check(command).splitlines())
+
+
 def check_name(name: str) -> str:
     """`name`, where a bundle can be called so; BadInput otherwise."""
     if not _NAME.fullmatch(name):

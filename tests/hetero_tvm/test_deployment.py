@@ -7,12 +7,14 @@ from pathlib import Path
 import device_fixture
 import numpy as np
 import pytest
+from adb_server import adb_server
 from ssh_server import ssh_server
 
 from hetero_tvm import bundle, deployment
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.device_store import DeviceStore
 from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.transports.adb import Adb
 from hetero_tvm.transports.local import Local
 from hetero_tvm.transports.ssh import Ssh
 
@@ -79,6 +81,15 @@ def test_an_interrupted_one_is_not_there_and_goes_on(artefact, ssh):
     assert done.pushed_bytes < done.there_bytes - 2_000_000
     assert server.received - before < done.there_bytes
     DeviceStore(transport, root).remove("mlp")
+
+
+def test_over_adb(artefact, tmp_path, monkeypatch):
+    with adb_server(tmp_path, monkeypatch), Adb() as transport:
+        done = device_fixture.deploy(artefact, transport, artefact.parent)
+        assert done.parts[-1].held
+        assert (tmp_path / "hetero_tvm" / "bundles" / "mlp" / "run").is_file()
+        DeviceStore(transport).remove("mlp")
+    assert not (tmp_path / "hetero_tvm").exists()
 
 
 def test_wrong_numbers_are_not_installed(artefact, tmp_path):
