@@ -33,6 +33,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "bench": "time an artefact: spread, memory, minute by minute if asked",
     "compare": "is one measurement of `bench` worse than another? with an exit code",
     "debug": "find the first layer whose numbers leave the reference, on each device",
+    "doctor": "check everything that has to be right on this machine",
     "inspect": "what a model is made of, what each device takes of it, the memory it needs",
     "devices": "devices that can be reached, what they are, and what they lack",
     "deploy": "put an artefact on a device, prove it there, leave a command that runs it",
