@@ -10,14 +10,16 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hetero_tvm import __version__, cli, memory
 from hetero_tvm.errors import BadInput
-from hetero_tvm.loader import Fed, Model
 from hetero_tvm.system_state import machine, read_state
+
+if TYPE_CHECKING:
+    from hetero_tvm.loader import Fed, Model
 
 EXAMPLES = """\
 examples:

@@ -9,16 +9,17 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.bundle import whole_file
 from hetero_tvm.errors import BadInput, EnvironmentProblem
-from hetero_tvm.loader import Model
-from hetero_tvm.profile_summary import Run, Summary, runs_of, summarise
 from relay_passes.plan import Plan
 from target_specs.loader import SpecError, load_spec
 from target_specs.spec import SocSpec
+
+if TYPE_CHECKING:
+    from hetero_tvm.loader import Model
+    from hetero_tvm.profile_summary import Run, Summary
 
 EXAMPLES = """\
 examples:
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record, sum up, print, write."""
     from hetero_tvm import loader, runtime
+    from hetero_tvm.profile_summary import runs_of, summarise
     from hetero_tvm.run import check_save, complete_inputs, read_inputs
 
     if args.runs < 1:
@@ -150,6 +152,8 @@ def spec_of(model: Model) -> SocSpec | None:
 
 def write_trace(path: Path, document: dict[str, Any]) -> None:
     """The trace as JSON, whole or not at all."""
+    from hetero_tvm.bundle import whole_file
+
     try:
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(document))
