@@ -1,6 +1,8 @@
 """The artefact: one shared library that carries its own description.
 
-    [ shared library, as linked ][ manifest: JSON ][ footer: sha256 of manifest | length | magic ]
+    [ shared library, as linked ][ weights, if large ][ manifest: JSON ][ footer ]
+
+    footer: sha256 of the manifest | its length | magic
 
 A loader reads the manifest from the end of the file, and checks every byte, *before* the operating
 system is asked to load any code (loading a library runs its constructors). The dynamic loader
@@ -16,16 +18,18 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules
+from hetero_tvm.weights_layout import ALIGNMENT, Weights
 from relay_passes.calls import Call
 
 FORMAT_VERSION = 4  # kFormatVersion of runtime/device/artefact.cc too
@@ -93,6 +97,7 @@ class Manifest:
     llm: LanguageModel | None = None
     # What ONNX Runtime gives on seeded inputs (`hetero_tvm.reference`); None after --no-check.
     reference: dict[str, Any] | None = None
+    weights: Weights | None = None  # None: they are in the library
     library_bytes: int = 0
     library_sha256: str = ""
     format_version: int = FORMAT_VERSION
@@ -124,6 +129,8 @@ class Manifest:
             raw["lengths"] = LengthRules.from_dict(raw["lengths"])
         if raw["llm"] is not None:
             raw["llm"] = LanguageModel.from_dict(raw["llm"])
+        if raw["weights"] is not None:
+            raw["weights"] = Weights.from_dict(raw["weights"])
         return cls(**_border_from(raw))
 
 
@@ -146,6 +153,17 @@ def _permutation(axes: list[int], rank: int) -> tuple[int, ...]:
     return tuple(axes)
 
 
+class WeightFile(Protocol):
+    """What `weights.WeightStore` offers here."""
+
+    @property
+    def path(self) -> Path:
+        """Where the weights are."""
+
+    def description(self, offset: int) -> Weights:
+        """What to say of them where they begin at `offset`."""
+
+
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it there on success, remove it otherwise."""
@@ -165,15 +183,22 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def append_manifest(library: Path, manifest: Manifest) -> Manifest:
-    """Seal `library`: hash it, append manifest and footer. Returns the manifest as written."""
+def append_manifest(
+    library: Path, manifest: Manifest, weights: WeightFile | None = None
+) -> Manifest:
+    """Seal `library`: hash it, append weights, manifest and footer. Returns the manifest."""
+    size = library.stat().st_size
     sealed = dataclasses.replace(
-        manifest,
-        library_bytes=library.stat().st_size,
-        library_sha256=_sha256(library, library.stat().st_size),
+        manifest, library_bytes=size, library_sha256=_sha256(library, 0, size)
     )
-    text = sealed.to_json().encode()
     with library.open("ab") as file:
+        if weights is not None:
+            start = -(-size // ALIGNMENT) * ALIGNMENT
+            sealed = dataclasses.replace(sealed, weights=weights.description(start))
+            file.write(bytes(start - size))
+            with weights.path.open("rb") as stored:
+                shutil.copyfileobj(stored, file, _CHUNK_BYTES)
+        text = sealed.to_json().encode()
         file.write(text)
         file.write(_FOOTER.pack(hashlib.sha256(text).digest(), len(text), _MAGIC))
     return sealed
@@ -216,18 +241,22 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         raise BadInput(
             f"{path}: made by another version of hetero_tvm ({error}); rebuild it with this one"
         ) from None
-    if manifest.library_bytes != start:
-        raise BadInput(
-            f"{path}: damaged ({start} bytes of code, expected {manifest.library_bytes})"
-        )
-    if verify and _sha256(path, start) != manifest.library_sha256:
+    weights = manifest.weights
+    end = manifest.library_bytes if weights is None else weights.offset + weights.nbytes
+    if end != start:
+        raise BadInput(f"{path}: damaged ({start} bytes of code and weights, expected {end})")
+    if verify and _sha256(path, 0, manifest.library_bytes) != manifest.library_sha256:
         raise BadInput(f"{path}: damaged (the code does not match its checksum); rebuild it")
+    if verify and weights is not None:
+        if _sha256(path, weights.offset, weights.nbytes) != weights.sha256:
+            raise BadInput(f"{path}: damaged (its weights do not match their checksum); rebuild it")
     return manifest
 
 
-def _sha256(path: Path, length: int) -> str:
+def _sha256(path: Path, start: int, length: int) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as file:
+        file.seek(start)
         while length > 0 and (chunk := file.read(min(length, _CHUNK_BYTES))):
             digest.update(chunk)
             length -= len(chunk)

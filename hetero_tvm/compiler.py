@@ -20,6 +20,7 @@ from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.host_profile import host_profile, is_measured
 from hetero_tvm.lengths import LengthRules
 from hetero_tvm.progress import Progress
+from hetero_tvm.weights import WeightStore
 from relay_passes.plan import Plan
 from schedules.cost_model import CostModel
 from target_specs.loader import SpecError, load_spec, resolve
@@ -215,7 +216,9 @@ def target_costs(
     return with_measured_kernels(CostModel(profile.spec), profile.gpu_records)
 
 
-def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.Manifest:
+def write_artefact(
+    path: Path, state: pipeline.State, weights: WeightStore | None = None, **lengths: Any
+) -> bundle.Manifest:
     """Link what `state` holds and seal it; `lengths` are the manifest's fields of that matter."""
     assert state.model is not None and state.plan is not None and state.executable is not None
     assert state.cut is not None
@@ -245,7 +248,7 @@ def write_artefact(path: Path, state: pipeline.State, **lengths: Any) -> bundle.
     try:
         with bundle.whole_file(path) as temporary:
             vm_lowering.export(state.executable, temporary)
-            return bundle.append_manifest(temporary, manifest)
+            return bundle.append_manifest(temporary, manifest, weights)
     except OSError as error:  # a full disk, a folder that went away
         raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -7,6 +7,7 @@ kernels and weights as the variants of any model do, and all of them write the s
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.progress import Progress
 from hetero_tvm.variants import Merger, function_name, variant_of
+from hetero_tvm.weights import WeightStore
+from schedules.cost_model import CostModel
 
 DECODE = 1
 PREFILL = (16, 128)  # chunks of prompts, in tokens
@@ -60,9 +63,26 @@ def build(
         weights |= {phase.name: phase.weight * len(steps) for phase in together}
         weights["link"] = compiler.LINK_WEIGHT
     progress.begin(weights)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(WeightStore(config.output)) if config.output else None
+        return _build(config, folder, steps, capacity, costs, store, progress)
+
+
+def _build(
+    config: BuildConfig,
+    folder: LlmFolder,
+    steps: Sequence[int],
+    capacity: int,
+    costs: CostModel,
+    store: WeightStore | None,
+    progress: Progress,
+) -> BuildResult:
+    """Every step up to code generation, then all of them together."""
+    each = [phase for phase in compiler.phases_of(config) if not phase.once]
+    together = [phase for phase in compiler.phases_of(config) if phase.once]
     states: dict[int, pipeline.State] = {}
     seconds: dict[str, float] = {}
-    merger = Merger()
+    merger = Merger(store)
     for rows in steps:
         one = dataclasses.replace(config, llm=LlmStep(folder=folder, rows=rows, capacity=capacity))
         state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {rows}")
@@ -91,6 +111,7 @@ def build(
         manifest = compiler.write_artefact(
             config.output,
             merged,
+            store,
             variants=tuple(variant_of(n, s, False) for n, s in states.items()),
             llm=_description(folder, final.model, capacity),
         )

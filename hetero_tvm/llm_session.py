@@ -61,6 +61,7 @@ class LlmSession:
         self._device = opened.device
         self._device_error: type[Exception] = tvm.error.InternalError
         self._steps = {v.length: opened.machine[v.function] for v in self.manifest.variants}
+        self._weights = {v.length: opened.weights_of(v.function) for v in self.manifest.variants}
         self._order = {v.length: [spec.name for spec in v.inputs] for v in self.manifest.variants}
         self._predicted_us = {
             v.length: float(v.plan["predicted_us"]) for v in self.manifest.variants
@@ -238,7 +239,9 @@ class LlmSession:
         runtime.host_view(self._small["hetero_last"])[0] = len(tokens) - 1
         given = {"input_ids": self._ids[rows], **self._small, **self._caches}
         try:
-            result = self._steps[rows](*(given[name] for name in self._order[rows]))
+            result = self._steps[rows](
+                *(given[name] for name in self._order[rows]), *self._weights[rows]
+            )
             logits = runtime.host_view(_only(result))
         except (RuntimeError, self._device_error) as error:
             raise DeviceFailure(last_line(error)) from error

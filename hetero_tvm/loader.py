@@ -17,8 +17,10 @@ from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way, with_length
+from hetero_tvm.weights_layout import read_weights
 
 Around = Callable[[str], AbstractContextManager[None]]
+
 _SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
 
 
@@ -261,6 +263,14 @@ class Opened:
     machine: Any
     device: Any
     load_seconds: float
+    weights: tuple[Any, ...] = ()  # tensors on the device, where they are not in the library
+
+    def weights_of(self, function: str) -> list[Any]:
+        """What `function` takes behind its inputs."""
+        described = self.manifest.weights
+        if described is None:
+            return []
+        return [self.weights[index] for index in described.of_function[function]]
 
 
 def load(path: str | Path) -> Model:
@@ -293,9 +303,24 @@ def open_artefact(path: Path) -> Opened:
         module = tvm.runtime.load_module(str(path.resolve()))
         runtime.prepare(module)
         machine = relax.VirtualMachine(module, device)
+        weights = _weights(path, manifest, device)
     except (tvm.error.InternalError, RuntimeError) as error:
         raise DeviceFailure(f"{path}: {last_line(error)}") from error
-    return Opened(manifest, machine, device, time.perf_counter() - started)
+    return Opened(manifest, machine, device, time.perf_counter() - started, weights)
+
+
+def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
+    """The weights as tensors on the device, each read once from the file."""
+    import tvm
+
+    if manifest.weights is None:
+        return ()
+    found = []
+    for array in read_weights(path, manifest.weights):
+        tensor = tvm.runtime.empty(array.shape, array.dtype.name, device)
+        runtime.host_view(tensor)[...] = array
+        found.append(tensor)
+    return tuple(found)
 
 
 def _check_fits(path: Path, manifest: Manifest) -> None:

@@ -27,6 +27,7 @@ from hetero_tvm.bundle import Variant
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.progress import Progress
+from hetero_tvm.weights import WeightStore
 
 _PROOF = "lengths"  # the step that proves padding and chunking
 _PROOF_WEIGHT = 3.0
@@ -160,7 +161,9 @@ class ConstantPool:
 class Merger:
     """Functions of all lengths in one module, under names of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: WeightStore | None = None) -> None:
+        """`store` takes the large constants over; None leaves them in the module."""
+        self.store = store
         self.builder = relax.BlockBuilder()
         self.pool = ConstantPool()
         self.names: dict[str, GlobalVar] = {}
@@ -181,6 +184,8 @@ class Merger:
             if isinstance(func, relax.Function):
                 assert var.name_hint == "main", f"{var.name_hint}: a second function"
                 name = function_name(length, sole)
+                if self.store is not None:
+                    func = self.store.lift(name, func)
                 self.mains[name] = renamed.visit_expr(func).with_attr("global_symbol", name)
         compiled = tuple(
             dataclasses.replace(region, symbol=symbols[region.symbol]) for region in state.compiled

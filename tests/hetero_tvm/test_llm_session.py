@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 
 import hetero_tvm
 from hetero_tvm import errors, runtime
+from hetero_tvm.bundle import read_manifest
 from hetero_tvm.errors import BadInput
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
@@ -141,3 +144,14 @@ def test_refuses_a_file_that_is_no_cache(session, tmp_path):
 def test_is_not_run_as_a_function(artefact):
     with pytest.raises(BadInput, match=r"a language model; use hetero_tvm\.load_llm"):
         hetero_tvm.load(artefact)
+
+
+def test_damaged_weights_are_found_before_anything_is_loaded(artefact, tmp_path):
+    manifest = read_manifest(artefact)
+    copy = tmp_path / "llm.so"
+    shutil.copyfile(artefact, copy)
+    with copy.open("r+b") as file:
+        file.seek(manifest.weights.offset + 100)
+        file.write(b"\xff\x00\xff")
+    with pytest.raises(BadInput, match="its weights do not match their checksum"):
+        hetero_tvm.load_llm(copy)

@@ -1,0 +1,54 @@
+"""Where weights lie in an artefact; without a compiler, for whoever only reads a manifest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hetero_tvm.frontend.tensor_spec import TensorSpec
+
+ALIGNMENT = 4096  # of the whole and of each weight in it: pages, so that they can be mapped
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What the manifest says of them."""
+
+    offset: int  # in the artefact
+    nbytes: int
+    sha256: str
+    tensors: tuple[TensorSpec, ...]  # one after the other, each at a multiple of `ALIGNMENT`
+    of_function: Mapping[str, tuple[int, ...]]  # which of them a function takes, last in its inputs
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Weights:
+        """Read back what `dataclasses.asdict` gave, after JSON."""
+        tensors = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw["tensors"])
+        functions = {name: tuple(indices) for name, indices in raw["of_function"].items()}
+        return cls(**{**raw, "tensors": tensors, "of_function": functions})
+
+
+def aligned(nbytes: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def offsets(tensors: Sequence[TensorSpec]) -> list[int]:
+    """Where each tensor begins, from the beginning of the weights."""
+    found, at = [], 0
+    for spec in tensors:
+        found.append(at)
+        at += aligned(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize)
+    return found
+
+
+def read_weights(path: Path, weights: Weights) -> list[np.ndarray]:
+    """The weights of the artefact at `path`, mapped: pages are read when they are looked at."""
+    found: list[np.ndarray] = []
+    for spec, at in zip(weights.tensors, offsets(weights.tensors), strict=True):
+        found.append(np.memmap(path, np.dtype(spec.dtype), "r", weights.offset + at, spec.shape))
+    return found

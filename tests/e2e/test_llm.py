@@ -1,0 +1,93 @@
+"""SmolLM2-135M-Instruct, whole, against ONNX Runtime on the same file. `make nightly` runs it.
+
+`examples/llm_forms.py` makes the files from packages; a form that is not in `.cache/llm` yet is
+made first, which takes minutes and two gigabytes of packages.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import hetero_tvm
+from examples import llm_forms
+from hetero_tvm import errors, runtime
+from tests.hetero_tvm.tiny_llm import Reference
+
+pytestmark = pytest.mark.nightly
+NEW_TOKENS = 64
+CONTEXT = 1024
+CHAT = "<|im_start|>{role}\n{text}<|im_end|>\n"
+ARTICLE = (
+    "The river rises in the hills to the north, where rain falls on two days out of three, and "
+    "runs through four valleys before it meets the sea. "
+)
+
+
+def chat(text):
+    asked = CHAT.format(role="user", text=text)
+    system = CHAT.format(role="system", text="You are a helpful AI assistant.")
+    return f"{system}{asked}<|im_start|>assistant\n"
+
+
+PROMPTS = {
+    "short": "Once upon a time",
+    "one_word": "Gravity",
+    "list": "The three primary colours are",
+    "sum": "2 + 2 = 4, 3 + 3 = 6, 4 + 4 =",
+    "chat_capital": chat("What is the capital of France?"),
+    "chat_story": chat("Tell me a very short story about a lighthouse keeper."),
+    "chat_list": chat("List five uses of copper."),
+    "code": "def fibonacci(n):\n    ",
+    "c_code": "#include <stdio.h>\n\nint main(void) {\n",
+    "french": "Il était une fois, dans un petit village au bord de la mer,",
+    "german": "Die wichtigsten Städte in Deutschland sind",
+    "long": ARTICLE * 18 + "In short, the river",
+}
+
+
+def tokens_of(folder, text):
+    tokenizers = pytest.importorskip("tokenizers")
+    return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
+
+
+@pytest.fixture(scope="module", params=["genai-fp32", "hf-fp32"])
+def built(request, tmp_path_factory):
+    """The form's folder, and a session on it."""
+    try:
+        runtime.open_opencl()
+    except errors.EnvironmentProblem as problem:
+        pytest.skip(str(problem))
+    folder = llm_forms.make(request.param)
+    output = tmp_path_factory.mktemp(request.param) / "llm.so"
+    hetero_tvm.build(folder, target="host", output=output, devices="gpu", context=CONTEXT)
+    yield folder, hetero_tvm.load_llm(output)
+    output.unlink()
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_greedy_tokens_are_those_of_onnx_runtime(built, name):
+    folder, session = built
+    prompt = tokens_of(folder, PROMPTS[name])
+    if name == "long":
+        assert len(prompt) > 512
+    want = Reference(folder / "model.onnx").greedy(prompt, NEW_TOKENS)
+    session.reset()
+    assert list(session.generate(prompt, max_new_tokens=NEW_TOKENS, stop_tokens=())) == want
+
+
+def test_int4_logits_under_teacher_forcing(tmp_path):
+    """The builder's own int4, whose activations ONNX Runtime is told not to round to int8."""
+    folder = llm_forms.make("genai-int4")
+    output = tmp_path / "llm.so"
+    hetero_tvm.build(folder, target="host", output=output, devices="gpu", context=CONTEXT)
+    session = hetero_tvm.load_llm(output)
+    reference = Reference(folder / "model.onnx")
+    prompt = tokens_of(folder, PROMPTS["chat_capital"])
+    forced = tokens_of(folder, "The capital of France is Paris, which lies on the Seine.")
+    pairs = [(session.prefill(prompt).copy(), reference.step(prompt))]
+    for token in forced:
+        pairs.append((session.decode(token).copy(), reference.step([token])))
+    for got, want in pairs:
+        cosine = float(got @ want / np.linalg.norm(got) / np.linalg.norm(want))
+        assert cosine >= 0.999

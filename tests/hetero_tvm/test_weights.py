@@ -1,0 +1,72 @@
+"""Large constants leave the code: once each, into a file, and come back as parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tvm import relax
+
+from hetero_tvm.weights import WeightStore
+from hetero_tvm.weights_layout import ALIGNMENT, read_weights
+
+LARGE = np.arange(40 * 50, dtype=np.float32).reshape(40, 50)
+SMALL = np.ones((4,), np.float32)
+
+
+def _function(*constants):
+    x = relax.Var("x", relax.TensorType((3, 40), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            outputs = [
+                builder.emit_output(relax.op.matmul(x, relax.const(array))) for array in constants
+            ]
+            outputs.append(
+                builder.emit_output(relax.op.add(relax.const(SMALL), relax.const(SMALL)))
+            )
+        builder.emit_func_output(relax.Tuple(outputs))
+    return builder.get()["main"]
+
+
+@pytest.fixture
+def store(tmp_path):
+    with WeightStore(tmp_path / "model.so") as opened:
+        yield opened
+
+
+def test_large_constants_become_parameters_and_small_ones_stay(store):
+    lifted = store.lift("main", _function(LARGE, LARGE + 1))
+    assert [param.name for param in lifted.params] == ["x", "weight_0", "weight_1"]
+    assert store.of_function == {"main": (0, 1)}
+    relax.analysis.well_formed(_module(lifted))
+
+
+def _module(function):
+    import tvm
+
+    return tvm.IRModule({"main": function.with_attr("global_symbol", "main")})
+
+
+def test_equal_weights_of_two_functions_are_written_once(store):
+    store.lift("main_1", _function(LARGE))
+    store.lift("main_8", _function(LARGE + 1, LARGE))
+    assert store.of_function == {"main_1": (0,), "main_8": (1, 0)}
+    assert len(store.tensors) == 2
+
+
+def test_weights_lie_on_pages_and_are_read_back(store, tmp_path):
+    store.lift("main", _function(LARGE, LARGE * 2))
+    described = store.description(ALIGNMENT)
+    file = tmp_path / "artefact"
+    file.write_bytes(bytes(ALIGNMENT) + store.path.read_bytes())
+    assert described.nbytes == 2 * 2 * ALIGNMENT  # 8000 bytes each: two pages
+    first, second = read_weights(file, described)
+    np.testing.assert_array_equal(first, LARGE)
+    np.testing.assert_array_equal(second, LARGE * 2)
+
+
+def test_nothing_is_left_behind(tmp_path):
+    with pytest.raises(RuntimeError), WeightStore(tmp_path / "model.so") as store:
+        store.lift("main", _function(LARGE))
+        raise RuntimeError("interrupted")
+    assert list(tmp_path.iterdir()) == []
