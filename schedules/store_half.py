@@ -26,7 +26,7 @@ _HALF = "float16"
 _WIDE = "float32"
 _VECTOR_LANES = (2, 3, 4, 8, 16)  # the lengths that OpenCL C has
 _BINARY = (
-    *(prim.Add, prim.Sub, prim.Mul, prim.Div, prim.Min, prim.Max),
+    *(prim.Add, prim.Sub, prim.Mul, prim.Div, prim.Mod, prim.Min, prim.Max),
     *(prim.EQ, prim.NE, prim.LT, prim.LE, prim.GT, prim.GE),
 )
 

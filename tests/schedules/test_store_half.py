@@ -90,6 +90,14 @@ def test_strided_copies(axes):
     np.testing.assert_array_equal(got, x.transpose(axes))
 
 
+def test_remainders():
+    x, y = normal(4, 14, dtype="float16"), normal(5, 14, dtype="float16")
+    mod = lower(module(lambda a, b: relax.op.mod(a, b) + b, *[((14,), "float16")] * 2))
+    (got,) = run_lowered(mod, [x, y])
+    want = np.fmod(x.astype(np.float32), y.astype(np.float32)) + y
+    assert_close(got, want, 2 * _HALF_ULP)
+
+
 def test_float32_kernels_are_untouched():
     source = _source(lower(module(relax.op.exp, ((64,), "float32"))))
     assert "half" not in source

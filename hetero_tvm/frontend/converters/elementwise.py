@@ -83,6 +83,19 @@ def _bit_shift(c: Conversion) -> relax.Expr:
     return shifted if signed else op.where(past, c.scalar(0), shifted)
 
 
+def _modulo(c: Conversion) -> relax.Expr:
+    """C's remainder, or with `fmod` 0 the one that has the divisor's sign."""
+    x, y = c.x(0), c.x(1)
+    if c.node.attr("fmod", 0) or c.out.dtype[0] == "u":
+        return op.mod(x, y)
+    remainder = c.emit(op.mod(x, y))
+    is_some = c.emit(op.not_equal(remainder, c.scalar(0)))
+    negative = [c.emit(op.less(value, c.scalar(0))) for value in (remainder, y)]
+    other_sign = c.emit(op.logical_xor(*negative))
+    wrong = c.emit(op.logical_and(is_some, other_sign))
+    return op.where(wrong, c.emit(op.add(remainder, y)), remainder)
+
+
 def _dropout(c: Conversion) -> list[relax.Expr]:
     """Nothing is dropped at inference; the mask, where somebody wants it, keeps everything."""
     training = c.node.const(2) if c.node.has(2) else np.asarray(False)
@@ -236,6 +249,7 @@ CONVERTERS: dict[str, Converter] = {
     "Erf": _unary(op.erf),
     "BitShift": _bit_shift,
     "Dropout": _dropout,
+    "Mod": _modulo,
     "IsInf": _is_inf,
     "Sin": _unary(op.sin),
     "Cos": _unary(op.cos),
