@@ -27,6 +27,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "build": "compile an ONNX model into one .so for a target",
     "plan": "say where every operator would run, what it costs there and elsewhere, and why",
     "generate": "let a language model continue a prompt or answer it, as text that streams",
+    "serve": "serve a language model to programs that speak OpenAI's interface",
     "quantize": "store a language model's weights in four bits, and say what that costs",
     "run": "run an artefact, and compare it with its ONNX model",
     "profile": "one timeline of CPU, GPU and NPU, and where the time of a run goes",
