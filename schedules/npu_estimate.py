@@ -23,6 +23,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from schedules.npu_profile import NoEstimate, Profile, profile_models
 from target_specs.spec import NpuSpec
@@ -145,6 +146,7 @@ def estimate_models(
     progress: Callable[[str], None] = lambda line: None,
     timeout_s: float = 600.0,
     weight_bytes: int = 0,
+    trace: bool = False,
 ) -> dict[str, NpuEstimate | NoEstimate]:
     """Estimate every model on `npu`; keys as in `models`.
 
@@ -155,6 +157,7 @@ def estimate_models(
         progress: called with a line whenever a model is done.
         timeout_s: for one model, after which the compiler is ended.
         weight_bytes: of random weights in a file beside the models; see `profile_models`.
+        trace: also say what of the time each node takes, `Profile.node_shares`.
 
     Raises:
         EstimateUnavailable: see `proxy_for`; or onnxruntime-qnn is not installed.
@@ -165,10 +168,12 @@ def estimate_models(
             "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
         )
     options = _options(npu, proxy)
-    keys = {name: _key(onnx, options) for name, onnx in models.items()}
+    keys = {name: _key(onnx, options, trace) for name, onnx in models.items()}
     known = {key: _read_cache(cache_dir, key) for key in set(keys.values())}
     waiting = {keys[name]: onnx for name, onnx in models.items() if known[keys[name]] is None}
-    fresh = profile_models(waiting, options, timeout_s, progress, weight_bytes=weight_bytes)
+    fresh = profile_models(
+        waiting, options, timeout_s, progress, weight_bytes=weight_bytes, trace=trace
+    )
     for key, profile in fresh.items():
         if isinstance(profile, Profile):
             _write_cache(cache_dir, key, profile)
@@ -197,9 +202,9 @@ def _options(npu: NpuSpec, proxy: Proxy) -> dict[str, str]:
 # --- cache -------------------------------------------------------------------------------------
 
 
-def _key(onnx: bytes, options: Mapping[str, str]) -> str:
+def _key(onnx: bytes, options: Mapping[str, str], trace: bool) -> str:
     versions = [importlib.metadata.version(p) for p in ("onnxruntime", "onnxruntime-qnn")]
-    what = json.dumps([versions, options], sort_keys=True)
+    what = json.dumps([versions, options, *(["traced"] if trace else [])], sort_keys=True)
     return hashlib.sha256(what.encode() + b"\0" + onnx).hexdigest()
 
 
@@ -229,7 +234,7 @@ def _write_cache(cache_dir: Path | None, key: str, profile: Profile) -> None:
     Path(file.name).replace(path)
 
 
-def _digest(figures: Mapping[str, int]) -> str:
+def _digest(figures: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(figures, sort_keys=True).encode()).hexdigest()
 
 

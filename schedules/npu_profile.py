@@ -19,8 +19,11 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+
+from schedules.npu_trace import read_trace
 
 WEIGHTS_FILE = "weights.bin"  # random float16, for models that need no weights of their own
 _PROVIDER = "QNNExecutionProvider"
@@ -39,6 +42,9 @@ class Profile:
     intermediate_spill_bytes: int
     output_spill_bytes: int
     missing_ops: int  # without a cost: the time is a lower bound where there are any
+    # Where it was traced, by QNN's names of the nodes: shares of the time, bytes for want of room.
+    node_shares: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    node_spills: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 _ROWS = {  # the profile's event -> field of `Profile`
@@ -67,6 +73,7 @@ def profile_models(
     progress: Callable[[str], None],
     *,
     weight_bytes: int = 0,
+    trace: bool = False,
 ) -> dict[str, Profile | NoEstimate]:
     """Profile every model of `waiting`; after one that ends the process, another goes on.
 
@@ -76,6 +83,7 @@ def profile_models(
         timeout_s: for one model.
         progress: called with a line whenever a model is done.
         weight_bytes: size of `WEIGHTS_FILE` beside the models; 0 makes none.
+        trace: also lay the time out to the models' nodes, see `npu_trace`.
     """
     done: dict[str, Profile | NoEstimate] = {}
     while len(done) < len(waiting):
@@ -86,7 +94,8 @@ def profile_models(
                 (folder / f"{key}.onnx").write_bytes(waiting[key])
             if weight_bytes:
                 _write_weights(folder / WEIGHTS_FILE, weight_bytes)
-            (folder / "job.json").write_text(json.dumps({"keys": rest, "options": dict(options)}))
+            job = {"keys": rest, "options": dict(options), "trace": trace}
+            (folder / "job.json").write_text(json.dumps(job))
             process = _start(folder)
             try:
                 for key in rest:
@@ -103,7 +112,7 @@ def profile_models(
 
 def parse_profile(lines: Sequence[str]) -> Profile | None:
     """The estimate in a profile, over all its graphs; None where there is none."""
-    sums: dict[str, int] = {}
+    sums: dict[str, Any] = {}
     for row in csv.DictReader(lines):
         field = _ROWS.get(row.get("Event Identifier") or "")
         if field is not None:
@@ -160,7 +169,14 @@ def _result(folder: Path, key: str) -> Profile | NoEstimate:
         return NoEstimate(error)
     table = folder / f"{key}.csv"
     profile = parse_profile(table.read_text().splitlines()) if table.is_file() else None
-    return profile or NoEstimate("the compiler printed no estimate")
+    if profile is None:
+        return NoEstimate("the compiler printed no estimate")
+    nodes = folder / f"{key}.nodes.json"
+    return (
+        dataclasses.replace(profile, **json.loads(nodes.read_text()))
+        if nodes.is_file()
+        else profile
+    )
 
 
 def work(job_path: Path) -> None:
@@ -175,7 +191,7 @@ def work(job_path: Path) -> None:
         options = {
             "backend_path": onnxruntime_qnn.get_qnn_htp_path(),
             **job["options"],
-            "profiling_level": "basic",
+            "profiling_level": "optrace" if job["trace"] else "basic",
             "profiling_file_path": str(job_path.with_name(f"{key}.csv")),
         }
         session = onnxruntime.SessionOptions()
@@ -187,9 +203,28 @@ def work(job_path: Path) -> None:
             onnxruntime.InferenceSession(str(job_path.with_name(f"{key}.onnx")), session)
         except Exception as refusal:  # noqa: BLE001  whatever ONNX Runtime throws is the refusal
             error = (str(refusal).strip().splitlines() or ["refused without a message"])[0]
+        if job["trace"]:
+            _lay_out(job_path.parent, key)
         partial = job_path.with_name(f"{key}.partial")
         partial.write_text(json.dumps({"error": error}))
         partial.replace(job_path.with_name(f"{key}.json"))  # appears whole
+
+
+def _lay_out(folder: Path, key: str) -> None:
+    """Read what was traced of `key`, write what it comes to, and make room for the next."""
+    log, schematics = folder / f"{key}_qnn.log", list(folder.glob("*_schematic.bin"))
+    if log.is_file() and len(schematics) == 1:  # else there are several graphs, or none
+        nodes = read_trace(log.read_bytes(), schematics[0].read_bytes())
+        if nodes is not None:
+            found = {
+                "node_shares": {name: node.share for name, node in nodes.items()},
+                "node_spills": {
+                    n: node.spilled_bytes for n, node in nodes.items() if node.spilled_bytes
+                },
+            }
+            (folder / f"{key}.nodes.json").write_text(json.dumps(found))
+    for path in (log, *schematics):
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What the vendor's compiler writes, and what becomes of its faults."""
 
+import dataclasses
 import importlib.util
 
 import numpy as np
@@ -139,3 +140,12 @@ def test_a_soc_without_a_cost_table_gives_none():
     options = {**OPTIONS, "soc_model": "57"}
     found = profile_models({"a": matmul()}, options, timeout_s=120.0, progress=lambda line: None)
     assert found == {"a": NoEstimate("the compiler printed no estimate")}
+
+
+@needs_qnn
+def test_the_compilers_trace_names_the_nodes():
+    """A trace adds shares and spills, and changes none of the figures."""
+    plain = profile_models({"m": matmul()}, OPTIONS, 120.0, lambda line: None)["m"]
+    traced = profile_models({"m": matmul()}, OPTIONS, 120.0, lambda line: None, trace=True)["m"]
+    assert 0.1 < sum(traced.node_shares.values()) <= 1.0
+    assert dataclasses.replace(traced, node_shares={}, node_spills={}) == plain
