@@ -139,6 +139,7 @@ class _Work:
     """An operator, or a part of one, as the cost model reads it."""
 
     kind: str = "vector"
+    name: str = ""
     macs: int = 0
     bytes: int = 0
     weight_bytes: int = 0

@@ -25,6 +25,8 @@ class Work:
     """What a cost model needs to know of one operator; sizes as the model's dtypes have them."""
 
     kind: Kind
+    # The operator that this is, or is a part of, in its program; for figures of this very one.
+    name: str = dataclasses.field(default="", compare=False)
     macs: int = 0
     bytes: int = 0  # everything read and written: weights, activations, result
     weight_bytes: int = 0  # of `bytes`: constants

@@ -7,12 +7,13 @@ that reads one reads what is in it.
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import tvm_ffi
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
-from relay_passes.op_work import op_name
+from relay_passes.op_work import Work, op_name, op_work
 
 
 @tvm_ffi.register_error  # so that it leaves a TVM pass as what it is
@@ -30,6 +31,11 @@ class Node:
     inputs: tuple[str, ...]  # names of the operators whose results it reads, each once
     reads_graph_inputs: bool
     is_output: bool
+
+    @functools.cached_property
+    def work(self) -> Work:
+        """How much it is, under its own name."""
+        return dataclasses.replace(op_work(self.call), name=self.name)
 
 
 def read_program(mod: IRModule) -> list[Node]:

@@ -25,9 +25,10 @@ two_devices_gbps / (2 * one_device_gbps). Compute rates fall to `both_rate` wher
 their cores (a host), else they stay. The other device is taken to be busy for the whole time.
 
 Better figures, where there are any, take the roofline's place: the vendor's estimates of matrix
-products on the NPU (`npu_costs`; one that is a lower bound counts only above the roofline), and a
-model that was trained on measurements of the GPU (`gpu_model`). The latter times a whole kernel
-alone, so contention is the roofline's ratio of both to alone.
+products on the NPU (`npu_costs`; one that is a lower bound counts only above the roofline) and of
+whole regions (`npu_region_costs`; of named operators of one program), and a model that was trained
+on measurements of the GPU (`gpu_model`). The latter times a whole kernel alone, so contention is
+the roofline's ratio of both to alone.
 
 A part of an operator is a `Work` with fewer macs, bytes, rows or columns, and costs the same way.
 Figures are those of float16 except `float32_rate`; a "qnn" NPU computes float32 as float16.
@@ -38,40 +39,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Protocol
 
 from schedules.gpu_model import GpuModel
 from schedules.npu_costs import WEIGHT_BITS, NpuCost, NpuCosts, product_of
+from schedules.npu_region_costs import RegionCost
+from schedules.work import OpWork
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
 
 _DEEP, _FILLED = 8192, 0.75  # see `_is_deep`
-
-
-class OpWork(Protocol):
-    """What the model reads of an operator; `relay_passes.op_work.Work` has it."""
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def macs(self) -> int: ...  # noqa: D102
-    @property
-    def bytes(self) -> int: ...  # noqa: D102
-    @property
-    def weight_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def output_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def element_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-    @property
-    def depth(self) -> int: ...  # noqa: D102
-    @property
-    def columns(self) -> int: ...  # noqa: D102
-    @property
-    def fuses(self) -> bool: ...  # noqa: D102
-    @property
-    def reduces(self) -> bool: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,6 +58,7 @@ class _Product:
     columns: int
     weight_bytes: int
     element_bytes: int
+    name: str = ""
     kind: str = "matmul"
     fuses: bool = False
     reduces: bool = False
@@ -128,6 +104,8 @@ class CostModel:
     spec: SocSpec
     npu_costs: NpuCosts | None = None
     gpu_model: GpuModel | None = None
+    # Operator of one program -> what it takes in its NPU region, by the vendor's estimate of that.
+    npu_regions: Mapping[str, RegionCost] = dataclasses.field(default_factory=dict)
 
     def cost_us(self, work: OpWork, device: str, *, both: bool = False) -> float:
         """Predicted time of the operator, or of a part of it, on `device`.
@@ -215,22 +193,6 @@ class CostModel:
             border_us_per_byte=_us(border, self.spec.memory.one_device_gbps),
         )
 
-    def handover_us(self, source: str, target: str, nbytes: int) -> float:
-        """Cost of a tensor made on `source` before an operator on `target` works on it.
-
-        From "cpu" are the model's inputs too, to "cpu" its outputs. No copy is made: memory is
-        shared. The NPU alone reads and writes it through on-chip memory.
-        """
-        gpu, npu = self.spec.gpu, self.spec.npu
-        leave = {"gpu": gpu.handover_us, "npu": 0.0, "cpu": 0.0}[source]
-        enter = {"gpu": gpu.launch_us, "npu": npu.launch_us, "cpu": 0.0}[target]
-        if (source, target) == ("npu", "gpu"):  # its queue has drained meanwhile
-            enter = npu.handover_us
-        through = 0.0
-        if "npu" in (source, target):
-            through = _us(self._npu_bytes(nbytes, 4), self.spec.memory.one_device_gbps)
-        return leave + enter + through
-
     def origin(self, work: OpWork, device: str) -> Origin:
         """Where the figure comes from that decides this operator's cost."""
         if device == "cpu":
@@ -271,6 +233,11 @@ class CostModel:
         return self._npu_cost(work, both).us_with(self._memory_left(both))
 
     def _npu_cost(self, work: OpWork, both: bool) -> NpuCost:
+        alone = self._npu_alone(work, both)
+        inside = self.npu_regions.get(work.name)
+        return alone if inside is None else inside.inside(alone)
+
+    def _npu_alone(self, work: OpWork, both: bool) -> NpuCost:
         modelled = self._npu_roofline(work, both)
         estimated = self._estimated(work)
         if estimated is None:

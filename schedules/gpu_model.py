@@ -21,9 +21,11 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
+
+from schedules.work import Shape
 
 FEWEST = 8  # records; below this there is nothing to hold back for the error
 _FOLDS = 4
@@ -32,27 +34,6 @@ _KINDS = ("matmul", "batched_matmul", "conv", "vector")
 
 class GpuModelUnavailable(ValueError):
     """No model can be trained: why, and what to do."""
-
-
-class Shape(Protocol):
-    """What decides a kernel's time; `cost_model.OpWork` has it."""
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-    @property
-    def depth(self) -> int: ...  # noqa: D102
-    @property
-    def columns(self) -> int: ...  # noqa: D102
-    @property
-    def macs(self) -> int: ...  # noqa: D102
-    @property
-    def bytes(self) -> int: ...  # noqa: D102
-    @property
-    def element_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def reduces(self) -> bool: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,9 @@ A product alone reads and writes its activations in memory; inside a region they
 and what crosses the region's border is paid apart. So that part is taken off (`Proxy.alone_us`).
 
 Convolutions have no estimates here: alone, most of a convolution's time is its activations' way to
-and from memory and into the unit's layout, and those with windows lack the costs of operators. The
-spec's `conv_gflops` is from the vendor's estimates of chains instead.
+and from memory and into the unit's layout, and those with windows lack the costs of operators. They
+get theirs inside their regions (`npu_region_costs`); the spec's `conv_gflops`, from the vendor's
+estimates of chains, says how parts compare with the whole.
 
 From the proxy's time to the target's: the larger one of
 
@@ -39,12 +40,13 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from onnx import GraphProto, TensorProto, helper
 
 from schedules.npu_estimate import NpuEstimate, estimate_models, proxy_for, scale_to
 from schedules.npu_profile import WEIGHTS_FILE
+from schedules.work import OpWork
 from target_specs.spec import NpuSpec
 
 Order = Literal["right", "left"]
@@ -65,24 +67,7 @@ class Product(NamedTuple):
     weight_bits: int = 16  # 32 is computed as 16; 4 and 8 have float16 activations
 
 
-class ProductWork(Protocol):
-    """What decides whether an operator, or a part of one, is a `Product`."""
-
-    @property
-    def kind(self) -> str: ...  # noqa: D102
-    @property
-    def macs(self) -> int: ...  # noqa: D102
-    @property
-    def weight_bytes(self) -> int: ...  # noqa: D102
-    @property
-    def rows(self) -> int: ...  # noqa: D102
-    @property
-    def depth(self) -> int: ...  # noqa: D102
-    @property
-    def columns(self) -> int: ...  # noqa: D102
-
-
-def product_of(work: ProductWork) -> Product | None:
+def product_of(work: OpWork) -> Product | None:
     """The product that an operator is; None where it is none with one constant weight."""
     weights = work.depth * work.columns
     if work.kind != "matmul" or not weights or work.macs != work.rows * weights:

@@ -5,12 +5,14 @@ import dataclasses
 import pytest
 
 from schedules.cost_model import CostModel
+from schedules.npu_region_costs import RegionCost
 from target_specs.loader import list_specs, load_spec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Work:
     kind: str = "vector"
+    name: str = ""
     macs: int = 0
     bytes: int = 0
     weight_bytes: int = 0
@@ -85,25 +87,21 @@ def test_cost(work, device, us):
     assert MODEL.cost_us(work, device) == pytest.approx(us)
 
 
-@pytest.mark.parametrize(
-    ("source", "target", "us"),
-    [
-        ("gpu", "npu", 650.0),
-        ("npu", "gpu", 75.0),
-        ("cpu", "npu", 250.0),
-        ("cpu", "gpu", 10.0),
-        ("gpu", "cpu", 400.0),
-        ("npu", "cpu", 0.0),
-    ],
-)
-def test_handover(source, target, us):
-    assert MODEL.handover_us(source, target, 0) == pytest.approx(us)
-
-
-def test_the_npu_reads_what_is_handed_over():
-    # 8e6 bytes of float32 arrive as 4e6 of float16, at 40e9 a second
-    assert MODEL.handover_us("npu", "gpu", 8_000_000) == pytest.approx(175.0)
-    assert MODEL.handover_us("gpu", "cpu", 8_000_000) == pytest.approx(400.0)
+def test_an_operator_costs_in_its_region_what_the_vendor_says():
+    work = Work(name="a", bytes=4_000_000, output_bytes=2_000_000)
+    alone = MODEL.cost_us(work, "npu")
+    inside = dataclasses.replace(
+        MODEL, npu_regions={"a": RegionCost(factor=3.0, why="an estimate")}
+    )
+    assert inside.cost_us(work, "npu") == pytest.approx(3 * alone)
+    assert inside.cost_us(work, "gpu") == MODEL.cost_us(work, "gpu")
+    other = dataclasses.replace(work, name="b")
+    assert inside.cost_us(other, "npu") == pytest.approx(alone)
+    assert inside.provenance(work, "npu") == "vendor-estimated"
+    assert inside.provenance(other, "npu") == "modelled"
+    # Half of the rows take half of what the whole takes there.
+    half = dataclasses.replace(work, bytes=2_000_000, output_bytes=1_000_000)
+    assert inside.cost_us(half, "npu") == pytest.approx(3 * MODEL.cost_us(half, "npu"))
 
 
 def test_a_stand_in_computes_in_the_models_own_type():
