@@ -6,17 +6,21 @@ when its device is alone, and how much of it goes through memory.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 from tvm import IRModule, relax
 
 from hetero_tvm.llm_graph import Graph
 from hetero_tvm.steps import Load
-from relay_passes.op_work import Work, op_work, tensor_args
+from relay_passes.gpu_fusion import kernel_mates
+from relay_passes.op_work import Work, tensor_args
+from relay_passes.part_work import part_work, sharding_of
 from relay_passes.plan import OpPlan, Plan
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
+from relay_passes.planner.timeline import joins_kernel
 from relay_passes.program import Node, read_program
-from relay_passes.sharding import Sharding, argument_cut, is_contiguous, shard_work, shardings
+from relay_passes.sharding import argument_cut, is_contiguous
 from schedules.cost_model import CostModel
 
 
@@ -28,21 +32,24 @@ def plan_graph(mod: IRModule, plan: Plan, costs: CostModel, waiting: Waiting) ->
     nodes = read_program(mod)
     index = {node.name: i for i, node in enumerate(nodes)}
     makers = {node.var: node.name for node in nodes}
-    ops, loads = [], []
-    for node, placed in zip(nodes, plan.ops, strict=True):
+    ops: list[Op] = []
+    loads = []
+    for node, placed, mates in zip(nodes, plan.ops, kernel_mates(nodes), strict=True):
         assert node.name == placed.name, f"{node.name}: the plan has {placed.name} there"
-        work = op_work(node.call)
+        work = node.work
         choice = _choice(node, placed, work, makers, costs)
-        ops.append(
-            Op(
-                choices=(choice,),
-                inputs=tuple(index[name] for name in node.inputs),
-                nbytes=work.output_bytes,
-                reads_graph_inputs=node.reads_graph_inputs,
-                is_output=node.is_output,
-            )
+        op = Op(
+            choices=(choice,),
+            inputs=tuple(index[name] for name in node.inputs),
+            nbytes=work.output_bytes,
+            reads_graph_inputs=node.reads_graph_inputs,
+            is_output=node.is_output,
+            mates=mates,
+            breaks=node.name in plan.breaks,
         )
-        loads.append(({d: _load(node, placed, work, d, costs) for d in choice.us},))
+        inside = joins_kernel({i: ops[i].choices[0] for i in op.inputs}, op, choice)
+        ops.append(op)
+        loads.append(({d: _load(node, placed, d, costs, inside) for d in choice.us},))
     return Graph(
         problem=Problem(ops=tuple(ops), waiting=waiting),
         names=tuple(node.name for node in nodes),
@@ -60,7 +67,7 @@ def _choice(
     if placed.split is None:
         us = {placed.device: placed.cost_us.get(placed.device, 0.0)}
         return Choice(us=us, reads=(None,) * len(node.inputs))
-    cut, sharding = placed.split.cut, _sharding(node, placed)
+    cut, sharding = placed.split.cut, sharding_of(node, placed)
     reads: dict[str, set[Cut | None]] = {}
     for position, arg in enumerate(tensor_args(node.call)):
         name = makers.get(arg) if isinstance(arg, relax.Var) else None
@@ -81,19 +88,11 @@ def _choice(
     )
 
 
-def _sharding(node: Node, placed: OpPlan) -> Sharding:
-    assert placed.split is not None
-    return next(
-        way
-        for way in shardings(node.call)
-        if (way.axis, way.kind) == (placed.split.axis, placed.split.kind)
-    )
-
-
-def _load(node: Node, placed: OpPlan, work: Work, device: str, costs: CostModel) -> Load:
-    """One device's part, alone on the SoC."""
-    if placed.split is not None:
-        work = shard_work(node.call, work, _sharding(node, placed), placed.split.cut, device)
+def _load(node: Node, placed: OpPlan, device: str, costs: CostModel, inside: bool) -> Load:
+    """One device's part, alone on the SoC; `inside` a producer's kernel, or in one of its own."""
+    work = part_work(node, placed, device)
+    assert work is not None, f"{node.name}: not on the {device}"
+    work = dataclasses.replace(work, fuses=work.fuses and inside)
     if work.kind == "view":
         return Load(0.0, 0.0)
     if device == "npu":  # activations stay on the chip, or cross the region's border

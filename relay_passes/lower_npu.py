@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
-from relay_passes.npu_onnx import ChooseForm, htp_form, region_to_onnx
+from relay_passes.npu_onnx import ChooseForm, emit_region, htp_form
 from relay_passes.npu_onnx.graph import shape_of_type
 from relay_passes.npu_onnx.product import as_written
 from relay_passes.npu_support import is_half_inside
@@ -50,6 +51,7 @@ class NpuRegion:
     ops: tuple[str, ...]  # its Relax operators in order, for messages
     names: tuple[str, ...] = ()  # the bindings that they are, as the plan calls them
     weight_bytes: int = 0  # of the constants in it
+    maker: Mapping[str, str] = dataclasses.field(default_factory=dict)  # ONNX node -> its binding
 
 
 def lower_npu(
@@ -92,7 +94,7 @@ def _natural(symbol: str) -> list[int | str]:
 
 
 def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -> NpuRegion:
-    model = region_to_onnx(func, half_inside=is_half_inside(npu), product_form=form)
+    model, maker = emit_region(func, half_inside=is_half_inside(npu), product_form=form)
     results = func.ty.ret.fields if isinstance(func.ty.ret, relax.TupleType) else [func.ty.ret]
     inputs = [_tensor_spec(f"in{i}", param.ty) for i, param in enumerate(func.params)]
     outputs = [_tensor_spec(f"out{i}", ty) for i, ty in enumerate(results)]
@@ -106,6 +108,7 @@ def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -
         ops=tuple(str(binding.value.op.name) for binding in calls),
         names=tuple(str(binding.var.name) for binding in calls),
         weight_bytes=sum(len(tensor.raw_data) for tensor in model.graph.initializer),
+        maker=maker,
     )
 
 

@@ -19,11 +19,15 @@ from typing import Protocol
 from tvm import IRModule, relax
 
 from relay_passes.cut_choices import CutChoice, cut_choices
-from relay_passes.op_work import VIEWS, Work, op_name, op_work, static_shape, tensor_args
+from relay_passes.gpu_fusion import gpu_works, kernel_mates
+from relay_passes.op_work import VIEWS, Work, op_name, static_shape, tensor_args
+from relay_passes.part_work import sharding_of
 from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
+from relay_passes.plan_reasons import lost_splits, place_reason, split_reason
 from relay_passes.planner.improve import improved
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
 from relay_passes.planner.solve import Objective, Solution, solve
+from relay_passes.planner.timeline import evaluate, joins_kernel
 from relay_passes.program import Node, read_program
 from relay_passes.sharding import argument_cut, is_contiguous, shard_work
 
@@ -108,31 +112,32 @@ def place_all(
     objective: Objective = "latency",
     gpu_share: float = 1.0,
     power_w: Mapping[str, float] = MappingProxyType({}),
+    also: Sequence[Plan] = (),
     modes: Sequence[str] = MODES,
+    beam: int = _BEAM,
 ) -> dict[str, Plan]:
     """For each of `modes` the best plan that it allows; see `place`.
 
     "gpu" and "npu" are one device alone, "layer" is both with every operator whole, "split" is
     all. A mode whose best plan is no better than that of a simpler one among
     them gets the simpler plan.
+
+    `also`: plans of the same program, found under other costs. Their splits are on offer too, and
+    none of "split" that these costs make better than what the search finds is lost. `beam`: ways
+    that are kept after each operator.
     """
-    if not 0 < gpu_share <= 1:
-        raise ValueError(f"gpu_share is {gpu_share}; it must be above 0, at most 1")
-
-    # A GPU that others use too is a slower one: also where cuts are to balance the two.
-    def ours(work: Work, device: str, *, both: bool = False) -> float:
-        us = cost_us(work, device, both=both)
-        return us / gpu_share if device == "gpu" else us
-
-    watts = {"cpu": 0.0, **power_w, "gpu": power_w["gpu"] * gpu_share} if power_w else None
-    question = _Question(read_program(mod), declined, ours, unfit, tile, watts)
+    shared = _shared(cost_us, gpu_share, power_w)
+    nodes, cuts = read_program(mod), "split" in modes
+    question = _Question(nodes, declined, *shared, unfit, tile, also if cuts else (), cuts=cuts)
     answers: dict[str, Solution] = {}
     for mode in modes:
         problem = Problem(question.ops(mode), waiting)
         # Simpler plans are plans too: choices are listed so that theirs keep their numbers.
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
         others = [choices for choices in simpler if choices is not None]
-        answer = solve(problem, beam=_BEAM, others=others, objective=objective)
+        if mode == "split":
+            others += [question.choices_of(plan, mode) for plan in also]
+        answer = solve(problem, beam=beam, others=others, objective=objective)
         if mode == "split" and objective == "latency" and not answer.exact:
             better, timeline = improved(problem, answer.choices, most_steps=_MOST_STEPS)
             answer = dataclasses.replace(
@@ -157,6 +162,63 @@ def place_all(
     return plans
 
 
+def reprice(
+    mod: IRModule,
+    plan: Plan,
+    declined: Declined,
+    cost_us: Cost,
+    waiting: Waiting,
+    unfit: Mapping[str, str] = MappingProxyType({}),
+    *,
+    wanted: str,
+    breaks: Collection[str] = (),
+    tile: int = 1,
+    objective: Objective = "latency",
+    gpu_share: float = 1.0,
+    power_w: Mapping[str, float] = MappingProxyType({}),
+) -> Plan:
+    """The same places at other costs: times, waits and reasons are new, nothing is searched.
+
+    Args:
+        mod: the program that `plan` is of.
+        plan: found by `place_all`.
+        declined: as there, like all that is not said here.
+        cost_us: the new costs.
+        waiting: what order between devices costs.
+        unfit: operators that the NPU must not get.
+        wanted: the mode that the plan is for; of "split" are splits offered.
+        breaks: operators that begin a region of the NPU where one would go on.
+        tile: rows and columns of the NPU's matrix unit.
+        objective: what was minimised.
+        gpu_share: of its time, that the GPU has for us.
+        power_w: of GPU and NPU at work.
+    """
+    shared = _shared(cost_us, gpu_share, power_w)
+    nodes, cuts = read_program(mod), wanted == "split"
+    question = _Question(nodes, declined, *shared, unfit, tile, (plan,), breaks, cuts=cuts)
+    problem = Problem(question.ops("split"), waiting)
+    choices = question.choices_of(plan, "split")
+    timeline = evaluate(problem, choices)
+    joules = _sum_joules(problem, choices)
+    answer = Solution(tuple(choices), timeline, False, 0.0, joules, timeline.total_us, 0.0)
+    return question.plan({wanted: answer, "split": answer}, "split", wanted, waiting, objective)
+
+
+def _shared(
+    cost_us: Cost, gpu_share: float, power_w: Mapping[str, float]
+) -> tuple[Cost, Mapping[str, float] | None]:
+    """Costs and power of a GPU that others use too: it is a slower one, also in the balance."""
+    if not 0 < gpu_share <= 1:
+        raise ValueError(f"gpu_share is {gpu_share}; it must be above 0, at most 1")
+
+    def ours(work: Work, device: str, *, both: bool = False) -> float:
+        us = cost_us(work, device, both=both)
+        return us / gpu_share if device == "gpu" else us
+
+    watts = {"cpu": 0.0, **power_w, "gpu": power_w["gpu"] * gpu_share} if power_w else None
+    return ours, watts
+
+
 def _sum_joules(problem: Problem, choices: Sequence[int]) -> float | None:
     spent = [op.choices[n].joules for op, n in zip(problem.ops, choices, strict=True)]
     known = [joules for joules in spent if joules is not None]
@@ -171,25 +233,60 @@ class _Question:
         nodes: list[Node],
         declined: Declined,
         cost_us: Cost,
+        power_w: Mapping[str, float] | None,
         unfit: Mapping[str, str],
         tile: int,
-        power_w: Mapping[str, float] | None,
+        also: Sequence[Plan] = (),
+        breaks: Collection[str] = (),
+        *,
+        cuts: bool = True,
     ) -> None:
+        """`cuts`: False offers no splits but those of `also`."""
         self.nodes = nodes
+        self.breaks = frozenset(breaks)
         self.power_w = power_w
         self.index = {node.name: i for i, node in enumerate(nodes)}
         self.makers: dict[relax.Var, int] = {node.var: i for i, node in enumerate(nodes)}
         self.cost_us = cost_us
+        self.mates = kernel_mates(nodes)
         self.refused = [_refusals(node, declined, unfit) for node in nodes]
-        self.works = [op_work(node.call) for node in nodes]
+        self.works = gpu_works(nodes, self.mates)
         self.costs = [
             {device: cost_us(work, device) for device in _able(refusals)}
             for work, refusals in zip(self.works, self.refused, strict=True)
         ]
-        self.cuts = cut_choices(nodes, self.works, self._npu_share, self._split_us, tile)
+        self.cuts: list[list[CutChoice]] = [[] for _ in nodes]
+        if cuts:
+            self.cuts = cut_choices(nodes, self.works, self._npu_share, self._split_us, tile)
+        for plan in also:
+            self._offer_splits(plan)
         self.offers = [
             [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
         ]
+
+    def _offer_splits(self, plan: Plan) -> None:
+        """Offer the splits of `plan` that are not on offer."""
+        for node, placed, cuts in zip(self.nodes, plan.ops, self.cuts, strict=True):
+            assert node.name == placed.name, f"the plan has {placed.name} for {node.name}"
+            split = placed.split
+            if split is not None and all(choice.cut != split.cut for choice in cuts):
+                pads = split.kind == "hybrid"
+                cuts.append(CutChoice(sharding_of(node, placed), split.cut, pads=pads))
+
+    def choices_of(self, plan: Plan, mode: str) -> list[int]:
+        """The choices that `plan` made, in the numbers of `mode`, which must have them all."""
+        found = []
+        for index, placed in enumerate(plan.ops):
+            cut = placed.split.cut if placed.split is not None else None
+            choices = self._choices(index, mode)
+            found.append(
+                next(
+                    number
+                    for number, choice in enumerate(choices)
+                    if choice.makes == cut and (cut is not None or choice.device == placed.device)
+                )
+            )
+        return found
 
     def _npu_share(self, index: int) -> float | None:
         if set(self.costs[index]) != set(_BOTH):
@@ -232,7 +329,17 @@ class _Question:
             kind=choice.kind,
             gather_us=gather,
             joules=self._joules(us),
+            alone_us=self._alone_us(
+                shard_work(node.call, work, sharding, cut, "gpu"), us, both=True
+            ),
         )
+
+    def _alone_us(self, work: Work, us: Mapping[str, float], *, both: bool = False) -> float:
+        """What the GPU takes more where the operator cannot join its producer's kernel."""
+        if not work.fuses or "gpu" not in us:
+            return 0.0
+        whole = self.cost_us(dataclasses.replace(work, fuses=False), "gpu", both=both)
+        return max(0.0, whole - us["gpu"])
 
     def _joules(self, us: Mapping[str, float]) -> float | None:
         if self.power_w is None:
@@ -248,6 +355,8 @@ class _Question:
                 nbytes=self.works[i].output_bytes,
                 reads_graph_inputs=node.reads_graph_inputs,
                 is_output=node.is_output,
+                mates=self.mates[i],
+                breaks=node.name in self.breaks,
             )
             for i, node in enumerate(self.nodes)
         )
@@ -256,7 +365,15 @@ class _Question:
         reads = (None,) * len(self.nodes[index].inputs)
         devices = self._devices(index, mode)
         alone = [{d: self.costs[index][d]} for d in devices]
-        choices = [Choice(us=us, reads=reads, joules=self._joules(us)) for us in alone]
+        choices = [
+            Choice(
+                us=us,
+                reads=reads,
+                joules=self._joules(us),
+                alone_us=self._alone_us(self.works[index], us),
+            )
+            for us in alone
+        ]
         return choices + (self.offers[index] if mode == "split" else [])
 
     def _devices(self, index: int, mode: str) -> list[str]:
@@ -295,8 +412,8 @@ class _Question:
         crossing = min(waiting.wait_us["gpu", "npu"], waiting.wait_us["npu", "gpu"])
         return Plan(
             ops=tuple(
-                self._op_plan(i, choice, timeline.region_of[i], wanted, crossing)
-                for i, choice in enumerate(chosen)
+                self._op_plan(i, chosen, timeline.region_of[i], wanted, crossing)
+                for i in range(len(chosen))
             ),
             predicted_us=timeline.total_us,
             waits=tuple(
@@ -315,22 +432,41 @@ class _Question:
             busy_us=dict(timeline.busy_us),
             joules=answer.joules,
             objective=objective,
+            breaks=tuple(name for name in names if name in self.breaks),
         )
 
+    def _joins(self, index: int, choice: Choice, chosen: Sequence[Choice]) -> bool:
+        inputs = tuple(self.index[name] for name in self.nodes[index].inputs)
+        op = Op(choices=(choice,), inputs=inputs, mates=self.mates[index])
+        return joins_kernel({i: chosen[i] for i in inputs}, op, choice)
+
     def _op_plan(
-        self, index: int, choice: Choice, region: int | None, wanted: str, crossing: float
+        self,
+        index: int,
+        chosen: Sequence[Choice],
+        region: int | None,
+        wanted: str,
+        crossing: float,
     ) -> OpPlan:
-        node, cost, refusals = self.nodes[index], self.costs[index], self.refused[index]
+        node, refusals, choice = self.nodes[index], self.refused[index], chosen[index]
+        cost, us = dict(self.costs[index]), dict(choice.us)
+        whole = Choice(us={"gpu": 0.0}, reads=(None,) * len(node.inputs))
+        if "gpu" in cost and not self._joins(index, whole, chosen):  # it is, or were, a kernel
+            cost["gpu"] += self._alone_us(self.works[index], cost)
+        if choice.makes is not None and not self._joins(index, choice, chosen):
+            us["gpu"] += choice.alone_us
         split = _split(choice) if choice.makes else None
         offers = tuple(
             Offer(split=_split(offer), us=dict(offer.us))
             for offer in (self.offers[index] if wanted == "split" else ())
         )
         if split is not None:
-            reason = _split_reason(split, choice.us, cost)
+            reason = split_reason(split, us, cost)
         else:
             devices = [wanted] if wanted in _BOTH else _BOTH
-            reason = _reason(choice.device, cost, refusals, devices, crossing) + _lost(offers)
+            reason = place_reason(choice.device, cost, refusals, devices, crossing) + lost_splits(
+                offers
+            )
         return OpPlan(
             name=node.name,
             op=op_name(node.call),
@@ -341,7 +477,7 @@ class _Question:
             macs=self.works[index].macs,
             split=split,
             region=region,
-            split_us=dict(choice.us) if split else {},
+            split_us=us if split else {},
             offers=offers,
         )
 
@@ -360,48 +496,3 @@ def _refusals(node: Node, declined: Declined, unfit: Mapping[str, str]) -> dict[
 
 def _able(refusals: dict[str, str]) -> list[str]:
     return [device for device in _BOTH if device not in refusals] or ["cpu"]
-
-
-def _reason(
-    device: str,
-    cost: Mapping[str, float],
-    refusals: Mapping[str, str],
-    devices: Collection[str],
-    crossing: float,
-) -> str:
-    if device == "cpu":
-        return "cpu: " + "; ".join(f"{d.upper()} declines: {why}" for d, why in refusals.items())
-    other = "npu" if device == "gpu" else "gpu"
-    if other in refusals:
-        return f"{device}: {other.upper()} declines: {refusals[other]}"
-    mine, theirs = cost[device], cost[other]
-    if mine == theirs == 0:
-        return f"{device}: a view, stays with its neighbours"
-    if other not in devices:
-        return f"{device}: the only device asked for"
-    against = f"{_format(mine)} µs against {_format(theirs)} µs on the {other}"
-    if mine < theirs:
-        return f"{device}: {against}"
-    return f"{device}: stays with its neighbours ({against}), a wait costs {_format(crossing)} µs"
-
-
-def _split_reason(split: Split, us: Mapping[str, float], cost: Mapping[str, float]) -> str:
-    parts = f"{_format(us['npu'])} µs on the npu beside {_format(us['gpu'])} µs on the gpu"
-    alone = " and ".join(f"{_format(cost[d])} µs on the {d}" for d in _BOTH if d in cost)
-    return f"{split.kind}: the npu computes {split.at} of {split.extent}: {parts}, alone {alone}"
-
-
-def _lost(offers: Collection[Offer]) -> str:
-    """That splits were considered: the one whose longer part is shortest."""
-    best = min(offers, key=lambda offer: max(offer.us.values()), default=None)
-    if best is None or not any(best.us.values()):
-        return ""
-    split, us = best.split, best.us
-    return (
-        f"; splits lost: {split.kind}, {split.at} of {split.extent} on the npu, "
-        f"takes {_format(us['npu'])} µs there beside {_format(us['gpu'])} µs on the gpu"
-    )
-
-
-def _format(us: float) -> str:
-    return f"{us:.0f}" if us >= 10 else f"{us:.1f}"

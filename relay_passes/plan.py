@@ -97,11 +97,18 @@ class Plan:
     """Device -> all that it does: operators, starts of regions, borders; all but waiting."""
     joules: float | None = None  # of GPU and NPU at work; None where their power is not known
     objective: str = "latency"  # what was minimised: "latency", "energy" or "edp", their product
+    breaks: tuple[str, ...] = ()
+    """Operators before which a region of the NPU is cut, since the whole outgrew the chip."""
 
     @property
     def device(self) -> dict[str, str]:
         """Operator name -> device, "gpu+npu" for both."""
         return {op.name: op.device for op in self.ops}
+
+    @property
+    def places(self) -> tuple[object, ...]:
+        """What makes two plans of one program the same program to build."""
+        return tuple((op.device, op.split, op.region) for op in self.ops)
 
     @property
     def macs(self) -> dict[str, int]:
@@ -153,7 +160,8 @@ class Plan:
         """The plan that `to_json` wrote."""
         raw: dict[str, Any] = json.loads(text)
         ops = tuple(_op_from(op) for op in raw["ops"])
-        return Plan(**{**raw, "ops": ops, "waits": tuple(Wait(**wait) for wait in raw["waits"])})
+        waits = tuple(Wait(**wait) for wait in raw["waits"])
+        return Plan(**{**raw, "ops": ops, "waits": waits, "breaks": tuple(raw["breaks"])})
 
 
 def _op_from(raw: dict[str, Any]) -> OpPlan:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from relay_passes.npu_onnx import elementwise, neural, product, shaping
 from relay_passes.npu_onnx.graph import EMITTERS
-from relay_passes.npu_onnx.model import NotExpressible, region_to_onnx
+from relay_passes.npu_onnx.model import NotExpressible, emit_region, region_to_onnx
 from relay_passes.npu_onnx.product import ChooseForm, ProductForm, htp_form
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "NotExpressible",
     "ProductForm",
     "elementwise",
+    "emit_region",
     "htp_form",
     "neural",
     "product",

@@ -30,7 +30,16 @@ class NotExpressible(ValueError):
 def region_to_onnx(
     region: relax.Function, *, half_inside: bool, product_form: ChooseForm = as_written
 ) -> onnx.ModelProto:
+    """The model of `emit_region`."""
+    return emit_region(region, half_inside=half_inside, product_form=product_form)[0]
+
+
+def emit_region(
+    region: relax.Function, *, half_inside: bool, product_form: ChooseForm = as_written
+) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The model of one region; inputs are `in0..` in parameter order, outputs `out0..`.
+
+    With it, of which binding of the region each of its nodes is a part: node -> binding.
 
     Args:
         region: straight-line Relax code that returns a tensor or a tuple of tensors.
@@ -46,10 +55,13 @@ def region_to_onnx(
     for index, param in enumerate(region.params):
         names[param] = f"in{index}"
         inputs.append(value_info(f"in{index}", param.ty))
+    maker: dict[str, str] = {}
     for block in region.body.blocks:
         for binding in block.bindings:
+            before = len(graph.nodes)
             names[binding.var] = emit_value(graph, binding.value, names)
-    return finish_model(graph, inputs, emit_outputs(graph, region.body.body, names))
+            maker.update((node.name, binding.var.name) for node in graph.nodes[before:])
+    return finish_model(graph, inputs, emit_outputs(graph, region.body.body, names)), maker
 
 
 def finish_model(

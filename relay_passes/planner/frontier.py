@@ -101,11 +101,12 @@ class Frontier:
     def _signature(self, op: Op, index: int) -> Any:
         """Everything of an operator that can matter, its place relative to `index`."""
         choices = tuple(
-            (tuple(sorted(c.us.items())), c.reads, c.makes, c.gather_us, c.joules)
+            (tuple(sorted(c.us.items())), c.reads, c.makes, c.gather_us, c.joules, c.alone_us)
             for c in op.choices
         )
         inputs = tuple(index - tensor for tensor in op.inputs)
-        return choices, inputs, op.nbytes, op.is_output
+        mates = tuple(index - tensor for tensor in op.mates)
+        return choices, inputs, mates, op.nbytes, op.is_output, op.breaks
 
     def _context(self, index: int) -> Any:
         """Two operators of one context do the same to the same state."""

@@ -51,6 +51,8 @@ class Choice:
     gather_us: float = 0.0  # paid by a device that needs all of a result that cannot lie in one
     # buffer as two views (the cut is not along the outermost axis that is longer than one)
     joules: float | None = None  # of all parts together; None where power is not known
+    alone_us: float = 0.0  # paid by the GPU, beside `us`, where nothing of `Op.mates` was made on
+    # it, cut alike: then its part cannot run inside their kernel
 
     def __post_init__(self) -> None:
         parts = set(self.us)
@@ -60,10 +62,9 @@ class Choice:
             raise ValueError(f"{sorted(parts)}: GPU and NPU make a cut, one device a whole")
         if len(parts) == 1 and any(read is not None for read in self.reads):
             raise ValueError(f"one device, {sorted(parts)}, reads whole tensors, not cuts")
-        if not all(0 <= us < float("inf") for us in (*self.us.values(), self.gather_us)):
-            raise ValueError(
-                f"times are finite and not negative: {dict(self.us)}, {self.gather_us}"
-            )
+        times = (*self.us.values(), self.gather_us, self.alone_us)
+        if not all(0 <= us < float("inf") for us in times):
+            raise ValueError(f"times are finite and not negative: {dict(self.us)}, {times[-2:]}")
 
     @property
     def device(self) -> str:
@@ -80,6 +81,8 @@ class Op:
     nbytes: int = 0  # of its result
     reads_graph_inputs: bool = False
     is_output: bool = False
+    mates: tuple[int, ...] = ()  # of `inputs`, those in whose GPU kernel it can run
+    breaks: bool = False  # on the NPU it begins a region of its own accord
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,14 @@ One clock per device. Operators come in the order of the program; for each:
    becomes the later of its own and the other's plus `wait_us`. The two parts of a split operator
    wait at the same moment: neither sees the other's wait.
 2. **Regions.** The NPU runs jobs. A job begins with the first NPU operator after the start, after
-   a wait on the NPU (results exist when a job ends) or after a wait of the NPU (inputs exist when
-   a job starts), and costs `region_us`. What a region reads that was not made in it, and what it
-   makes that is needed after it, crosses the border of the chip, each tensor once per region.
+   a wait on the NPU (results exist when a job ends), after a wait of the NPU (inputs exist when a
+   job starts), or with an operator that is to begin one (`Op.breaks`), and costs `region_us`. What
+   a region reads that was not made in it, and what it makes that is needed after it, crosses the
+   border of the chip, each tensor once per region.
 3. **Work.** Each device adds the time of its part, and of gathering where a cut result is needed
-   whole, or cut otherwise, and cannot lie in one buffer (once per device and tensor).
+   whole, or cut otherwise, and cannot lie in one buffer (once per device and tensor). On the GPU
+   an operator that could run inside a producer's kernel, but not where that is made elsewhere, or
+   cut otherwise, costs `alone_us` more.
 
 At the end the CPU waits for the outputs. Inputs of the model are there at time 0, for everybody.
 In the runtime the GPU's wait for the NPU also keeps the host from submitting; here it does not.
@@ -23,7 +26,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from relay_passes.planner.problem import DEVICES, Choice, Cut, Problem
+from relay_passes.planner.problem import DEVICES, Choice, Cut, Op, Problem
 
 Pair = tuple[str, str]  # waiter, on
 
@@ -70,6 +73,17 @@ def last_readers(problem: Problem) -> list[int]:
 
 def _npu_share(cut: Cut | None) -> float:
     return 1.0 if cut is None else cut.at / cut.extent
+
+
+def joins_kernel(lies: Mapping[int, Choice], op: Op, choice: Choice) -> bool:
+    """Whether the GPU's part runs inside the kernel of one that it reads.
+
+    `lies`: how each of `op.inputs` was made.
+    """
+    return any(
+        tensor in op.mates and "gpu" in lies[tensor].us and lies[tensor].makes == read
+        for tensor, read in zip(op.inputs, choice.reads, strict=True)
+    )
 
 
 def _needed_from(device: str, lie: Choice, read: Cut | None) -> list[str]:
@@ -121,7 +135,8 @@ def advance(
                     behind.discard((waiter, other))
     is_open, inside, brought = state.open, set(state.inside), dict(state.brought)
     border_bytes = leave_us = 0.0
-    if any("npu" in pair for pair in waits):
+    broken = op.breaks and "npu" in choice.us and is_open
+    if broken or any("npu" in pair for pair in waits):
         for tensor in inside:
             if not problem.ops[tensor].is_output:  # else it was written when it was made
                 share = _npu_share(state.lies[tensor].makes)
@@ -140,6 +155,8 @@ def advance(
             before_us[device] += lie.gather_us
             if device == "cpu" and problem.ops[tensor].is_output:
                 owed_us -= lie.gather_us
+    if choice.alone_us and "gpu" in choice.us and not joins_kernel(state.lies, op, choice):
+        before_us["gpu"] += choice.alone_us
     opens = "npu" in choice.us and not is_open
     if "npu" in choice.us:
         is_open = True

@@ -10,7 +10,7 @@ from tvm.script import ir as I
 from tvm.script import relax as R
 
 from relay_passes.op_work import op_name, tensor_args
-from relay_passes.place import MODES, place, place_all
+from relay_passes.place import MODES, place, place_all, reprice
 from relay_passes.plan import Split
 from relay_passes.planner.problem import Waiting
 
@@ -314,3 +314,60 @@ def test_what_is_not_contiguous_is_gathered_at_a_price():
     split = plan.ops[0].split
     assert isinstance(split, Split)
     assert (split.kind, split.axis) == ("weight", 1)
+
+
+def test_the_same_places_at_other_costs():
+    """Nothing is searched: also what nobody would choose any more is priced."""
+    mod, cost = product(), by_macs(gpu=2.0, npu=1.0)
+    plan = place_all(mod, takes_all, cost, waits(1.0), tile=32)["split"]
+    assert plan.ops[0].split is not None
+    dear = by_macs(gpu=20.0, npu=1.0)
+    again = reprice(mod, plan, takes_all, dear, waits(1.0), wanted="split", tile=32)
+    assert again.places == plan.places
+    assert again.ops[0].split_us["gpu"] == pytest.approx(10 * plan.ops[0].split_us["gpu"])
+    assert again.predicted_us > 5 * plan.predicted_us
+    same = reprice(mod, plan, takes_all, cost, waits(1.0), wanted="split", tile=32)
+    assert same.predicted_us == pytest.approx(plan.predicted_us)
+    assert same.ops == plan.ops
+
+
+def test_a_plan_found_under_other_costs_stays_on_offer():
+    mod = product(rows=1024)
+    plan = place_all(mod, takes_all, by_macs(gpu=1.0, npu=3.0), waits(1.0), tile=32)["split"]
+    split = plan.ops[0].split
+    now = by_macs(gpu=3.0, npu=1.0)
+    alone = place_all(mod, takes_all, now, waits(1.0), tile=32)["split"]
+    assert split not in [offer.split for offer in alone.ops[0].offers]
+    both = place_all(mod, takes_all, now, waits(1.0), tile=32, also=[plan])["split"]
+    assert split in [offer.split for offer in both.ops[0].offers]
+    assert both.predicted_us <= alone.predicted_us
+
+
+def test_the_first_modes_alone():
+    found = place_all(product(), takes_all, by_macs(), waits(1.0), tile=32, modes=MODES[:2])
+    assert list(found) == ["gpu", "npu"]
+
+
+def test_a_region_is_cut_where_it_is_told():
+    mod = Mlp
+    plan = place_all(mod, declined, cost_us, waits(60.0), modes=MODES[:2])["npu"]
+    cut = reprice(mod, plan, declined, cost_us, waits(60.0), wanted="npu", breaks=["act"])
+    region = {op.name: op.region for op in cut.ops}
+    assert cut.breaks == ("act",)
+    assert region["up"] != region["act"] == region["flat"]
+    assert cut.regions == plan.regions + 1
+
+
+def test_on_the_gpu_what_has_no_kernel_to_join_is_one():
+    """`act` runs inside the product's kernel, but not where the product is on the NPU."""
+
+    def cost(work, device, *, both=False):
+        inside = device == "gpu" and work.fuses
+        return 0.0 if work.kind == "view" or inside else cost_us(work, device, both=both)
+
+    both = place_all(Mlp, declined, cost, waits(60.0))
+    us = {mode: {op.name: op.cost_us for op in plan.ops} for mode, plan in both.items()}
+    assert us["gpu"]["act"]["gpu"] == 0.0
+    assert us["npu"]["act"]["gpu"] == 1.0
+    assert us["gpu"]["mask"]["gpu"] == 1.0  # nothing before it
+    assert us["gpu"]["masked"]["gpu"] == 0.0

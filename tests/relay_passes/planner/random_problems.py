@@ -1,5 +1,6 @@
 """Small random problems, and all their plans."""
 
+import dataclasses
 import itertools
 
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from relay_passes.planner.problem import DEVICES, Choice, Cut, Op, Problem, Wait
 from relay_passes.planner.timeline import evaluate
 
 _CUTS = [Cut(0, 1, 4), Cut(0, 2, 4), Cut(0, 3, 4), Cut(1, 1, 2)]
+_ALONE_US = st.sampled_from([0.0, 0.0, 2.5])
 _US = st.one_of(st.sampled_from([0.0, 1.0, 2.0, 5.0, 8.0]), st.floats(0, 20))
 
 
@@ -16,12 +18,13 @@ def _choices(draw, inputs, devices):
     joules = draw(st.sampled_from([0.5, 1.0, 2.0]))
     if draw(st.booleans()):
         device = draw(st.sampled_from(devices))
-        return Choice({device: draw(_US)}, (None,) * inputs, joules=joules)
+        alone_us = draw(_ALONE_US)
+        return Choice({device: draw(_US)}, (None,) * inputs, joules=joules, alone_us=alone_us)
     makes = draw(st.sampled_from(_CUTS))
     reads = draw(st.tuples(*[st.sampled_from([None, makes, *_CUTS]) for _ in range(inputs)]))
     gather_us = draw(st.sampled_from([0.0, 0.0, 1.5, 4.0]))
     us = {"gpu": draw(_US), "npu": draw(_US)}
-    return Choice(us, reads, makes, "weight", gather_us, joules)
+    return Choice(us, reads, makes, "weight", gather_us, joules, draw(_ALONE_US))
 
 
 @st.composite
@@ -37,7 +40,10 @@ def problems(draw, most_ops=7):
         choices = draw(st.lists(_choices(len(inputs), devices), min_size=1, max_size=most_choices))
         is_output = index == count - 1 or draw(st.sampled_from([False, False, False, True]))
         nbytes = draw(st.sampled_from([0, 1, 10]))
-        ops.append(Op(tuple(choices), tuple(sorted(inputs)), nbytes, is_output=is_output))
+        op = Op(tuple(choices), tuple(sorted(inputs)), nbytes, is_output=is_output)
+        mates = tuple(i for i in op.inputs if draw(st.booleans()))
+        breaks = draw(st.sampled_from([False, False, False, True]))
+        ops.append(dataclasses.replace(op, mates=mates, breaks=breaks))
     price = {pair: draw(_US) for pair in itertools.permutations(DEVICES, 2)}
     region_us, border = draw(st.sampled_from([0.0, 6.0])), draw(st.sampled_from([0.0, 0.3]))
     waiting = Waiting(wait_us=price, region_us=region_us, border_us_per_byte=border)
@@ -58,10 +64,12 @@ def repeating(draw, layers):
     nbytes, outputs = draw(st.sampled_from([0, 10])), draw(st.booleans())
     choices = [draw(_choices(len(reads), devices)) for _ in range(2)]
     first = [Op((Choice({"gpu": 1.0}, ()), Choice({"npu": 2.0}, ())))] * max(reads)
-    ops = [
-        Op(tuple(choices), tuple(index - back for back in reads), nbytes, is_output=outputs)
-        for index in range(len(first), len(first) + layers)
-    ]
+    fusing = draw(st.booleans())
+    ops = []
+    for index in range(len(first), len(first) + layers):
+        inputs = tuple(index - back for back in reads)
+        mates = inputs[-1:] if fusing else ()
+        ops.append(Op(tuple(choices), inputs, nbytes, is_output=outputs, mates=mates))
     price = {pair: draw(_US) for pair in itertools.permutations(DEVICES, 2)}
     region_us, border = draw(st.sampled_from([0.0, 6.0])), draw(st.sampled_from([0.0, 0.3]))
     waiting = Waiting(wait_us=price, region_us=region_us, border_us_per_byte=border)

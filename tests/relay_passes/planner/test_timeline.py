@@ -1,5 +1,6 @@
 """The rule of two clocks, on programs small enough to do by hand."""
 
+import dataclasses
 import itertools
 
 import pytest
@@ -138,6 +139,50 @@ def test_border_of_a_region():
     assert timeline.busy_us["npu"] == timeline.border_bytes / 2
     # 10 for the wait, 4 to read, 16 to write, the GPU waits, the NPU waits, 48 and 64
     assert timeline.total_us == 10 + 4 + 16 + 10 + 10 + 48 + 64 + 10
+
+
+def test_a_region_is_cut_where_it_is_to_be():
+    ops = [
+        _on("npu", 1, nbytes=8),
+        _on("npu", 1, 0, nbytes=16),
+        dataclasses.replace(_on("npu", 1, 0, 1, nbytes=4, output=True), breaks=True),
+    ]
+    timeline = _run(_problem(*ops, region_us=100, border=1))
+    assert timeline.regions == ((0, 1), (2,))
+    assert timeline.border_bytes == 8 + 16 + 8 + 16 + 4  # both leave, both come back
+    assert timeline.busy_us["npu"] == 2 * 100 + 3 + 52
+    assert _waited(timeline) == [("cpu", "npu", 3)]  # the NPU does its jobs in order
+    # Nothing to cut: elsewhere, or where a region begins anyhow.
+    first = dataclasses.replace(ops[0], breaks=True)
+    assert _run(_problem(first, ops[1], region_us=100)).regions == ((0, 1),)
+    gpu = dataclasses.replace(_on("gpu", 1), breaks=True)
+    assert _run(_problem(ops[0], gpu, _on("npu", 1, 0))).regions == ((0, 2),)
+
+
+def _fusing(gpu, alone_us, *inputs, mates, reads=None, makes=None, npu=None):
+    us = {"gpu": gpu} if npu is None else {"gpu": gpu, "npu": npu}
+    choice = Choice(us, reads or (None,) * len(inputs), makes, alone_us=alone_us)
+    return Op((choice,), inputs, mates=mates)
+
+
+def test_what_cannot_join_its_producers_kernel_costs_more():
+    after = _fusing(1, 7, 0, mates=(0,))
+    assert _run(_problem(_on("gpu", 3), after, wait_us=0)).busy_us["gpu"] == 4
+    assert _run(_problem(_on("npu", 3), after, wait_us=0)).busy_us["gpu"] == 8
+    assert _run(_problem(_on("gpu", 3), _fusing(1, 7, 0, mates=()))).busy_us["gpu"] == 11
+    # With one mate of two it still joins.
+    two = _on("gpu", 3), _on("npu", 3), _fusing(1, 7, 0, 1, mates=(0, 1))
+    assert _run(_problem(*two, wait_us=0)).busy_us["gpu"] == 4
+
+
+def test_a_part_joins_the_part_that_is_cut_alike():
+    def run(makes, reads):
+        part = _fusing(1, 7, 0, mates=(0,), reads=(reads,), makes=HALF, npu=0)
+        return _run(_problem(_split(3, 3, makes=makes), part, wait_us=0)).busy_us["gpu"]
+
+    assert run(HALF, HALF) == 4
+    assert run(OTHER, HALF) == 11
+    assert run(OTHER, None) == 11
 
 
 def test_border_of_parts():
