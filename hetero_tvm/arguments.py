@@ -75,9 +75,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--estimate",
-        action="store_true",
-        help="plan with what Qualcomm's compiler estimates the model's matrix products to take on "
-        "the NPU; takes minutes once, then it is kept",
+        action=argparse.BooleanOptionalAction,
+        help="--estimate: Qualcomm's compiler estimates the model's matrix products in many sizes, "
+        "too, not only the plan's NPU regions (minutes once, then it is kept); --no-estimate: plan "
+        "with the spec's figures alone (default: the regions, where its compiler is installed and "
+        "estimates the target's NPU)",
     )
     parser.add_argument(
         "--reprofile",
@@ -155,7 +157,7 @@ def model_config(
         devices=args.devices,
         split=not args.no_split,
         objective=args.objective,
-        estimate=args.estimate,
+        **({} if args.estimate is None else {"estimate": args.estimate}),
         reprofile=args.reprofile,
         gpu_share=read_share(args.gpu_share),
         **more,

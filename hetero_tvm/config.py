@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from hetero_tvm.errors import BadInput
+
 DTYPES = ("float32", "float16")
 DEVICES = ("gpu", "npu", "gpu+npu")
 Objective = Literal["latency", "energy", "edp"]
@@ -19,6 +21,18 @@ def default_cache_dir() -> Path:
     if chosen := os.environ.get("HETERO_CACHE_DIR"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hetero_tvm"
+
+
+def default_estimate() -> bool | None:
+    """What `BuildConfig.estimate` is where nobody says: None, or False by HETERO_ESTIMATE=off.
+
+    Raises:
+        BadInput: the variable has another value.
+    """
+    chosen = os.environ.get("HETERO_ESTIMATE", "")
+    if chosen not in ("", "off"):
+        raise BadInput(f"HETERO_ESTIMATE={chosen}: write off, or leave it unset")
+    return False if chosen else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,7 +60,9 @@ class BuildConfig:
     devices: str = "gpu+npu"
     split: bool = True  # operators may be cut between both devices
     objective: Objective = "latency"  # edp: energy times latency
-    estimate: bool = False  # the vendor's estimates of products on the NPU, beside the spec's rates
+    # The vendor's estimates: None: of the plan's NPU regions, where they can be had. True: also of
+    # matrix products one by one, and it is an error where they cannot. False: the spec alone.
+    estimate: bool | None = dataclasses.field(default_factory=default_estimate)
     reprofile: bool = False  # target host: measure this machine again
     # Build every mode and follow the one that is fastest; None: where the target is this machine.
     measure: bool | None = None

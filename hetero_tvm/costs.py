@@ -1,22 +1,28 @@
 """The cost model with the best figures that can be had: what every verb that plans asks.
 
 the spec's figures              always
-the vendor's estimates          of an NPU's matrix products, where asked for
+the vendor's estimates          of an NPU's matrix products, where asked for; of whole regions
+                                by `plan_rounds`
 a model of measured kernels     of a GPU, where there are records and xgboost is installed
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from tvm import relax
+
 from hetero_tvm.errors import BadInput, EnvironmentProblem
-from relay_passes.op_work import Work
+from relay_passes.npu_onnx import ChooseForm, ProductForm, htp_form
+from relay_passes.op_work import Work, op_work
 from schedules.cost_model import CostModel
 from schedules.gpu_model import FEWEST, GpuModelUnavailable, Record, read_records, train
 from schedules.npu_costs import NpuCosts, Product, product_of
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
+from target_specs.spec import NpuSpec
 
 Tell = Callable[[str], None]
 
@@ -53,6 +59,29 @@ def with_estimates(
     except EstimateUnavailable as error:
         raise EnvironmentProblem(f"--estimate: {error}") from None
     return dataclasses.replace(costs, npu_costs=estimates)
+
+
+def can_estimate(npu: NpuSpec) -> bool:
+    """Whether the vendor's compiler is here, and estimates this NPU."""
+    try:
+        proxy_for(npu)
+    except EstimateUnavailable:
+        return False
+    return importlib.util.find_spec("onnxruntime_qnn") is not None
+
+
+def product_form(costs: CostModel) -> ChooseForm:
+    """How a product is written: with the weight on the left where its estimate is less there."""
+
+    def form(call: relax.Call) -> ProductForm:
+        work = op_work(call)
+        if work.depth and work.columns:
+            cost = costs.npu_matmul(work.rows, work.depth, work.columns, str(call.args[1].ty.dtype))
+            if cost.provenance == "vendor-estimated" and cost.order == "left":
+                return "swapped"
+        return htp_form(call)
+
+    return form
 
 
 def products_of(works: Iterable[Work]) -> list[Product]:

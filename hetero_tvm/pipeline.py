@@ -15,8 +15,10 @@ from tvm import IRModule, relax
 
 from hetero_tvm import frontend, measure_plans, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
-from hetero_tvm.costs import products_of, with_estimates
+from hetero_tvm.costs import can_estimate, product_form, products_of, with_estimates
 from hetero_tvm.errors import BadInput
+from hetero_tvm.plan_regions import Region, estimate_regions
+from hetero_tvm.plan_rounds import plan_by_regions
 from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.call_table import call_table
 from relay_passes.calls import Call
@@ -24,9 +26,8 @@ from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
-from relay_passes.npu_onnx import ProductForm, htp_form
-from relay_passes.op_work import op_work
-from relay_passes.place import MODES, place_all
+from relay_passes.part_work import part_work
+from relay_passes.place import MODES, place_all, reprice
 from relay_passes.plan import Plan
 from relay_passes.planner.problem import Waiting
 from relay_passes.program import read_program
@@ -40,6 +41,7 @@ from target_specs.spec import SocSpec
 
 # Inputs on which the effect of float16 is looked at; none that a user's comparison starts with.
 _PRECISION_SEEDS = (1001, 1002)
+_TO_REGIONS = ("split", "group", "lower_npu")  # the phases that make a plan's NPU regions
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,16 @@ class State:
     config: BuildConfig
     spec: SocSpec
     note: Callable[[str], None]
-    costs: CostModel | None = None  # None: those of the spec; after placing those that it went by
+    costs: CostModel | None = None  # of operators by themselves; None: the spec's
     model: frontend.ImportedModel | None = None
     mod: IRModule = dataclasses.field(default_factory=IRModule)
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
     plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)  # of each `place.MODES`
+    prices: Mapping[str, CostModel] = dataclasses.field(default_factory=dict)  # of each plan
     plan: Plan | None = None  # the one of these that is followed
     done: frozenset[str] = frozenset()  # phases to come that have been run already
+    # Mode -> the NPU regions of its plan, as the vendor estimates them; where they were estimated.
+    estimated: Mapping[str, tuple[Region, ...]] = dataclasses.field(default_factory=dict)
     cut: Splitted | None = None  # what split operators became
     regions: tuple[NpuRegion, ...] = ()
     compiled: tuple[npu_compiler.CompiledRegion, ...] = ()  # the regions, as the NPU loads them
@@ -120,38 +125,98 @@ def _precision(state: State) -> State:
 
 def _place(state: State) -> State:
     """Ask every device about every operator, then choose by cost."""
-    spec, config = state.spec, state.config
-    costs = state.costs or CostModel(spec)
+    config, wanted = state.config, mode(state.config)
+    costs = state.costs or CostModel(state.spec)
     if config.estimate:
-        works = [op_work(node.call) for node in read_program(state.mod)]
+        works = [node.work for node in read_program(state.mod)]
         costs = with_estimates(
             costs, products_of(works), cache_dir=config.cache_dir, progress=state.note
         )
-
-    def declined(call: relax.Call, device: str) -> str | None:
-        if device == "npu":
-            return npu_support.decline_reason(call, spec.npu)
-        return gpu_support.decline_reason(call, spec.gpu)
-
-    waits = costs.waiting(element_bytes=2 if config.dtype == "float16" else 4)
-    plans = place_all(
-        state.mod,
-        declined=declined,
-        cost_us=costs.cost_us,
-        waiting=Waiting(
-            wait_us=waits.wait_us,
-            region_us=waits.region_us,
-            border_us_per_byte=waits.border_us_per_byte,
-        ),
-        unfit=state.unfit,
-        tile=spec.npu.tile,
-        objective=config.objective,
-        gpu_share=config.gpu_share,
-        power_w=_power(spec, needed=config.objective != "latency"),
-        # Thousands of operators: what is not asked for would take longer than all the rest.
-        modes=MODES if config.llm is None else allowed_modes(config),
+    planner = _Planner(dataclasses.replace(state, costs=costs, prices={wanted: costs}))
+    if not _wants_estimates(state):
+        plans = planner.place(costs)
+        prices = dict.fromkeys(plans, costs)
+        return dataclasses.replace(state, plan=plans[wanted], plans=plans, prices=prices)
+    found = plan_by_regions(planner, costs, wanted, state.note)
+    return dataclasses.replace(
+        state,
+        plan=found.plans[wanted],
+        plans=found.plans,
+        prices={name: found.costs.get(name, costs) for name in found.plans},
+        estimated=found.regions,
     )
-    return dataclasses.replace(state, plan=plans[mode(config)], plans=plans, costs=costs)
+
+
+def _wants_estimates(state: State) -> bool:
+    """Of NPU regions: as the user says, else where they can be had and do not take too long."""
+    config = state.config
+    if config.estimate is not None:
+        return config.estimate
+    # A language model's regions have thousands of operators, and are planned for every length.
+    return config.llm is None and can_estimate(state.spec.npu)
+
+
+class _Planner:
+    """`plan_rounds.Planner` of a program; one use for each."""
+
+    def __init__(self, state: State) -> None:
+        spec, config = state.spec, state.config
+        self.state = state
+        self.nodes = read_program(state.mod)
+
+        def declined(call: relax.Call, device: str) -> str | None:
+            if device == "npu":
+                return npu_support.decline_reason(call, spec.npu)
+            return gpu_support.decline_reason(call, spec.gpu)
+
+        assert state.costs is not None
+        waits = state.costs.waiting(element_bytes=2 if config.dtype == "float16" else 4)
+        self.shared: dict[str, Any] = {
+            "declined": declined,
+            "waiting": Waiting(
+                wait_us=waits.wait_us,
+                region_us=waits.region_us,
+                border_us_per_byte=waits.border_us_per_byte,
+            ),
+            "unfit": state.unfit,
+            "tile": spec.npu.tile,
+            "objective": config.objective,
+            "gpu_share": config.gpu_share,
+            "power_w": _power(spec, needed=config.objective != "latency"),
+        }
+
+    def place(self, costs: CostModel, also: Sequence[Plan] = (), **search: Any) -> dict[str, Plan]:
+        # Thousands of operators: what is not asked for would take longer than all the rest.
+        if self.state.config.llm is not None:
+            search = {"modes": allowed_modes(self.state.config), **search}
+        return place_all(self.state.mod, cost_us=costs.cost_us, also=also, **search, **self.shared)
+
+    def reprice(self, plan: Plan, costs: CostModel, mode: str, breaks: Sequence[str]) -> Plan:
+        return reprice(
+            self.state.mod,
+            plan,
+            cost_us=costs.cost_us,
+            wanted=mode,
+            breaks=breaks,
+            **self.shared,
+        )
+
+    def estimate(self, plan: Plan, costs: CostModel) -> tuple[Region, ...]:
+        state = dataclasses.replace(self.state, plan=plan)
+        for phase in PHASES:
+            if phase.name in _TO_REGIONS:
+                state = phase.run(state)
+        parts = {
+            node.name: part_work(node, placed, "npu")
+            for node, placed in zip(self.nodes, plan.ops, strict=True)
+        }
+        return estimate_regions(
+            state.regions,
+            {name: work for name, work in parts.items() if work is not None},
+            costs,
+            cache_dir=state.config.cache_dir,
+            progress=state.note,
+        )
 
 
 def mode(config: BuildConfig) -> str:
@@ -226,19 +291,12 @@ def _group(state: State) -> State:
 
 
 def _lower_npu(state: State) -> State:
-    costs = state.costs
-
-    def form(call: relax.Call) -> ProductForm:
-        """With the weight on the left where the vendor's estimate says that it is cheaper there."""
-        work = op_work(call)
-        if costs is not None and work.depth and work.columns:
-            cost = costs.npu_matmul(work.rows, work.depth, work.columns, str(call.args[1].ty.dtype))
-            if cost.provenance == "vendor-estimated" and cost.order == "left":
-                return "swapped"
-        return htp_form(call)
-
-    estimated = state.config.estimate and state.spec.npu.provider == "qnn"
-    mod, regions = lower_npu(state.mod, state.spec.npu, form if estimated else None)
+    # What the form is chosen by was only estimated where it was asked for.
+    form = None
+    costs = state.prices.get(mode(state.config))
+    if state.config.estimate and costs is not None and state.spec.npu.provider == "qnn":
+        form = product_form(costs)
+    mod, regions = lower_npu(state.mod, state.spec.npu, form)
     return dataclasses.replace(state, mod=mod, regions=regions)
 
 

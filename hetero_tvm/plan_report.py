@@ -14,17 +14,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm import compiler, pipeline, plan_regions
+from hetero_tvm import compiler, pipeline
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
+from hetero_tvm.plan_regions import Region
 from hetero_tvm.progress import Progress
-from relay_passes.op_work import op_work
+from relay_passes.gpu_fusion import gpu_works, kernel_mates
 from relay_passes.place import MODES
 from relay_passes.plan import DEVICES, OpPlan, Plan
 from relay_passes.program import Node, read_program
 from schedules.cost_model import CostModel
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
-from schedules.npu_profile import NoEstimate
 from target_specs.spec import Origin, SocSpec
 
 MODELLED = "modelled"  # computed from the spec's figures; totals always are
@@ -48,7 +48,7 @@ class PlanReport:
     provenance_of: Mapping[tuple[str, str], str]  # operator, device -> of the predicted time
     waiting: Mapping[str, tuple[float, Origin]]  # key of the spec -> what waits rest on
     node_of: Mapping[str, str]
-    regions: tuple[plan_regions.Region, ...] | None  # None: no estimate was asked for
+    regions: tuple[Region, ...] | None  # of that plan; None: nothing was estimated
     seconds: float
 
     @property
@@ -62,20 +62,11 @@ class PlanReport:
         return min(MODES, key=lambda name: round(self.modes[name].predicted_us, 2))
 
     @property
-    def with_estimates_us(self) -> float | None:
-        """The plan's time with every region's estimate in place of its prediction.
-
-        None where one has no estimate, or where devices work at the same time: then a region's
-        time is not a part of the total.
-        """
-        if not self.regions or any(op.split for op in self.plan.ops):
-            return None
-        total = self.plan.predicted_us
-        for region in self.regions:
-            if isinstance(region.estimate, NoEstimate):
-                return None
-            total += region.estimate.us - region.predicted_us
-        return total
+    def provenance(self) -> str:
+        """What the totals rest on."""
+        if not self.regions or not any(region.counts for region in self.regions):
+            return MODELLED
+        return f"{MODELLED}, NPU regions vendor-estimated"
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, the `--json` of the verb."""
@@ -93,12 +84,11 @@ class PlanReport:
                 for key, (value, origin) in self.waiting.items()
             },
             "operators": [self._operator(op) for op in self.plan.ops],
-            "modes": {name: mode_dict(self.modes[name]) for name in MODES},
+            "modes": {name: mode_dict(self.modes[name], self.provenance) for name in MODES},
             "best": self.best,
             "npu_regions": (
                 None if self.regions is None else [region.to_dict() for region in self.regions]
             ),
-            "with_estimates_us": self.with_estimates_us,
             "seconds": round(self.seconds, 3),
         }
 
@@ -135,7 +125,7 @@ class PlanReport:
         }
 
 
-def mode_dict(plan: Plan) -> dict[str, Any]:
+def mode_dict(plan: Plan, provenance: str = MODELLED) -> dict[str, Any]:
     """A plan's totals as plain data."""
     placed = [op.device for op in plan.ops]
     pairs: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
@@ -143,7 +133,7 @@ def mode_dict(plan: Plan) -> dict[str, Any]:
         pairs[wait.waiter, wait.on].append(wait.us)
     return {
         "predicted_us": plan.predicted_us,
-        "provenance": MODELLED,
+        "provenance": provenance,
         "operators": {place: placed.count(place) for place in _PLACES},
         "busy_us": dict(plan.busy_us),
         "device_us": plan.device_us,
@@ -178,8 +168,8 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
     """Plan as `config` says, and in every other mode.
 
     Args:
-        config: a build without an output. With `estimate` the vendor's compiler is asked about the
-            plan's NPU regions, too.
+        config: a build without an output. Unless `estimate` is False the vendor's compiler is asked
+            about the plan's NPU regions, where it can be.
         progress: told of every phase.
 
     Raises:
@@ -198,25 +188,23 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
         except EstimateUnavailable as error:
             raise BadInput(f"--estimate: {error}; plan without it") from None
     steps = {phase.name: phase.weight for phase in pipeline.PHASES if phase.plan}
-    progress.begin({**steps, **({"estimate": 5.0} if config.estimate else {})})
+    progress.begin(steps)
     state = pipeline.run(
         pipeline.State(config=config, spec=spec, costs=costs, note=progress.note),
         plan_only=True,
         on_phase=lambda phase: progress.step(phase.name),
     )
-    assert state.model is not None and state.plan is not None and state.costs is not None
-    costs = state.costs
-    figures, figure_of, provenance_of = _figures(read_program(state.mod), state.plan, costs)
-    regions = None
-    if config.estimate:
-        progress.step("estimate")
-        regions = plan_regions.estimate_regions(state, costs)
+    assert state.model is not None and state.plan is not None
+    wanted = pipeline.mode(config)
+    figures, figure_of, provenance_of = _figures(
+        read_program(state.mod), state.plan, state.prices[wanted]
+    )
     return PlanReport(
         model=config.model,
         target=spec.name,
         dtype=config.dtype,
         devices=config.devices,
-        wanted=pipeline.mode(config),
+        wanted=wanted,
         objective=config.objective,
         gpu_share=config.gpu_share,
         modes=state.plans,
@@ -225,7 +213,7 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
         provenance_of=provenance_of,
         waiting=_waiting(spec),
         node_of=dict(state.model.node_of),
-        regions=regions,
+        regions=state.estimated.get(wanted),
         seconds=time.perf_counter() - begin,
     )
 
@@ -237,8 +225,9 @@ def _figures(
     index: dict[Origin, int] = {}
     figure_of: dict[tuple[str, str], int] = {}
     provenance_of: dict[tuple[str, str], str] = {}
-    for node, op in zip(nodes, plan.ops, strict=True):
-        work = op_work(node.call)
+    nodes = list(nodes)
+    works = gpu_works(nodes, kernel_mates(nodes))
+    for work, op in zip(works, plan.ops, strict=True):
         if work.kind == "view":
             continue
         for device in op.cost_us:

@@ -25,7 +25,7 @@ def plan_summary(report: PlanReport, *, verbose: bool) -> str:
     """What goes where and why, and what else it could have cost."""
     lines = [*_operators(report, verbose=verbose), "", *_modes(report)]
     if report.regions is not None:
-        lines += ["", *_regions(report.regions), *_with_estimates(report)]
+        lines += ["", *_regions(report.regions)]
     return "\n".join(lines)
 
 
@@ -40,7 +40,8 @@ def lengths_table(reports: Mapping[int, PlanReport]) -> str:
             f"{length:>8}{times}{split.split_share:>12.1%}{_exactness(split):>18}"
             f"  {MODE_TITLES[report.best]}"
         )
-    lines.append("All modelled, from the target's spec.")
+    kinds = dict.fromkeys(report.provenance for report in reports.values())
+    lines.append(f"Times are {'; or '.join(kinds)}.")
     return "\n".join(lines)
 
 
@@ -205,21 +206,21 @@ def _modes(report: PlanReport) -> Iterator[str]:
         prose.append(f"The GPU is ours for {report.gpu_share:.0%} of its time.")
     for text in prose:
         yield from textwrap.wrap(text, _WIDTH)
-    yield _verdict(report)
+    yield from textwrap.wrap(_verdict(report), _WIDTH)
 
 
 def _verdict(report: PlanReport) -> str:
     us = {name: report.modes[name].predicted_us for name in MODES}
     if report.objective != "latency":
-        return f"The plan is the one with the least {report.objective} (modelled)."
+        return f"The plan is the one with the least {report.objective} ({report.provenance})."
     single = min(("gpu", "npu"), key=us.__getitem__)
     best = report.best
     if best == single:
-        return f"Best: {MODE_TITLES[best]}; both together gain nothing (modelled)."
+        return f"Best: {MODE_TITLES[best]}; both together gain nothing ({report.provenance})."
     gain = f"{us[single] / us[best]:.2f} x as fast as {MODE_TITLES[single]}"
     if best == "split":
         gain += f", {us['layer'] / us['split']:.2f} x as fast as {MODE_TITLES['layer']}"
-    return f"Best: {MODE_TITLES[best]}, {gain} (modelled)."
+    return f"Best: {MODE_TITLES[best]}, {gain} ({report.provenance})."
 
 
 def _regions(regions: tuple[Region, ...]) -> Iterator[str]:
@@ -245,6 +246,7 @@ def _regions(regions: tuple[Region, ...]) -> Iterator[str]:
         yield (
             f"{head}{estimate.us:>9.1f} µs{f'{low:.0f} … {high:.0f}':>18}{ratio:>6}"
             f"{filled:>13,}{spilled:>12,}{profile.missing_ops:>9}"
+            f"{'' if region.counts else '  not used'}"
         )
         shown = estimate
     if shown is None:
@@ -253,21 +255,9 @@ def _regions(regions: tuple[Region, ...]) -> Iterator[str]:
         f"Estimated: by the vendor (vendor-estimated), for the proxy {shown.proxy.name} "
         f"(v{shown.proxy.htp_arch}): {shown.proxy_why}.",
         f"Scaled {shown.scale.rule}.",
-        "Both without launch. Filled and spilled are bytes from and to memory, as compiled for the "
-        "proxy. Where operators have no cost, the estimate is a lower bound.",
+        "Both without launch; modelled is the sum of the operators by themselves. The plan counts "
+        "the estimate. Filled and spilled are bytes from and to memory, as compiled for the proxy. "
+        "Where operators have no cost, it is a lower bound, and not used below the model.",
     )
     for text in prose:
         yield from textwrap.wrap(text, _WIDTH)
-
-
-def _with_estimates(report: PlanReport) -> Iterator[str]:
-    us = report.with_estimates_us
-    if us is None:
-        return
-    text = (
-        "With the estimates instead of the predictions, and devices taking turns, this plan takes "
-        f"{us / 1e3:.3f} ms"
-    )
-    if "gpu" in report.devices:
-        text += f", against {report.modes['gpu'].predicted_us / 1e3:.3f} ms for GPU only"
-    yield from textwrap.wrap(f"{text} (vendor-estimated and modelled).", _WIDTH)

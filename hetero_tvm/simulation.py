@@ -280,7 +280,10 @@ def simulate_model(config: BuildConfig, progress: Progress, conditions: Conditio
     costs = CostModel(spec)
     element_bytes = 2 if config.dtype == "float16" else 4
     waiting = waiting_of(costs, fast=conditions.fast_sync, element_bytes=element_bytes)
-    graphs = {mode: plan_graph(state.mod, state.plans[mode], costs, waiting) for mode in MODES}
+    graphs = {
+        mode: plan_graph(state.mod, state.plans[mode], state.prices[mode], waiting)
+        for mode in MODES
+    }
     return ModelReport(
         model=config.model,
         target=spec.name,

@@ -14,6 +14,8 @@ ROOT = Path(__file__).parent.parent
 
 # Plans must not depend on how fast the machine is at the moment.
 os.environ.setdefault("HETERO_HOST_PROFILE", "shipped")
+# Seconds for every plan for a phone; the tests of estimates ask for them.
+os.environ.setdefault("HETERO_ESTIMATE", "off")
 
 # Shared machines stall; a slow example is not a wrong one. CI decides about a change, so it tries
 # the same examples every time; everybody else's runs look for new ones.

@@ -222,22 +222,53 @@ def test_free_dimensions_are_asked_for(hetero, tmp_path):
 
 
 @needs_qnn
-def test_estimate_beside_the_prediction(hetero, tmp_path):
+def test_regions_are_estimated_unless_told_otherwise(hetero, tmp_path):
     """Also from the cache, and for the plan that has no region."""
     path = tiny.mlp(tmp_path / "mlp.onnx", rows=64)
-    words = ("plan", path, "-t", "snapdragon", "--estimate", "-q")
-    env = {"HETERO_CACHE_DIR": str(tmp_path / "cache")}
+    words = ("plan", path, "-t", "snapdragon", "-q")
+    env = {"HETERO_CACHE_DIR": str(tmp_path / "cache"), "HETERO_ESTIMATE": ""}
     done = hetero(*words, "--devices", "npu", "--json", env=env)
     assert done.returncode == 0, done.stderr
     (region,) = done.json["npu_regions"]
     estimated = region["estimated"]
-    assert estimated["provenance"] == "vendor-estimated"
+    assert estimated["provenance"] == region["provenance"] == "vendor-estimated"
     assert estimated["proxy"]["soc"] == "QCS9100"
     assert estimated["low_us"] <= estimated["us"] <= estimated["high_us"]
     assert region["ratio"] == pytest.approx(estimated["us"] / region["predicted"]["us"])
+    assert sum(region["shares"].values()) == pytest.approx(1.0, abs=0.5)  # beside the border
     assert not estimated["cached"]
+    # What the plan counts for the region is its estimate.
+    times = [op["predicted"]["npu"] for op in done.json["operators"]]
+    assert {time["provenance"] for time in times} == {"vendor-estimated"}
+    counted = sum(time["us"] for time in times) + region["predicted"]["border_us"]
+    assert counted == pytest.approx(max(estimated["us"], region["predicted"]["border_us"]))
+    assert done.json["modes"]["npu"]["provenance"] == "modelled, NPU regions vendor-estimated"
     again = hetero(*words, "--devices", "npu", "--json", env=env)
     assert again.json["npu_regions"][0]["estimated"] == {**estimated, "cached": True}
     gpu = hetero(*words, "--devices", "gpu", env=env)
     assert gpu.returncode == 0, gpu.stderr
     assert "The plan has no NPU region to estimate." in gpu.stdout
+    off = hetero(*words, "--devices", "npu", "--no-estimate", "--json", env=env)
+    assert off.json["npu_regions"] is None
+    kinds = {op["predicted"]["npu"]["provenance"] for op in off.json["operators"]}
+    assert kinds == {"modelled"}
+
+
+@needs_qnn
+def test_products_are_estimated_where_asked_for(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", rows=64)
+    env = {"HETERO_CACHE_DIR": str(tmp_path / "cache")}
+    words = ("plan", path, "-t", "snapdragon", "--estimate", "--devices", "npu")
+    done = hetero(*words, "--json", env=env)
+    assert done.returncode == 0, done.stderr
+    assert "of 8 matrix products" in done.stderr
+    assert done.json["npu_regions"][0]["provenance"] == "vendor-estimated"
+
+
+def test_a_variable_with_a_typo_is_one_clear_line(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx")
+    done = hetero("plan", path, "-t", "host", "-q", env={"HETERO_ESTIMATE": "no"})
+    assert done.returncode == 2
+    assert done.stderr == (
+        "hetero-tvm plan: error: HETERO_ESTIMATE=no: write off, or leave it unset\n"
+    )

@@ -131,7 +131,8 @@ def test_nothing_is_compiled(config, monkeypatch):
     monkeypatch.setattr(pipeline.vm_lowering, "compile_executable", None)
     report = explain(dataclasses.replace(config, devices="npu"), Progress(quiet=True))
     assert report.plan.macs["npu"] > 0
-    assert report.with_estimates_us is None
+    assert report.regions is None
+    assert report.provenance == "modelled"
 
 
 def test_energy_without_power_figures_is_one_line(config):

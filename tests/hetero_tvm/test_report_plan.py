@@ -105,7 +105,7 @@ REPORT = PlanReport(
 REGION = Region(
     symbol="npu_region_0",
     operators=("a", "b"),
-    operators_us=15.0,
+    alone_us={"a": 9.0, "b": 6.0},
     border_us=5.0,
     estimate=ESTIMATE,
 )
@@ -239,18 +239,17 @@ def test_regions_name_proxy_scale_and_ratio():
     assert row.split() == "npu_region_0 2 20.0 µs 25.0 µs 20 … 30 1.25 3 7 0".split()
     assert "(vendor-estimated), for the proxy QCS9100 (v73): there is no table of v75" in text
     assert "Scaled halved." in text
-    assert "and devices taking turns, this plan takes 0.105 ms" in " ".join(text.split())
+    verdict = "Best: split, 2.00 x as fast as NPU only, 1.50 x as fast as layer level"
+    assert f"{verdict} (modelled, NPU regions vendor-estimated)." in " ".join(text.split())
 
 
-def test_estimates_do_not_replace_predictions_of_devices_that_work_at_once():
-    report = dataclasses.replace(with_ops(SPLIT), regions=(REGION,))
-    assert report.with_estimates_us is None
-
-
-def test_a_region_without_an_estimate_leaves_the_total_open():
-    silent = dataclasses.replace(REGION, estimate=NoEstimate("it crashed"))
-    report = dataclasses.replace(REPORT, regions=(REGION, silent))
-    text = plan_summary(report, verbose=False)
+def test_a_region_whose_estimate_does_not_count_says_so():
+    silent = dataclasses.replace(REGION, symbol="npu_region_1", estimate=NoEstimate("it crashed"))
+    profile = dataclasses.replace(ESTIMATE.profile, us=30, missing_ops=3)
+    bound = dataclasses.replace(ESTIMATE, profile=profile)
+    low = dataclasses.replace(REGION, symbol="npu_region_2", estimate=bound)  # 15 against 20 µs
+    text = plan_summary(dataclasses.replace(REPORT, regions=(silent, low)), verbose=False)
     assert "20.0 µs  no estimate: it crashed" in text
-    assert report.with_estimates_us is None
-    assert "instead of the predictions" not in text
+    (row,) = [line for line in text.splitlines() if line.startswith("npu_region_2")]
+    assert row.endswith("3  not used")
+    assert "layer level (modelled)." in text
