@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
+import functools
 import math
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.system_state import machine, read_state
 
 if TYPE_CHECKING:
-    from hetero_tvm.loader import Fed, Model
+    from hetero_tvm.workload import LlmWorkload, Workload
 
 EXAMPLES = """\
 examples:
@@ -27,6 +27,7 @@ examples:
   hetero-tvm bench encoder.so --json > before.json        for `hetero-tvm compare`
   hetero-tvm bench detector.so --format markdown
   hetero-tvm bench detector.so --sustained 10m            minute by minute, as it grows warm
+  hetero-tvm bench llm.so --prompt 256 --generate 64      tokens a second; a run is one answer
 
 Only the call is timed: inputs are in device memory before it, and it ends when all devices are
 done. Temperature, clocks and power are shown where the system shows them. Ctrl-C ends a sustained
@@ -38,6 +39,7 @@ FORMATS = ("text", "markdown", "csv", "json")
 _LEAST_S = 2.0  # repetitions by default go on for so long, and are
 _LEAST_RUNS = 20
 _MOST_RUNS = 1000
+_GENERATE = 32
 _KEPT = 10_000  # single times in the JSON
 
 
@@ -70,7 +72,15 @@ def times_of(ms: Sequence[float]) -> Times:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm bench`."""
-    parser.add_argument("artefact", type=Path, help="what `hetero-tvm build` wrote")
+    from hetero_tvm import workload_arguments
+
+    workload_arguments.add(parser)
+    parser.add_argument(
+        "--generate",
+        type=int,
+        metavar="TOKENS",
+        help=f"language model: tokens of an answer (default {_GENERATE})",
+    )
     parser.add_argument("--warm-up", type=int, default=3, help="runs before (default 3)")
     parser.add_argument(
         "--repeat",
@@ -87,67 +97,67 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--every", metavar="TIME", default="1m", help="of --sustained: a row (default 1m)"
     )
     parser.add_argument("--format", choices=FORMATS, default="text", help="default text")
-    parser.add_argument(
-        "--inputs",
-        action="append",
-        default=[],
-        metavar="FILE.npz | NAME=FILE.npy",
-        help="inputs; what is not given is random",
-    )
-    parser.add_argument("--length", type=int, help="of random inputs, as for `run`")
-    parser.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
-    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
 
 
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, time, print."""
-    from hetero_tvm import bench_report, loader, runtime
-    from hetero_tvm.run import complete_inputs, read_inputs
+    from hetero_tvm import bench_report, runtime, workload
 
-    for flag, value, least in (("--warm-up", args.warm_up, 0), ("--repeat", args.repeat, 1)):
+    for flag, value, least in (
+        ("--warm-up", args.warm_up, 0),
+        ("--repeat", args.repeat, 1),
+        ("--generate", args.generate, 1),
+    ):
         if value is not None and value < least:
             raise BadInput(f"{flag} {value}: at least {least}")
-    if args.seed < 0:
-        raise BadInput(f"--seed {args.seed}: at least 0")
     sustained_s = read_time(args.sustained, "--sustained") if args.sustained else None
     every_s = read_time(args.every, "--every")
     if sustained_s is not None and args.repeat is not None:
         raise BadInput("--sustained and --repeat exclude each other")
-    if args.device is not None:
-        runtime.configure(opencl_device=args.device)
-    given = read_inputs(args.inputs)
     before = read_state()
-    model = loader.load(args.artefact)
-    fed = model.feed(complete_inputs(given, model.manifest, args.seed, args.length))
-    first_ms = _timed(model, fed)
+    work: Workload
+    answers: list[Answer] = []
+    if workload.is_llm(args.artefact):
+        llm = work = workload.open_llm(args, "prefill")
+        count = _GENERATE if args.generate is None else args.generate
+        check_room(llm, count)
+        timed = functools.partial(_answer, llm, count, answers)
+    else:
+        if args.generate is not None:
+            raise BadInput(f"--generate: {args.artefact} is no language model")
+        work = workload.open_model(args)
+        timed = functools.partial(_timed, work)
+    first_ms = timed()
     loaded_from = time.monotonic()
     for _ in range(args.warm_up):
-        model.call(fed)
-    runtime.reset_counters()
+        timed()
     minutes: list[dict[str, Any]] = []
     if sustained_s is None:
-        ms = _repeat(model, fed, args.repeat)
+        count = 1 if args.repeat is None and work.simulated else args.repeat
+        ms = _repeat(timed, count)
     else:
-        minutes, ms = _sustain(lambda: _timed(model, fed), sustained_s, every_s, quiet=args.quiet)
+        minutes, ms = _sustain(timed, sustained_s, every_s, quiet=args.quiet)
     after = read_state()
-    length = sum(piece.size for piece in fed.way) if fed.way else None
+    length = None if answers else work.length
     times = times_of(ms)
+    manifest = work.manifest
     data = {
         "hetero_tvm": __version__,
         "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "artefact": str(args.artefact),
-        "model": model.manifest.model_name,
-        "model_sha256": model.manifest.model_sha256,
-        "target": model.manifest.target,
-        "versions": dict(model.manifest.versions),
-        "simulated": model.simulated,
+        "model": manifest.model_name,
+        "model_sha256": manifest.model_sha256,
+        "target": manifest.target,
+        "versions": dict(manifest.versions),
+        "simulated": work.simulated,
         "machine": {**machine(), "opencl": runtime.device_name()},
         "length": length,
-        "load_s": model.load_seconds,
+        "load_s": work.load_seconds,
         "first_run_ms": first_ms,
         "warm_up_runs": args.warm_up,
         "times_ms": dataclasses.asdict(times),
         "length_per_s": length / times.p50 * 1e3 if length else None,
+        "llm": llm_figures(answers[-len(ms) :]) if answers else None,
         "peak_memory_bytes": memory.peak_bytes(),
         "artefact_bytes": args.artefact.stat().st_size,
         "thermal": {
@@ -181,19 +191,71 @@ def read_time(text: str, flag: str) -> float:
     return seconds
 
 
-def _timed(model: Model, fed: Fed) -> float:
+def _timed(work: Workload) -> float:
     start = time.perf_counter()
-    model.call(fed)
+    work.run()
     return (time.perf_counter() - start) * 1e3
 
 
-def _repeat(model: Model, fed: Fed, count: int | None) -> list[float]:
-    if count is None and model.simulated:
-        count = 1
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One answer of a language model, in ms."""
+
+    prompt: int  # tokens
+    prefill: float
+    decode: tuple[float, ...]  # of each token behind the first, which prefilling gives
+
+
+def check_room(work: LlmWorkload, count: int) -> None:
+    """An answer of `count` tokens fits behind the prompt.
+
+    Raises:
+        BadInput: it does not.
+    """
+    room = work.session.capacity - len(work.prompt)
+    if count > room:
+        raise BadInput(
+            f"--generate {count}: behind {len(work.prompt)} tokens of prompt there is room for "
+            f"{room} in this artefact"
+        )
+
+
+def _answer(work: LlmWorkload, count: int, answers: list[Answer]) -> float:
+    """Time one answer, greedy and without an end; noted in `answers`."""
+    start = time.perf_counter()
+    work.run()
+    prefilled = time.perf_counter()
+    decode, before = [], prefilled
+    for number in range(count - 1):
+        work.session.decode(work.prompt[number % len(work.prompt)])
+        now = time.perf_counter()
+        decode.append((now - before) * 1e3)
+        before = now
+    answers.append(Answer(len(work.prompt), (prefilled - start) * 1e3, tuple(decode)))
+    return (before - start) * 1e3
+
+
+def llm_figures(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Tokens a second over answers of one length, by medians."""
+    prefill = times_of([answer.prefill for answer in answers])
+    each = [ms for answer in answers for ms in answer.decode]
+    decode = times_of(each) if each else None
+    prompt = answers[0].prompt
+    return {
+        "prompt_tokens": prompt,
+        "generated_tokens": len(answers[0].decode) + 1,
+        "prefill_ms": dataclasses.asdict(prefill),
+        "decode_ms": dataclasses.asdict(decode) if decode else None,
+        "prefill_tokens_per_s": prompt / prefill.p50 * 1e3,
+        "decode_tokens_per_s": 1e3 / decode.p50 if decode else None,
+    }
+
+
+def _repeat(timed: Callable[[], float], count: int | None) -> list[float]:
     ms: list[float] = []
     start = time.perf_counter()
     while len(ms) < (count or _MOST_RUNS):
-        ms.append(_timed(model, fed))
+        ms.append(timed())
         long_enough = time.perf_counter() - start >= _LEAST_S and len(ms) >= _LEAST_RUNS
         if count is None and long_enough:
             break

@@ -28,6 +28,8 @@ def text(data: Mapping[str, Any]) -> str:
         f"{data['artefact_bytes'] / 1e6:.1f} MB",
         "thermal  " + _thermal(data["thermal"]),
     ]
+    if data["llm"]:
+        lines.insert(5, _llm(data["llm"]))
     if data["minutes"]:
         lines += ["", f"{'at':>8}{'runs':>8}{'mean':>10}{'p50':>10}{'p90':>10}{'sd':>9}  state"]
     for row in data["minutes"]:
@@ -90,6 +92,15 @@ def state_words(state: Mapping[str, Any]) -> str:
         (state["power_w"], "{:.1f} W"),
     ]
     return ", ".join(word.format(value) for value, word in words if value is not None) or "-"
+
+
+def _llm(llm: Mapping[str, Any]) -> str:
+    decode = llm["decode_tokens_per_s"]
+    said = (
+        f"tokens   {llm['prompt_tokens']} of prompt at {llm['prefill_tokens_per_s']:.1f} tokens/s "
+        f"(first after {llm['prefill_ms']['p50']:.2f} ms)"
+    )
+    return said + (f", then {decode:.2f} tokens/s" if decode else "")
 
 
 def _thermal(thermal: Mapping[str, Any]) -> str:

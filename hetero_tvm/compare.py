@@ -32,6 +32,10 @@ _METRICS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
     ("peak memory bytes", ("peak_memory_bytes",), True),
     ("artefact bytes", ("artefact_bytes",), False),
 )
+_LLM_METRICS: tuple[tuple[str, tuple[str, ...], bool], ...] = (
+    ("prefill p50 ms", ("llm", "prefill_ms", "p50"), True),
+    ("decode p50 ms", ("llm", "decode_ms", "p50"), True),
+)
 _SAME = ("model_sha256", "target", "length", "simulated")
 # Throttling begins by steps of a few degrees; readings of one sensor scatter by one or two.
 _MOST_DEGREES_APART = 5.0
@@ -59,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     check_comparable(before, after, any_warmth=args.any_warmth)
     rows = [
         _metric(name, _at(before, path), _at(after, path), threshold if decides else None)
-        for name, path, decides in _METRICS
+        for name, path, decides in _metrics(before)
     ]
     worse = [row["name"] for row in rows if row["worse"]]
     noise = max(m["times_ms"]["sd"] / m["times_ms"]["p50"] for m in (before, after))
@@ -125,6 +129,11 @@ def check_comparable(
     for key in _SAME:
         if before[key] != after[key]:
             raise BadInput(f"not comparable: {key} is {before[key]} and {after[key]}")
+    if (before["llm"] is None) is not (after["llm"] is None):
+        raise BadInput("not comparable: only one is of a language model")
+    for key in ("prompt_tokens", "generated_tokens") if before["llm"] else ():
+        if before["llm"][key] != after["llm"][key]:
+            raise BadInput(f"not comparable: {key} is {before['llm'][key]} and {after['llm'][key]}")
     if before["machine"] != after["machine"]:
         differing = [
             f"{key} is {before['machine'].get(key)} and {after['machine'].get(key)}"
@@ -148,6 +157,12 @@ def _warmth_differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> str 
     if long <= _SHORT_LOAD_S or long <= _MOST_LOAD_RATIO * short:
         return None
     return f"measured after {short:.0f} s and after {long:.0f} s of load, no sensor shows warmth"
+
+
+def _metrics(data: Mapping[str, Any]) -> tuple[tuple[str, tuple[str, ...], bool], ...]:
+    if data["llm"] is None:
+        return _METRICS
+    return _METRICS + (_LLM_METRICS if data["llm"]["decode_ms"] else _LLM_METRICS[:1])
 
 
 def _at(data: Mapping[str, Any], path: tuple[str, ...]) -> float:

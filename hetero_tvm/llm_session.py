@@ -21,7 +21,14 @@ import numpy as np
 from hetero_tvm import bundle, runtime
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.lengths import way
-from hetero_tvm.loader import Opened, last_line, open_artefact
+from hetero_tvm.loader import (
+    Around,
+    Opened,
+    is_simulated,
+    last_line,
+    nothing_around,
+    open_artefact,
+)
 
 _DECODE = 1
 _FORMAT = "hetero_tvm kv cache 1"
@@ -57,10 +64,12 @@ class LlmSession:
         self.description = description
         self.manifest = opened.manifest
         self.load_seconds = opened.load_seconds
+        self.around: Around = nothing_around  # a context for each step, by its function's name
         self._opened = opened
         self._device = opened.device
         self._device_error: type[Exception] = tvm.error.InternalError
         self._steps = {v.length: opened.machine[v.function] for v in self.manifest.variants}
+        self._functions = {v.length: v.function for v in self.manifest.variants}
         self._weights = {v.length: opened.weights_of(v.function) for v in self.manifest.variants}
         self._order = {v.length: [spec.name for spec in v.inputs] for v in self.manifest.variants}
         self._predicted_us = {
@@ -86,6 +95,15 @@ class LlmSession:
     def tokens(self) -> tuple[int, ...]:
         """The tokens whose keys and values the cache holds."""
         return tuple(self._tokens)
+
+    @property
+    def simulated(self) -> bool:
+        """True where the artefact is made for a chip that this machine is not."""
+        return is_simulated(self.manifest)
+
+    def instrument(self, function: Any | None) -> None:
+        """See `Model.instrument`."""
+        self._opened.machine.set_instrument(function)
 
     @property
     def capacity(self) -> int:
@@ -239,9 +257,10 @@ class LlmSession:
         runtime.host_view(self._small["hetero_last"])[0] = len(tokens) - 1
         given = {"input_ids": self._ids[rows], **self._small, **self._caches}
         try:
-            result = self._steps[rows](
-                *(given[name] for name in self._order[rows]), *self._weights[rows]
-            )
+            with self.around(self._functions[rows]):
+                result = self._steps[rows](
+                    *(given[name] for name in self._order[rows]), *self._weights[rows]
+                )
             logits = runtime.host_view(_only(result))
         except (RuntimeError, self._device_error) as error:
             raise DeviceFailure(last_line(error)) from error

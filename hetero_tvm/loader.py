@@ -81,7 +81,7 @@ class Model:
     @property
     def simulated(self) -> bool:
         """True where the artefact is made for a chip that this machine is not."""
-        return self.manifest.npu_provider == "qnn" and platform.machine() == "x86_64"
+        return is_simulated(self.manifest)
 
     @property
     def lengths(self) -> tuple[int, ...]:
@@ -235,6 +235,11 @@ class Model:
             name: np.concatenate([found[name] for found in pieces], axes[0])
             for name, axes in rules.output_axes.items()
         }
+
+
+def is_simulated(manifest: Manifest) -> bool:
+    """Whether this machine stands in for the chip that an artefact is made for."""
+    return manifest.npu_provider == "qnn" and platform.machine() == "x86_64"
 
 
 def _program(border: Manifest | Variant, name: str, machine: Any) -> _Program:

@@ -18,14 +18,16 @@ from target_specs.loader import SpecError, load_spec
 from target_specs.spec import SocSpec
 
 if TYPE_CHECKING:
-    from hetero_tvm.loader import Model
+    from hetero_tvm.bundle import Manifest
     from hetero_tvm.profile_summary import Run, Summary
+    from hetero_tvm.workload import Workload
 
 EXAMPLES = """\
 examples:
   hetero-tvm profile encoder.so
   hetero-tvm profile encoder.so --runs 20 --trace t.json    open t.json at https://ui.perfetto.dev
   hetero-tvm profile detector.so --json | jq .summary.idle_us
+  hetero-tvm profile llm.so --phase prefill --prompt 256
 
 GPU kernels have the driver's times, mapped to the host's clock. A call that computes several
 operators is timed as one; its time is shared out among them as the plan predicted (marked ~).
@@ -38,54 +40,54 @@ _ROWS = 15
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm profile`."""
-    parser.add_argument("artefact", type=Path, help="what `hetero-tvm build` wrote")
+    from hetero_tvm import workload_arguments
+
+    workload_arguments.add(parser)
+    parser.add_argument(
+        "--phase",
+        choices=("prefill", "decode"),
+        help="language model: the prompt, or one token behind it (default decode)",
+    )
     parser.add_argument("--runs", type=int, default=10, help="to record (default 10)")
     parser.add_argument("--trace", type=Path, metavar="FILE.json", help="write the timeline")
-    parser.add_argument(
-        "--inputs",
-        action="append",
-        default=[],
-        metavar="FILE.npz | NAME=FILE.npy",
-        help="inputs; what is not given is random",
-    )
-    parser.add_argument("--length", type=int, help="of random inputs, as for `run`")
-    parser.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
-    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
 
 
 def run(args: argparse.Namespace) -> int:
     """Record, sum up, print, write."""
-    from hetero_tvm import loader, runtime
+    from hetero_tvm import workload
     from hetero_tvm.profile_summary import runs_of, summarise
-    from hetero_tvm.run import check_save, complete_inputs, read_inputs
+    from hetero_tvm.run import check_save
 
     if args.runs < 1:
         raise BadInput(f"--runs {args.runs}: at least 1")
-    if args.seed < 0:
-        raise BadInput(f"--seed {args.seed}: at least 0")
     if args.trace is not None:
         check_save(args.trace, [args.artefact], flag="--trace")
-    if args.device is not None:
-        runtime.configure(opencl_device=args.device)
-    given = read_inputs(args.inputs)
-    model = loader.load(args.artefact)
-    fed = model.feed(complete_inputs(given, model.manifest, args.seed, args.length))
-    recorded = record(model, fed, args.runs)
+    work: Workload
+    if workload.is_llm(args.artefact):
+        work = workload.open_llm(args, args.phase or "decode")
+    elif args.phase is not None:
+        raise BadInput(f"--phase: {args.artefact} is no language model")
+    else:
+        work = workload.open_model(args)
+    manifest = work.manifest
+    recorded = Recorded(work, args.runs)
     runs = runs_of(recorded.events, recorded.bounds)
-    plan, spec = plan_of(model, runs[0]), spec_of(model)
-    summary = summarise(runs, model.manifest.calls, plan, spec, model.manifest.dtype)
+    summary = summarise(
+        runs, manifest.calls, plan_of(manifest, runs[0]), spec_of(manifest), manifest.dtype
+    )
     provenance = "measured" + (
-        "; the NPU is simulated, its times are the simulator's" if model.simulated else ""
+        "; the NPU is simulated, its times are the simulator's" if work.simulated else ""
     )
     if args.trace is not None:
         from hetero_tvm.profile_trace import recorded_trace
 
-        title = f"{args.artefact.name} for {model.manifest.target}"
-        write_trace(args.trace, recorded_trace(runs, model.manifest.calls, title, provenance))
+        title = f"{args.artefact.name} for {manifest.target}"
+        write_trace(args.trace, recorded_trace(runs, manifest.calls, title, provenance))
         cli.say(f"wrote {args.trace}; open it at https://ui.perfetto.dev", quiet=args.quiet)
     data = {
         "artefact": str(args.artefact),
-        "target": model.manifest.target,
+        "target": manifest.target,
+        "length": work.length,
         "provenance": provenance,
         "runs": args.runs,
         "plain_run_us": recorded.plain_us,
@@ -101,25 +103,25 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Recorded:
-    """Recorded runs, and how long runs took that were not recorded."""
+    """Runs of a workload, first unrecorded, then recorded, `count` of each."""
 
-    def __init__(self, model: Model, fed: Any, count: int) -> None:
+    def __init__(self, work: Workload, count: int) -> None:
         from hetero_tvm.recording import Recorder
 
         for _ in range(_WARM_UP):
-            model.call(fed)
+            work.run()
         plain = []
         for _ in range(count):
             start = time.monotonic_ns()
-            model.call(fed)
+            work.run()
             plain.append(time.monotonic_ns() - start)
         self.plain_us = statistics.median(plain) / 1e3
         self.bounds: list[tuple[int, int]] = []
-        with Recorder(model) as recorder:
-            model.call(fed, recorder.function)  # the first pays for what recording sets up
+        with Recorder(work) as recorder:
+            work.run(recorder.function)  # the first pays for what recording sets up
             for _ in range(count):
                 start = time.monotonic_ns()
-                model.call(fed, recorder.function)
+                work.run(recorder.function)
                 self.bounds.append((start, time.monotonic_ns()))
         self.events, self.lost = recorder.events, recorder.lost
         if self.lost:
@@ -128,24 +130,19 @@ class Recorded:
             )
 
 
-def record(model: Model, fed: Any, count: int) -> Recorded:
-    """Run, first unrecorded, then recorded, `count` times each."""
-    return Recorded(model, fed, count)
-
-
-def plan_of(model: Model, run_: Run) -> Plan:
+def plan_of(manifest: Manifest, run_: Run) -> Plan:
     """The plan of the function that ran; of several, the one that did most of the work."""
-    plans = {variant.function: variant.plan for variant in model.manifest.variants}
+    plans = {variant.function: variant.plan for variant in manifest.variants}
     if not plans:
-        return Plan.from_json(json.dumps(model.manifest.plan))
+        return Plan.from_json(json.dumps(manifest.plan))
     ((name, _),) = collections.Counter(run_.functions).most_common(1)
     return Plan.from_json(json.dumps(plans[name]))
 
 
-def spec_of(model: Model) -> SocSpec | None:
+def spec_of(manifest: Manifest) -> SocSpec | None:
     """The target's spec as it is shipped; None where the target was a file of the user's."""
     try:
-        return load_spec(model.manifest.target)
+        return load_spec(manifest.target)
     except SpecError:
         return None
 

@@ -15,10 +15,9 @@ import dataclasses
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from hetero_tvm import runtime
-from hetero_tvm.loader import Model
 
 Kind = Literal["function", "call", "submit", "kernel", "region", "wait", "copy"]
 _DEVICES = ("cpu", "gpu", "npu")  # by the runtime's numbers
@@ -65,10 +64,16 @@ class Event:
         return _DEVICES[self.detail % 4]
 
 
+class Instrumented(Protocol):
+    """What runs in TVM's virtual machine: a model, or a language model's session."""
+
+    def instrument(self, function: Any | None) -> None: ...  # noqa: D102
+
+
 class Recorder:
     """Records while it is entered. Only one can be, in a process."""
 
-    def __init__(self, model: Model, events_per_thread: int = _EVENTS_PER_THREAD) -> None:
+    def __init__(self, model: Instrumented, events_per_thread: int = _EVENTS_PER_THREAD) -> None:
         self.events: tuple[Event, ...] = ()  # by their beginning, once it is left
         self.lost = 0  # events that newer ones have overwritten
         self._model = model

@@ -23,6 +23,7 @@ from relay_passes.lower_gpu import CALLS_ATTR
 from relay_passes.op_work import dtype_bytes, static_shape, tensor_args
 from relay_passes.plan import Plan
 
+_KERNEL_CALLS = (Op.get("relax.call_tir"), Op.get("relax.call_tir_inplace"))
 _GATHER = "relax.take"  # reads what it picks, not the whole table
 
 
@@ -58,7 +59,7 @@ def call_table(
         if not isinstance(value, relax.Call):
             continue
         callee = value.args[0] if value.args else None
-        if value.op == Op.get("relax.call_tir") and isinstance(callee, GlobalVar):
+        if value.op in _KERNEL_CALLS and isinstance(callee, GlobalVar):
             symbol = callee.name_hint
             device = "cpu" if HOST_ATTR in (mod[callee].attrs or {}) else "gpu"
             operators = tuple(names.get(var.name, []) or _itself(var.name, macs))

@@ -8,9 +8,10 @@ import forced_plans
 from split_models import CASES
 
 from hetero_tvm import loader
-from hetero_tvm.profile import plan_of, record
+from hetero_tvm.profile import Recorded, plan_of
 from hetero_tvm.profile_summary import runs_of
 from hetero_tvm.run import complete_inputs
+from hetero_tvm.workload import ModelWorkload
 
 RUNS = 4
 
@@ -29,7 +30,7 @@ def artefact():
 def recorded():
     """(loaded model, its runs, its plan)."""
     model = loader.load(artefact())
-    fed = model.feed(complete_inputs({}, model.manifest, seed=3))
-    found = record(model, fed, RUNS)
+    work = ModelWorkload(model, complete_inputs({}, model.manifest, seed=3))
+    found = Recorded(work, RUNS)
     runs = runs_of(found.events, found.bounds)
-    return model, runs, plan_of(model, runs[0])
+    return model, runs, plan_of(model.manifest, runs[0])

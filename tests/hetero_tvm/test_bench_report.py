@@ -22,6 +22,7 @@ def data(**more):
         "warm_up_runs": 3,
         "times_ms": TIMES,
         "length_per_s": None,
+        "llm": None,
         "peak_memory_bytes": 250e6,
         "artefact_bytes": 3e6,
         "thermal": {"loaded_s": 12.0, "start": NOTHING, "end": NOTHING},

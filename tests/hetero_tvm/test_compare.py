@@ -16,6 +16,7 @@ BENCH = {
     "model_sha256": "0" * 64,
     "target": "host",
     "length": None,
+    "llm": None,
     "simulated": False,
     "machine": {"cpu": "a", "opencl": "b"},
     "load_s": 1.0,
@@ -63,6 +64,29 @@ def test_exit_code(capsys, files, changes, threshold, code):
     data = json.loads(capsys.readouterr().out)
     assert data["held"] is (code == 0)
     assert bool(data["worse"]) is (code == 1)
+
+
+LLM = {
+    "prompt_tokens": 64,
+    "generated_tokens": 32,
+    "prefill_ms": {"p50": 9.0},
+    "decode_ms": {"p50": 2.0},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({}, 0),
+        ({"decode_ms": {"p50": 2.2}}, 1),
+        ({"prefill_ms": {"p50": 9.9}}, 1),
+        ({"prompt_tokens": 65}, 2),
+    ],
+)
+def test_language_models(capsys, tmp_path, changes, code):
+    for name, llm in (("a.json", LLM), ("b.json", {**LLM, **changes})):
+        (tmp_path / name).write_text(json.dumps({**BENCH, "llm": llm}))
+    assert cli.main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == code
 
 
 def test_text(capsys, files):
