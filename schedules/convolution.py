@@ -24,7 +24,8 @@ from schedules.layout import (
     pack_panels,
     static_shape,
 )
-from schedules.register_tile import RegisterTile, choose_tile, contraction
+from schedules.local_tile import product_tile
+from schedules.register_tile import RegisterTile, contraction
 from target_specs.spec import GpuSpec
 
 
@@ -62,7 +63,9 @@ def legalize_conv2d(gpu: GpuSpec) -> Legalize:
             taps = np.ascontiguousarray(kernel[:, 0].transpose(1, 2, 0))  # [kh, kw, C]
             return _call_te(builder, _Depthwise(window, out_shape, gpu), data, taps, "depthwise")
         group_columns = kernel.shape[0] // window.groups
-        tile = choose_tile(gpu, out_shape[1] * out_shape[2], group_columns)
+        pixels = out_shape[1] * out_shape[2]
+        images = out_shape[0] * window.groups
+        tile = product_tile(gpu, (images, pixels, group_columns), kernel.shape[1])
         # [G, O / G, I / G, kh, kw] -> [G, kh, kw, I / G, O / G] -> panels
         grouped = kernel.reshape(window.groups, group_columns, *kernel.shape[1:])
         panels = _conv_panels(grouped.transpose(0, 3, 4, 2, 1), tile.panel)
@@ -90,7 +93,8 @@ def legalize_conv2d_transpose(gpu: GpuSpec) -> Legalize:
         depth, _, *size = kernel.shape
         # Every input pixel times every kernel position: [H * W, I] x [I, kh * kw * O].
         matrix = kernel.transpose(0, 2, 3, 1).reshape(depth, -1)
-        tile = choose_tile(gpu, shape[1] * shape[2], matrix.shape[1])
+        pixels = shape[1] * shape[2]
+        tile = product_tile(gpu, (shape[0], pixels, matrix.shape[1]), depth)
         one = _Window(
             kernel=(1, 1), strides=(1, 1), dilation=(1, 1), padding=(0, 0, 0, 0), groups=1
         )

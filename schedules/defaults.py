@@ -9,9 +9,11 @@ from schedules.attention import legalize_attention
 from schedules.column_reduction import ColumnReduction
 from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
 from schedules.elementwise import Elementwise
+from schedules.gemv import SplitDepth
 from schedules.kv_cache import legalize_update_kv
 from schedules.last_resort import LastResort
 from schedules.layout import Legalize, legalize_permute_dims
+from schedules.local_tile import LocalTiled
 from schedules.lockstep_reduction import LockstepReduction
 from schedules.matmul import legalize_matmul
 from schedules.register_tile import RegisterTiled
@@ -49,6 +51,8 @@ def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
 def default_rules(gpu: GpuSpec) -> list[ScheduleRule]:
     """The rules for the GPU, in order. The last always answers."""
     return [
+        SplitDepth(),
+        LocalTiled(),
         RegisterTiled(),
         RowReduction(),
         Elementwise(gpu),

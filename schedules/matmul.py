@@ -17,6 +17,7 @@ from tvm import relax, te, tirx
 from tvm.ir.expr import GenericConst
 
 from schedules.cache_block import blocked
+from schedules.gemv import split_depth_tile
 from schedules.layout import (
     CONTRACTION_ATTRS,
     Legalize,
@@ -31,6 +32,7 @@ from schedules.layout import (
     static_shape,
     unravel,
 )
+from schedules.local_tile import product_tile
 from schedules.register_tile import RegisterTile, choose_tile, contraction
 from target_specs.spec import GpuSpec
 
@@ -153,8 +155,11 @@ def _right_side(
     """The tile, the right side as the kernel reads it, and whether that is panels."""
     shape = known_shape(rhs)
     depth, columns = shape[-2:]
-    tile = choose_tile(gpu, rows, columns)
+    batch = math.prod(shape[:-2])
+    tile = product_tile(gpu, (batch, rows, columns), depth)
     if isinstance(rhs, GenericConst):
+        few = split_depth_tile(gpu, rows, depth)
+        tile = few or tile
         return tile, relax.const(pack_panels(rhs.value.numpy(), tile.panel)), True
     size_bytes = depth * columns * 4
     pays = size_bytes >= _REPACK_MIN_BYTES and rows >= _REPACK_MIN_ROWS

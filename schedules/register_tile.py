@@ -53,6 +53,9 @@ class RegisterTile:
     block_rows: int = 1  # tiles of a block along the rows
     block_panels: int = 1  # panels of a block
     block_depth: int = 0  # of one stretch of the innermost reduced axis; 0: all of the depth
+    # Where items run in lockstep: `gemv.SplitDepth` and `local_tile.LocalTiled`.
+    items_k: int = 1  # work-items of a group along the depth
+    local_depth: int = 0  # of one stretch that a group shares in local memory; 0: it shares none
 
     @property
     def panel(self) -> int:
@@ -154,19 +157,12 @@ class RegisterTiled(Rule):
     def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         """None where no block carries a tile or the epilogue is not element-wise."""
         sch = s_tir.Schedule(func)
-        root = sch.get_sblock("root")
-        blocks = sch.get_child_blocks(root)
-        marked = [block for block in blocks if TILE_ATTR in sch.get(block).annotations]
-        if len(marked) != 1:
-            return None
-        accumulate = marked[0]
-        tile = RegisterTile.from_attr(sch.get(accumulate).annotations[TILE_ATTR])
         # 1. One block besides the accumulation: everything after it, in the final one.
-        final = inline_all_but(sch, accumulate, blocks)
-        if final is None:
+        found = take_contraction(sch)
+        if found is None:
             return None
-        follow_accumulator(sch, accumulate, final)
-        along_rows = _stores_along_rows(sch, final)
+        accumulate, final, tile = found
+        along_rows = stores_along_rows(sch, final)
         if along_rows and tile.items_y == tile.block_rows == 1:
             tile = dataclasses.replace(tile, block_rows=_stored_together(sch, accumulate, tile))
         # 2. Accumulators live in registers; columns and rows become group, item and vector.
@@ -191,17 +187,37 @@ class RegisterTiled(Rule):
             sch.bind(loop, f"threadIdx.{axis}")
         # 3. The epilogue works on the registers and stores whole vectors.
         sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
-        straight = _store_rows(sch, final, tile) if along_rows else _store(sch, final, tile)
+        straight = store_rows(sch, final, tile) if along_rows else store_vectors(sch, final, tile)
         # 4. Straight-line code, so that accumulators get register names.
         for loop in (r, v, *straight):
             sch.unroll(loop)
         sch.vectorize(lane)
         sch.decompose_reduction(accumulate, steps[0])
-        sch.unannotate(accumulate, TILE_ATTR)
         return sch
 
 
-def _stores_along_rows(sch: s_tir.Schedule, final: Any) -> bool:
+def take_contraction(sch: s_tir.Schedule) -> tuple[Any, Any, RegisterTile] | None:
+    """The block of a `contraction`, the one block after it, and its tile.
+
+    Everything after the contraction is inlined into that block, which then iterates as the
+    contraction does. None where no block, or more than one, carries a tile, or where what follows
+    is not element-wise.
+    """
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    marked = [block for block in blocks if TILE_ATTR in sch.get(block).annotations]
+    if len(marked) != 1:
+        return None
+    (accumulate,) = marked
+    tile = RegisterTile.from_attr(sch.get(accumulate).annotations[TILE_ATTR])
+    final = inline_all_but(sch, accumulate, blocks)
+    if final is None:
+        return None
+    follow_accumulator(sch, accumulate, final)
+    sch.unannotate(accumulate, TILE_ATTR)
+    return accumulate, final, tile
+
+
+def stores_along_rows(sch: s_tir.Schedule, final: Any) -> bool:
     """Whether the column is not the last axis of what `final`, which iterates over them, stores."""
     statement = sch.get(final)
     column = statement.iter_vars[-1]
@@ -216,7 +232,7 @@ def _stored_together(sch: s_tir.Schedule, accumulate: Any, tile: RegisterTile) -
     return max(n for n in range(1, _STORED_TOGETHER + 1) if tiles % n == 0)
 
 
-def _store(sch: s_tir.Schedule, final: Any, tile: RegisterTile) -> list[Any]:
+def store_vectors(sch: s_tir.Schedule, final: Any, tile: RegisterTile) -> list[Any]:
     """Vectors along the columns, where they allow; the loops that are to be unrolled."""
     *_, row, column = sch.get_loops(final)
     lanes = math.gcd(_extents(sch, final)[1], 1 if _is_bool(sch, final) else tile.lanes)
@@ -231,7 +247,7 @@ def _store(sch: s_tir.Schedule, final: Any, tile: RegisterTile) -> list[Any]:
     return [row, strip]
 
 
-def _store_rows(sch: s_tir.Schedule, final: Any, tile: RegisterTile) -> list[Any]:
+def store_rows(sch: s_tir.Schedule, final: Any, tile: RegisterTile) -> list[Any]:
     """Vectors along the rows, where they allow; else element by element, rows after rows."""
     *_, row, column = sch.get_loops(final)
     rows, columns = _extents(sch, final)

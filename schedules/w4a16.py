@@ -21,6 +21,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from schedules.cache_block import blocked
+from schedules.gemv import split_depth_tile
 from schedules.layout import CONTRACTION_ATTRS, known_shape, pack_panels, unravel
 from schedules.register_tile import RegisterTile, choose_tile, contraction
 from target_specs.spec import GpuSpec
@@ -28,6 +29,8 @@ from target_specs.spec import GpuSpec
 CODES_PER_WORD = 8
 # The zero point of symmetric weights, in whose place exporters store none.
 SYMMETRIC_ZERO = 8
+# Of a group whose items share the depth: the weight of a panel is small.
+_WAVES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,8 +167,12 @@ def w4a16_product(
 
 def w4a16_tile(gpu: GpuSpec, rows: int, depth: int, columns: int) -> RegisterTile:
     """The register tile of [rows, depth] x [depth, columns]."""
+    words = depth // CODES_PER_WORD
+    few = split_depth_tile(gpu, rows, words, waves=_WAVES)
+    if few:
+        return few
     tile = choose_tile(gpu, rows, columns)
-    return blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
+    return blocked(gpu, tile, (1, rows, columns), words)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

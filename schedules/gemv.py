@@ -1,0 +1,132 @@
+"""Products of few rows where work-items run in lockstep: the items of a group share the depth.
+
+Such a product reads its weight once, so it runs at the memory's rate if enough is in flight. Panels
+here are narrow, one vector or two: item `s` of a group reads the vectors at depth s, s + items, ..,
+and neighbours read neighbouring memory. The items' sums meet in local memory: one part of the group
+for each result adds them up, first serially, then across items.
+
+    [K, panel] of weight    ▸ items x panel sums in registers ▸ local memory ▸ panel results
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+from tvm import s_tir, tirx
+
+from schedules.blocks import extent
+from schedules.register_tile import RegisterTile, take_contraction
+from schedules.rule import Rule
+from target_specs.spec import GpuSpec
+
+# Rows of which one item keeps all sums; with more, a product is bound by arithmetic.
+MAX_ROWS = 8
+_LANES = 4
+# Fewer items than this leave most of a wave without work.
+_MIN_ITEMS = 16
+# Steps of an item whose loads are in flight together.
+_IN_FLIGHT = 8
+
+
+def split_depth_tile(gpu: GpuSpec, rows: int, depth: int, waves: int = 8) -> RegisterTile | None:
+    """The tile of a product of `rows` with a weight in panels; None where another suits better.
+
+    Args:
+        gpu: the device.
+        rows: of the result.
+        depth: steps along the depth: K, or words of several codes.
+        waves: of a group: enough to hide its own barriers, few enough for several groups on a core.
+    """
+    if gpu.wave_size == 1 or rows > MAX_ROWS:
+        return None
+    lanes = min(gpu.vector_width, _LANES)
+    items = min(waves * gpu.wave_size, gpu.max_work_group_size)
+    while items > gpu.wave_size and depth < 2 * items:
+        items //= 2
+    # Every item sums equally many steps, and a part of the group every result.
+    items = math.gcd(items, depth)
+    if items < _MIN_ITEMS or items % (rows * lanes):
+        return None
+    if 4 * items * (rows * lanes + 1) > gpu.local_memory_bytes:
+        return None
+    return RegisterTile(rows=rows, vectors=1, lanes=lanes, items_x=1, items_y=1, items_k=items)
+
+
+class SplitDepth(Rule):
+    """Schedule a `contraction` of few rows whose tile has items along the depth."""
+
+    kind: ClassVar[str] = "opencl"
+
+    def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
+        """None where no block carries such a tile or the epilogue is not element-wise."""
+        sch = s_tir.Schedule(func)
+        found = take_contraction(sch)
+        if found is None:
+            return None
+        accumulate, final, tile = found
+        if tile.items_k == 1:
+            return None
+        # 1. Each item sums every items_k-th step in registers and shares its sums.
+        depth = sch.get_loops(accumulate)[3:]
+        step = sch.fuse(*depth) if len(depth) > 1 else depth[0]
+        if extent(sch, step) % tile.items_k:
+            return None  # TVM's rfactor loses the condition on the last step
+        _, item_k = sch.split(step, [None, tile.items_k])
+        shared = sch.rfactor(item_k, 3)  # [batch, row, column, items_k]
+        sch.set_scope(shared, 0, "shared")
+        partial, shared = shared, sch.cache_write(shared, 0, "local")
+        sch.set_scope(accumulate, 0, "local")
+        # 2. A group for each panel and stretch of rows, a part of it for each result.
+        batch, row, column = sch.get_loops(final)
+        group_y, r = sch.split(row, [None, tile.rows])
+        group_x, c = sch.split(column, [None, tile.panel])
+        sch.reorder(batch, group_y, group_x, r, c)
+        for loop, axis in ((batch, "z"), (group_y, "y"), (group_x, "x")):
+            sch.bind(loop, f"blockIdx.{axis}")
+        parts = max(1, tile.items_k // (tile.rows * tile.panel))
+        _, item_y = sch.split(sch.fuse(r, c), [None, tile.items_k // parts])
+        sch.bind(item_y, "threadIdx.y")
+        # 3. Items of a part add up what was shared, for one result.
+        depth = len(sch.get_loops(final))
+        sch.compute_at(accumulate, item_y, preserve_unit_loops=True)
+        k, *result = sch.get_loops(accumulate)[depth:]
+        few, part = sch.split(k, [None, parts])
+        sch.reorder(*result, few, part)
+        sch.bind(part, "threadIdx.x")
+        # 4. Before that, each item sums a few steps at a time, and shares its sums.
+        sch.compute_at(shared, group_x, preserve_unit_loops=True)
+        *_, z, r, c, k = sch.get_loops(shared)
+        sch.reorder(k, z, r, c)
+        item_y, item_x = sch.split(k, [None, parts])
+        sch.bind(item_y, "threadIdx.y")
+        sch.bind(item_x, "threadIdx.x")
+        for loop in (r, c):
+            sch.unroll(loop)
+        sch.compute_at(partial, item_x, preserve_unit_loops=True)
+        stretches = _read_by_stretches(sch, partial)
+        *_, r, c, step = sch.get_loops(partial)
+        steps, near = sch.split(step, [None, math.gcd(extent(sch, step), _IN_FLIGHT)])
+        vector, lane = sch.split(c, [None, tile.lanes])
+        sch.reorder(steps, near, r, vector, lane)
+        for loop in (near, r, vector):
+            sch.unroll(loop)
+        sch.vectorize(lane)
+        # What an item reads several neighbours of at a step, it reads as vectors.
+        for number in stretches:
+            cached = sch.cache_read(partial, number, "local")
+            sch.compute_at(cached, near, preserve_unit_loops=True)
+            rest, lane = sch.split(sch.get_loops(cached)[-1], [None, tile.lanes])
+            sch.unroll(rest)
+            sch.vectorize(lane)
+        sch.decompose_reduction(partial, steps)
+        return sch
+
+
+def _read_by_stretches(sch: s_tir.Schedule, block: Any) -> list[int]:
+    """The numbers of the buffers of which one instance of `block` reads more than one element."""
+    return [
+        number
+        for number, read in enumerate(sch.get(block).reads)
+        if isinstance(read.region[-1].extent, tirx.IntImm) and int(read.region[-1].extent) > 1
+    ]
