@@ -1,0 +1,301 @@
+"""The default kernels on a discrete GPU: written here, checked and timed there, without TVM there.
+
+    python benchmarks/gpu_report.py emit DIR                    OpenCL C and launch sizes, by TVM
+    python benchmarks/gpu_report.py run DIR --report FILE.md    on the GPU's machine: numpy, OpenCL
+
+`run` compares each result with float64 and times launches over so many copies of the weights that
+no cache holds them. Bandwidth is that of all bytes a kernel must read and write; beside it stands
+a device-to-device copy, in bulk and of as many bytes as the kernel moves. With PyTorch there,
+products are compared with cuBLAS in float32 (TF32 off).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import re
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+# What such a device reports of itself; the kernels are made from these limits.
+LIMITS = {
+    "wave_size": 32,
+    "vector_width": 4,
+    "max_work_group_size": 1024,
+    "local_memory_bytes": 49152,
+}
+GROUP = 32  # codes that share a scale
+SIZES = {
+    "gemm": [(2048, 2048, 2048), (4096, 4096, 4096)],
+    "gemv": [(1, 4096, 14336), (1, 14336, 4096)],
+    "w4": [(1, 4096, 14336), (1, 14336, 4096)],
+}
+_BULK_BYTES = 1 << 31
+_CACHE_BYTES = 400_000_000  # copies of the weights together, several times any cache
+_TOLERANCE = 1e-5
+
+
+def emit(folder: Path) -> None:
+    """Write one `.cl` file for each case and `cases.json`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    cases = []
+    for kind, shapes in SIZES.items():
+        for rows, depth, columns in shapes:
+            name = f"{kind}_{rows}x{depth}x{columns}"
+            source, case = _compile(kind, rows, depth, columns)
+            (folder / f"{name}.cl").write_text(source)
+            cases.append({"name": name, "kind": kind, "shape": [rows, depth, columns], **case})
+            sys.stderr.write(f"{name}\n")
+    (folder / "cases.json").write_text(json.dumps(cases, indent=1))
+
+
+def _compile(kind: str, rows: int, depth: int, columns: int) -> tuple[str, dict[str, Any]]:
+    """OpenCL C of one product by the default rules, and how to launch it."""
+    import tvm
+    import tvm_ffi
+    from tvm import relax, tirx
+
+    from relay_passes.lower_gpu import lower_gpu
+    from schedules.defaults import default_legalizations, default_rules
+    from schedules.host_memory import host_memory_pipeline
+    from schedules.tvm_target import tvm_target
+    from schedules.w4a16 import W4Weight, w4a16_product
+    from target_specs.loader import load_spec
+
+    gpu = dataclasses.replace(load_spec("host").gpu, **LIMITS)
+    target = tvm_target(gpu)
+    x = relax.Var("x", relax.TensorType((rows, depth), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            if kind == "w4":  # the values do not matter here
+                weight = W4Weight(
+                    codes=np.zeros((depth, columns), np.uint8),
+                    scales=np.zeros((depth // GROUP, columns), np.float32),
+                    zeros=None,
+                    group=GROUP,
+                )
+                call = w4a16_product(builder, gpu, x, weight)
+            else:
+                call = relax.op.matmul(x, relax.const(np.zeros((depth, columns), np.float32)))
+            result = builder.emit_output(builder.normalize(call))
+        builder.emit_func_output(result)
+    mod = lower_gpu(
+        builder.get(),
+        target=target,
+        legalizations=default_legalizations(gpu),
+        rules=default_rules(gpu),
+    )
+    (func,) = (func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc))
+    extents: dict[str, int] = {}
+
+    def note(loop: tirx.For) -> None:
+        if loop.thread_binding is not None:
+            extents[loop.thread_binding.thread_tag] = int(loop.extent)
+
+    tvm_ffi.structural_walk(func.body, (tirx.For, note))
+    built = tvm.compile(
+        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}),
+        target=target,
+        tir_pipeline=host_memory_pipeline(),
+    )
+    source = built.mod.imports[0].inspect_source()
+    kernel, arguments = re.search(r"__kernel void (\w+)\(([^)]*)\)", source).groups()
+    named = [argument.split()[-1].removesuffix("_ptr") for argument in arguments.split(",")]
+    roles = ["x", "words", "scales"] if kind == "w4" else ["x", "weight"]
+    roles = dict(zip((param.name for param in func.params), [*roles, "product"], strict=True))
+    panel = int(func.params[1].shape[-1])
+    return source, {
+        "kernel": kernel,
+        "arguments": [roles[name] for name in named],
+        "panel": panel,
+        "groups": [extents.get(f"blockIdx.{axis}", 1) for axis in "xyz"],
+        "items": [extents.get(f"threadIdx.{axis}", 1) for axis in "xyz"],
+    }
+
+
+def run(folder: Path) -> dict[str, Any]:
+    """Check and time every case of `folder` on this machine's GPU."""
+    from opencl_device import OpenClDevice
+
+    device = OpenClDevice()
+    report: dict[str, Any] = {**device.describe(), "limits": LIMITS}
+    report["copy_gbps"] = _copy_gbps(device, _BULK_BYTES)
+    reference = _Reference()
+    report["torch"] = reference.version
+    report["cases"] = []
+    for case in json.loads((folder / "cases.json").read_text()):
+        source = (folder / f"{case['name']}.cl").read_text()
+        row = {"name": case["name"], **_measure(device, reference, case, source)}
+        row["of_copy"] = row["gbps"] / report["copy_gbps"]
+        report["cases"].append(row)
+        sys.stderr.write(f"{json.dumps(row)}\n")
+    return report
+
+
+class _Reference:
+    """float64 products, and cuBLAS's times where PyTorch has a GPU."""
+
+    def __init__(self) -> None:
+        try:
+            import torch
+        except ImportError:
+            self.torch = None
+        else:
+            self.torch = torch if torch.cuda.is_available() else None
+        self.version = self.torch.__version__ if self.torch else None
+
+    def product(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        if self.torch is None:
+            return left.astype(np.float64) @ right.astype(np.float64)
+        sides = [self.torch.from_numpy(side).cuda().double() for side in (left, right)]
+        return (sides[0] @ sides[1]).cpu().numpy()
+
+    def cublas_us(self, rows: int, depth: int, columns: int) -> float | None:
+        """Median of rounds of a float32 product."""
+        if self.torch is None:
+            return None
+        torch = self.torch
+        torch.backends.cuda.matmul.allow_tf32 = False
+        left = torch.randn(rows, depth, device="cuda")
+        copies = max(1, min(3, _CACHE_BYTES // (4 * depth * columns)))
+        rights = [torch.randn(depth, columns, device="cuda") for _ in range(copies)]
+        rounds = []
+        for _ in range(6):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            for index in range(24):
+                torch.matmul(left, rights[index % copies])
+            end.record()
+            torch.cuda.synchronize()
+            rounds.append(start.elapsed_time(end) / 24 * 1e3)
+        return statistics.median(rounds[1:])
+
+
+def _measure(device: Any, reference: _Reference, case: dict[str, Any], source: str) -> dict:
+    """Error, time and rates of one kernel."""
+    rows, depth, columns = case["shape"]
+    arrays, want = _inputs(case, reference)
+    moved = sum(array.nbytes for array in arrays.values()) + 4 * rows * columns
+    copies = 1 if case["kind"] == "gemm" else max(2, -(-_CACHE_BYTES // moved))
+    got = np.full((rows, columns), np.nan, np.float32)  # an element not written stays NaN
+    product = device.upload(got)
+    program = device.program(source)
+    buffers, launches = [product], []
+    for _ in range(copies):
+        held = {name: device.upload(array) for name, array in arrays.items()}
+        buffers += held.values()
+        held["product"] = product
+        arguments = [held[role] for role in case["arguments"]]
+        launches.append(
+            device.kernel(program, case["kernel"], arguments, case["groups"], case["items"])
+        )
+    launches[0]()
+    device.download(product, got)
+    error = float(np.linalg.norm(got - want) / np.linalg.norm(want))
+    if not error <= _TOLERANCE:
+        raise RuntimeError(f"{case['name']}: relative error {error}")
+    us = device.median_us(launches)
+    for buffer in buffers:
+        device.release(buffer)
+    row = {"us": us, "error": error, "bytes": moved, "gbps": moved / us / 1e3}
+    row["tflops"] = 2 * rows * depth * columns / us / 1e6
+    if case["kind"] == "w4":
+        row["of_equal_copy"] = row["gbps"] / _copy_gbps(device, moved // 2)
+    else:
+        row["cublas_us"] = reference.cublas_us(rows, depth, columns)
+        row["of_cublas"] = row["cublas_us"] and row["cublas_us"] / us
+    return row
+
+
+def _inputs(case: dict[str, Any], reference: _Reference) -> tuple[dict[str, np.ndarray], Any]:
+    """The kernel's arguments, and the product in float64."""
+    random = np.random.default_rng()
+    rows, depth, columns = case["shape"]
+    x = random.standard_normal((rows, depth), dtype=np.float32)
+    if case["kind"] != "w4":
+        weight = random.standard_normal((depth, columns), dtype=np.float32)
+        panels = _panels(weight, case["panel"])
+        return {"x": x, "weight": panels}, reference.product(x, weight)
+    codes = random.integers(0, 16, (depth, columns), dtype=np.uint8)
+    scales = random.random((depth // GROUP, columns), dtype=np.float32) + np.float32(0.01)
+    weight = (codes.astype(np.float32) - 8) * np.repeat(scales, GROUP, axis=0)
+    words = np.zeros((depth // 8, columns), np.uint32)
+    for place in range(8):
+        words |= codes[place::8].astype(np.uint32) << np.uint32(4 * place)
+    packed = {"words": _panels(words, case["panel"]), "scales": _panels(scales, case["panel"])}
+    return {"x": x, **packed}, reference.product(x, weight)
+
+
+def _panels(weight: np.ndarray, panel: int) -> np.ndarray:
+    """As `schedules.layout.pack_panels`, which is not importable without TVM."""
+    depth, columns = weight.shape
+    assert columns % panel == 0
+    return np.ascontiguousarray(weight.reshape(depth, -1, panel).transpose(1, 0, 2))
+
+
+def _copy_gbps(device: Any, size: int) -> float:
+    """A device-to-device copy of `size` bytes, counted read and written."""
+    count = max(2, min(16, _CACHE_BYTES // size))
+    buffers = [device.buffer(size) for _ in range(count)]
+    runs = [device.copy(buffers[i], buffers[(i + 1) % count], size) for i in range(count)]
+    us = device.median_us(runs)
+    for buffer in buffers:
+        device.release(buffer)
+    return 2 * size / us / 1e3
+
+
+def as_markdown(report: dict[str, Any]) -> str:
+    """The report as a table."""
+    lines = [
+        f"# Default kernels on {report['device']}",
+        "",
+        f"{report['opencl']}, driver {report['driver']}, {report['compute_units']} compute units; "
+        f"PyTorch {report['torch']}. A copy in bulk moves {report['copy_gbps']:.0f} GB/s, read and "
+        "written.",
+        "",
+        "    python benchmarks/gpu_report.py emit DIR",
+        "    python benchmarks/gpu_report.py run DIR --report FILE.md",
+        "",
+        "| kernel | µs | relative error | GB/s | of a bulk copy | of an equal copy | TFLOP/s "
+        "| of cuBLAS |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in report["cases"]:
+        equal, cublas = (
+            f"{row[key]:.2f}" if row.get(key) else "" for key in ("of_equal_copy", "of_cublas")
+        )
+        lines.append(
+            f"| {row['name']} | {row['us']:.1f} | {row['error']:.1e} | {row['gbps']:.0f} "
+            f"| {row['of_copy']:.2f} | {equal} | {row['tflops']:.1f} | {cublas} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Do what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=["emit", "run"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--report", type=Path, help="write the table here, and JSON beside it")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    args = parser.parse_args()
+    if args.step == "emit":
+        emit(args.folder)
+        return
+    report = run(args.folder)
+    if args.report:
+        args.report.write_text(as_markdown(report))
+        args.report.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    sys.stdout.write(json.dumps(report, indent=1) + "\n" if args.json else as_markdown(report))
+
+
+if __name__ == "__main__":
+    main()
