@@ -12,7 +12,8 @@ needed it; nothing that no output needs is left.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
@@ -27,6 +28,15 @@ class Bindings:
     def __init__(self, uses: Counter[relax.Var]) -> None:
         self._uses = uses
         self._values: dict[relax.Var, relax.Expr] = {}
+
+    @classmethod
+    def of(cls, mod: IRModule) -> Bindings:
+        """Everything that `main` binds, to look at it without rewriting."""
+        bindings = dataflow_bindings(mod["main"])
+        known = cls(Counter(var for b in bindings for var in _variables(b.value)))
+        for binding in bindings:
+            known.record(binding.var, binding.value)
+        return known
 
     def record(self, var: relax.Var, value: relax.Expr) -> None:
         """Remember what `var` is bound to."""
@@ -59,9 +69,15 @@ def dataflow_bindings(func: relax.Function) -> list[relax.VarBinding]:
     return [binding for block in func.body.blocks for binding in block.bindings]
 
 
-def rewrite_main(mod: IRModule, rule: Rule) -> IRModule:
-    """`mod` with `rule` applied once to every binding of `main`, and dead bindings removed."""
-    return rebuild_main(rebuild_main(mod, rule), _keep)
+def rewrite_main(
+    mod: IRModule, rule: Rule, params: Mapping[relax.Var, relax.Var] = MappingProxyType({})
+) -> IRModule:
+    """`mod` with `rule` applied once to every binding of `main`, and dead bindings removed.
+
+    `params`: parameters that others take the place of, of whatever type: every binding that reads
+    one must then be rewritten by `rule`.
+    """
+    return rebuild_main(rebuild_main(mod, rule, params=params), _keep)
 
 
 def rename_main(mod: IRModule, names: dict[relax.Var, str]) -> IRModule:
@@ -73,7 +89,35 @@ def _keep(_var: relax.Var, _value: relax.Expr, _known: Bindings) -> None:
     return None
 
 
-def rebuild_main(mod: IRModule, rule: Rule, names: dict[relax.Var, str] | None = None) -> IRModule:
+def drop_unread_params(mod: IRModule, kept: Collection[str] = ()) -> IRModule:
+    """`mod` without those parameters of `main` that nothing reads, but for those named `kept`."""
+    func = mod["main"]
+    read = {var for binding in dataflow_bindings(func) for var in _variables(binding.value)}
+    read.update(_variables(func.body.body))
+    params = [param for param in func.params if param in read or param.name in kept]
+    main = relax.Function(params, func.body, func.ret_ty, func.is_pure, func.attrs)
+    result = IRModule(dict(mod.functions.items()), attrs=mod.attrs)
+    result["main"] = main
+    return result
+
+
+def only_values(mod: IRModule, wanted: Sequence[relax.Var]) -> IRModule:
+    """`main` as a function of what `wanted`, variables of it, need; it returns them."""
+    func = mod["main"]
+    body = relax.SeqExpr(func.body.blocks, relax.Tuple(list(wanted)))
+    ret = relax.TupleType([var.ty for var in wanted])
+    main = relax.Function(func.params, body, ret, func.is_pure, func.attrs)
+    result = IRModule(dict(mod.functions.items()), attrs=mod.attrs)
+    result["main"] = main
+    return drop_unread_params(rewrite_main(result, _keep))
+
+
+def rebuild_main(
+    mod: IRModule,
+    rule: Rule,
+    names: dict[relax.Var, str] | None = None,
+    params: Mapping[relax.Var, relax.Var] = MappingProxyType({}),
+) -> IRModule:
     """One pass over `main`; what becomes dead in it stays until the next one."""
     func = mod["main"]
     bindings = dataflow_bindings(func)
@@ -84,13 +128,13 @@ def rebuild_main(mod: IRModule, rule: Rule, names: dict[relax.Var, str] | None =
     old_uses = Counter(var for b in bindings if b.var in needed for var in _variables(b.value))
     # An output has a reader outside the function: never "read once".
     old_uses.update(result_vars * 2)
-    uses: Counter[relax.Var] = Counter({param: old_uses[param] for param in func.params})
+    mapping: dict[relax.Var, relax.Expr] = {p: params.get(p, p) for p in func.params}
+    uses: Counter[relax.Var] = Counter({mapping[p]: old_uses[p] for p in func.params})
     known = Bindings(uses)
-    mapping: dict[relax.Var, relax.Expr] = {param: param for param in func.params}
     others = {var: other for var, other in mod.functions.items() if var.name_hint != "main"}
     builder = relax.BlockBuilder(IRModule(others))
     attrs = dict(func.attrs.items()) if func.attrs else {}
-    with builder.function("main", list(func.params), attrs=attrs):
+    with builder.function("main", [mapping[p] for p in func.params], attrs=attrs):
         with builder.dataflow():
             for binding in bindings:
                 if binding.var not in needed:

@@ -28,10 +28,10 @@ def passes() -> Sequence[Pass]:
     )
 
 
-def canonicalise(imported: Imported) -> Imported:
-    """Apply every rewrite; bindings that are new belong to the node that needed them."""
+def canonicalise(imported: Imported, more: Sequence[Pass] = ()) -> Imported:
+    """Apply every rewrite, then `more`; new bindings belong to the node that needed them."""
     mod = imported.mod
-    for rewrite in passes():
+    for rewrite in (*passes(), *more):
         mod = rewrite(mod)
     names = [binding.var.name for binding in dataflow_bindings(mod["main"])]
     node_of: dict[str, str] = {}

@@ -13,19 +13,21 @@ fill the chunk up, the row that counts is `hetero_last`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
+from tvm import IRModule, relax
 
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend import converters
-from hetero_tvm.frontend.canonicalise import canonicalise
+from hetero_tvm.frontend.canonicalise import Pass, canonicalise
+from hetero_tvm.frontend.cpu_run import run_on_cpu
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
-from hetero_tvm.frontend.folded_model import FoldedModel
 from hetero_tvm.frontend.input_specs import fix_input_shapes
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST, PLACES
@@ -35,6 +37,11 @@ from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.read_model import RawModel, read_model
 from hetero_tvm.frontend.shape_folding import fold_model
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from relay_passes.fold_reshapes import FoldReshapes
+from relay_passes.fuse_attention import FuseAttention, MaskValues, NotCausal
+from relay_passes.program import PlacementError
+from relay_passes.rewrite_bindings import drop_unread_params, only_values
+from relay_passes.update_kv_in_place import UpdateKvInPlace
 
 LAST = "hetero_last"  # int32 [1]: the row whose logits are wanted
 IDS, LOGITS = "input_ids", "logits"
@@ -59,20 +66,30 @@ def import_step(
     """
     progress("reading the model")
     raw = read_model(folder.model)
-    proto, shapes = _step_graph(raw, folder, rows, capacity)
+    grouped = any(node.op_type == _GROUPED for node in raw.proto.graph.node)
+    # Joined caches: what is joined with S new rows to the whole cache is that much shorter.
+    past = capacity if grouped else capacity - rows
+    proto, shapes = _step_graph(raw, folder, rows, capacity, past)
     inputs = fix_input_shapes(proto, shapes)
     progress("folding shapes and constants")
     rules = {**DECOMPOSITIONS, **LLM_DECOMPOSITIONS}
     folded = fold_model(proto, inputs, rules, converters.is_importable)
     sha256 = raw.sha256
     del raw, proto
-    read = {name for node in folded.proto.graph.node for name in node.input}
-    unread = [spec.name for spec in folded.inputs if spec.name not in read]
-    used = tuple(spec for spec in folded.inputs if spec.name in read)
-    _check_border(folder.model, used, unread)
     folded.proto.graph.ClearField("initializer")  # a second copy of the weights
     progress("importing")
-    imported = canonicalise(to_relax(_with_inputs(folded, used)))
+    more: list[Pass] = []
+    if not grouped:
+        names = [_identifier(cache.name) for cache in folder.caches]
+        in_place = UpdateKvInPlace(names, PAST)
+        more = [in_place, FuseAttention(PAST, _mask_values(rows, capacity)), FoldReshapes()]
+    try:
+        imported = canonicalise(to_relax(folded), more)
+    except PlacementError as error:
+        raise BadInput(f"{folder.model}: {error}") from error
+    imported = replace(imported, mod=drop_unread_params(imported.mod))
+    used = _border(imported.mod, folded.inputs)
+    _check_border(folder, used)
     return ImportedModel(
         mod=imported.mod,
         inputs=used,
@@ -85,23 +102,52 @@ def import_step(
     )
 
 
-def _with_inputs(folded: FoldedModel, used: tuple[TensorSpec, ...]) -> FoldedModel:
-    return replace(folded, inputs=used)
+def _identifier(name: str) -> str:
+    """What the import calls the parameter of an ONNX input."""
+    return re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_")
 
 
-def _check_border(model: Path, used: tuple[TensorSpec, ...], unread: list[str]) -> None:
+def _border(mod: IRModule, inputs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """The parameters of `main` by their ONNX names; caches as long as they have become."""
+    names = {_identifier(spec.name): spec for spec in inputs}
+    return tuple(
+        replace(names[param.name], shape=tuple(int(dim) for dim in param.ty.shape))
+        for param in mod["main"].params
+    )
+
+
+def _mask_values(rows: int, capacity: int) -> MaskValues:
+    """Masks of a step whose rows end the cache, with nothing hidden by the caller."""
+    known: dict[str, np.ndarray] = {
+        _MASK: np.ones((1, capacity), np.int64),
+        PAST: np.array([capacity - rows], np.int32),
+        LAST: np.array([rows - 1], np.int32),
+    }
+
+    def values(mod: IRModule, masks: Sequence[relax.Var]) -> list[np.ndarray]:
+        inner = only_values(mod, masks)
+        names = [param.name for param in inner["main"].params]
+        others = [name for name in names if name not in known]
+        if others:
+            raise NotCausal(f"a mask that follows from {', '.join(others)}")
+        types = {param.name: str(param.ty.dtype) for param in inner["main"].params}
+        return run_on_cpu(inner, names, {n: known[n].astype(types[n]) for n in names})
+
+    return values
+
+
+def _check_border(folder: LlmFolder, used: tuple[TensorSpec, ...]) -> None:
     names = {spec.name for spec in used}
     if IDS not in names:
-        raise BadInput(f"{model}: its logits do not follow from an input {IDS}")
-    left = sorted(names & {_MASK, _POSITIONS})
-    if left:
+        raise BadInput(f"{folder.model}: its logits do not follow from an input {IDS}")
+    if _MASK in names:
         raise BadInput(
-            f"{model}: {', '.join(left)} takes part in a way that is not understood; expected a "
+            f"{folder.model}: {_MASK} takes part in a way that is not understood; expected a "
             "causal mask over one sequence"
         )
-    caches = [name for name in unread if name not in (_MASK, _POSITIONS, LAST, PAST)]
-    if caches:
-        raise BadInput(f"{model}: {caches[0]} takes no part in the logits")
+    for cache in folder.caches:
+        if cache.name not in names:
+            raise BadInput(f"{folder.model}: {cache.name} takes no part in the logits")
 
 
 def _ranges(
@@ -124,16 +170,13 @@ def _ranges(
 
 
 def _step_graph(
-    raw: RawModel, folder: LlmFolder, rows: int, capacity: int
+    raw: RawModel, folder: LlmFolder, rows: int, capacity: int, past: int
 ) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
     """The model with our border, and the shapes of its inputs."""
     proto, graph = raw.proto, raw.proto.graph
-    grouped = any(node.op_type == _GROUPED for node in graph.node)
-    if not grouped:
-        raise BadInput(f"{folder.model}: no GroupQueryAttention in it")
     shapes: dict[str, tuple[int, ...]] = {IDS: (1, rows), _MASK: (1, capacity)}
     for cache in folder.caches:
-        shapes[cache.name] = (1, cache.heads, capacity, cache.depth)
+        shapes[cache.name] = (1, cache.heads, past, cache.depth)
     _add_scalars(graph)
     _set_positions(graph, rows, capacity)
     _keep_logits(folder.model, graph)

@@ -1,4 +1,4 @@
-"""Small language models with random weights, as onnxruntime-genai's builder writes them.
+"""Small language models with random weights, as onnxruntime-genai's builder or torch writes them.
 
 ONNX Runtime runs the same file, with its cache growing as usual: `Reference`.
 """
@@ -39,6 +39,9 @@ class TinyLlm:
     softcap: float = 0.0
     final_softcap: float = 0.0  # on the logits
     prune_head: bool = False  # the file itself keeps the last row only
+    decomposed: bool = False  # attention written out, caches joined, as torch's exporter does
+    mask: str = "causal"  # decomposed: "causal", "none" or "all", which sees what comes later
+    guarded: bool = False  # decomposed: `where(isnan(p), 0, p)` behind the softmax
     attributes: tuple[tuple[str, float], ...] = ()  # more of them, for GroupQueryAttention
 
 
@@ -82,12 +85,16 @@ def build(spec: TinyLlm, folder: Path, *, seed: int = 0, tokenizer: bool = False
     (dims,) = g.op("Shape", "attention_mask")
     (length,) = g.op("Gather", dims, g.const("index_1", np.array(1)))
     (total_length,) = g.op("Cast", length, to=TensorProto.INT32)
+    mask = _mask(g) if spec.decomposed else ""
     outputs = []
     (normed,) = g.op(
         "SimplifiedLayerNormalization", x, g.weight("norm", spec.hidden, scale=1.0), epsilon=1e-5
     )
     for layer in range(spec.layers):
-        mixed, presents = _attention(g, layer, normed, seqlens, total_length, q_width, kv_width)
+        if spec.decomposed:
+            mixed, presents = _written_out(g, layer, normed, mask)
+        else:
+            mixed, presents = _attention(g, layer, normed, seqlens, total_length, q_width, kv_width)
         outputs += presents
         (out,) = g.op("MatMul", mixed, g.weight(f"out{layer}", q_width, spec.hidden))
         normed, x = _skip_norm(g, f"mlp_norm{layer}", x, out)
@@ -177,6 +184,109 @@ def _attention(g, layer, x, seqlens, total_length, q_width, kv_width):
     return names[0], list(g.nodes[-1].output[1:])
 
 
+def _mask(g: _Graph) -> str:
+    """What is added to the scores [1, 1, S, C]; the last S of C positions are the new ones."""
+    spec = g.spec
+    zero, one = g.const("zero_i", np.array(0)), g.const("one_i", np.array(1))
+    (dims,) = g.op("Shape", "attention_mask")
+    (total,) = g.op("Gather", dims, one)
+    (dims,) = g.op("Shape", "input_ids")
+    (length,) = g.op("Gather", dims, one)
+    (past,) = g.op("Sub", total, length)
+    (j,) = g.op("Range", zero, total, one)
+    (place,) = g.op("Range", past, total, one)
+    (place,) = g.op("Unsqueeze", place, g.const("axis_1", np.array([1])))
+    (seen,) = g.op("LessOrEqual", j, place)
+    if spec.mask == "all":
+        (seen,) = g.op("Or", seen, g.const("true", np.array(True)))
+    if spec.window > 0:
+        (oldest,) = g.op("Sub", place, g.const("window", np.array(spec.window)))
+        (near,) = g.op("Greater", j, oldest)
+        (seen,) = g.op("And", seen, near)
+    (real,) = g.op("Cast", "attention_mask", to=TensorProto.BOOL)
+    (seen,) = g.op("And", seen, real)
+    nothing = g.const("nothing", np.array(0, np.float32))
+    (mask,) = g.op("Where", seen, nothing, g.const("hidden", np.array(-np.inf, np.float32)))
+    (mask,) = g.op("Unsqueeze", mask, g.const("axes_01", np.array([0, 1])))
+    return mask
+
+
+def _written_out(g: _Graph, layer: int, x: str, mask: str) -> tuple[str, list[str]]:
+    spec, parts = g.spec, []
+    for name, heads in zip("qkv", (spec.heads, spec.groups, spec.groups), strict=True):
+        (part,) = g.op("MatMul", x, g.weight(f"{name}{layer}", spec.hidden, heads * spec.depth))
+        shape = g.const(f"{name}_shape{layer}", np.array([0, 0, heads, spec.depth]))
+        (part,) = g.op("Reshape", part, shape)
+        (part,) = g.op("Transpose", part, perm=[0, 2, 1, 3])
+        parts.append(part if name == "v" else _rotated(g, part, f"{name}{layer}"))
+    presents = [f"present.{layer}.{kind}" for kind in ("key", "value")]
+    repeated = []
+    for new, present in zip(parts[1:], presents, strict=True):
+        g.op("Concat", present.replace("present", "past_key_values"), new, axis=2)
+        g.nodes[-1].output[0] = present
+        repeated.append(_repeated(g, present, layer))
+    (keys,) = g.op("Transpose", repeated[0], perm=[0, 1, 3, 2])
+    (scores,) = g.op("MatMul", parts[0], keys)
+    root = np.array(spec.depth**0.5, np.float32)
+    (scores,) = g.op("Div", scores, g.const(f"root{layer}", root))
+    if spec.softcap:
+        cap = g.const(f"cap{layer}", np.array(spec.softcap, np.float32))
+        (scores,) = g.op("Div", scores, cap)
+        (scores,) = g.op("Tanh", scores)
+        (scores,) = g.op("Mul", scores, cap)
+    if spec.mask != "none":
+        (scores,) = g.op("Add", scores, mask)
+    (weights,) = g.op("Softmax", scores, axis=-1)
+    if spec.guarded:
+        (lost,) = g.op("IsNaN", weights)
+        zero = g.const(f"zero{layer}", np.array(0, np.float32))
+        (weights,) = g.op("Where", lost, zero, weights)
+    (mixed,) = g.op("MatMul", weights, repeated[1])
+    (mixed,) = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    shape = g.const(f"joined{layer}", np.array([0, 0, spec.heads * spec.depth]))
+    (mixed,) = g.op("Reshape", mixed, shape)
+    return mixed, presents
+
+
+def _rotated(g: _Graph, x: str, name: str) -> str:
+    """`x * cos + turned(x) * sin` with tables of half the depth, each used twice."""
+    half = g.spec.depth // 2
+    tables = []
+    for table in ("cos_cache", "sin_cache"):
+        (rows,) = g.op("Gather", table, "position_ids")
+        (rows,) = g.op("Concat", rows, rows, axis=-1)
+        (rows,) = g.op("Unsqueeze", rows, "one")
+        tables.append(rows)
+    bounds = [g.const(f"{name}_{n}", np.array([n])) for n in (0, half, 2 * half)]
+    axis = g.const(f"{name}_axis", np.array([3]))
+    (first,) = g.op("Slice", x, bounds[0], bounds[1], axis)
+    (second,) = g.op("Slice", x, bounds[1], bounds[2], axis)
+    (second,) = g.op("Neg", second)
+    (turned,) = g.op("Concat", second, first, axis=-1)
+    (plain,) = g.op("Mul", x, tables[0])
+    (turned,) = g.op("Mul", turned, tables[1])
+    return g.op("Add", plain, turned)[0]
+
+
+def _repeated(g: _Graph, cache: str, layer: int) -> str:
+    """Every key head once for each of its query heads."""
+    spec = g.spec
+    if spec.heads == spec.groups:
+        return cache
+    name = f"{cache}_repeat"
+    (wide,) = g.op("Unsqueeze", cache, g.const(f"{name}_axis", np.array([2])))
+    (dims,) = g.op("Shape", cache)
+    parts = []
+    for begin, end in ((0, 2), (2, 4)):
+        bounds = [g.const(f"{name}_{begin}_{n}", np.array([n])) for n in (begin, end)]
+        parts += g.op("Slice", dims, *bounds)
+    times = g.const(f"{name}_times", np.array([spec.heads // spec.groups]))
+    (shape,) = g.op("Concat", parts[0], times, parts[1], axis=0)
+    (wide,) = g.op("Expand", wide, shape)
+    flat = g.const(f"{name}_flat", np.array([0, spec.heads, -1, spec.depth]))
+    return g.op("Reshape", wide, flat)[0]
+
+
 def _head(g: _Graph, normed: str, table: str) -> None:
     spec = g.spec
     if spec.prune_head:
@@ -200,7 +310,7 @@ def _proto(g: _Graph, presents: list[str]) -> onnx.ModelProto:
     cache = ["batch", spec.groups, "past", spec.depth]
     inputs = [info("input_ids", TensorProto.INT64, ["batch", "sequence"])]
     inputs.append(info("attention_mask", TensorProto.INT64, ["batch", "total"]))
-    if spec.separate_rotary:
+    if spec.separate_rotary or spec.decomposed:
         inputs.append(info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
     for name in presents:
         past = name.replace("present", "past_key_values")

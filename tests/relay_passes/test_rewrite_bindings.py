@@ -7,7 +7,13 @@ from tvm.ir import assert_structural_equal
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from relay_passes.rewrite_bindings import dataflow_bindings, is_call, rename_main, rewrite_main
+from relay_passes.rewrite_bindings import (
+    dataflow_bindings,
+    is_call,
+    only_values,
+    rename_main,
+    rewrite_main,
+)
 
 
 @I.ir_module
@@ -80,3 +86,22 @@ def test_renaming():
     bindings = dataflow_bindings(Module["main"])
     result = rename_main(Module, {bindings[0].var: "renamed"})
     assert _names(result) == ["renamed", "second", "third"]
+
+
+def test_only_values_keeps_what_they_need():
+    mod = _chain()
+    first = dataflow_bindings(mod["main"])[0].var
+    inner = only_values(mod, [first])
+    assert len(dataflow_bindings(inner["main"])) == 1
+    assert [param.name for param in inner["main"].params] == ["x"]
+
+
+def _chain():
+    x, y = (relax.Var(name, relax.TensorType((2,), "float32")) for name in "xy")
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x, y]):
+        with builder.dataflow():
+            inner = builder.emit(relax.op.exp(x), "inner")
+            out = builder.emit_output(relax.op.add(inner, y), "out")
+        builder.emit_func_output(relax.Tuple([out]))
+    return builder.get()
