@@ -49,7 +49,7 @@ class ColumnReduction(Rule):
         if len(places) != 1:
             return None
         reduction = blocks[places[0]]
-        if not _walks_contiguously(sch, reduction):
+        if not walks_contiguously(sch, reduction):
             return None
         for block in blocks[: places[0]]:
             sch.compute_inline(block)
@@ -93,7 +93,7 @@ class ColumnReduction(Rule):
         sch.decompose_reduction(reduction, reduced[0])
 
 
-def _walks_contiguously(sch: s_tir.Schedule, block: Any) -> bool:
+def walks_contiguously(sch: s_tir.Schedule, block: Any) -> bool:
     """Whether the last data-parallel axis is the last index of every load that uses it."""
     statement = sch.get(block)
     spatial = [v.var for v in statement.iter_vars if int(v.iter_type) == tirx.IterVar.DataPar]

@@ -58,9 +58,9 @@ class Elementwise(Rule):
         loops = sch.get_loops(block)
         if not loops:
             loops = [sch.add_unit_loop(block)]
-        if len(loops) > 1 and _is_flat(sch, block):
+        if len(loops) > 1 and is_flat(sch, block):
             loops = [sch.fuse(*loops)]
-        lanes = _uniform_lanes(sch, block, math.gcd(extent(sch, loops[-1]), self.lanes))
+        lanes = uniform_lanes(sch, block, math.gcd(extent(sch, loops[-1]), self.lanes))
         if is_bool(sch.get(block).writes[0].source):
             lanes = 1
         short = len(loops) > 1 and extent(sch, loops[-1]) <= _SHORT_AXIS
@@ -101,7 +101,7 @@ class Elementwise(Rule):
         sch.bind(sch.fuse(*outer) if len(outer) > 1 else outer[0], "blockIdx.x")
 
 
-def _is_flat(sch: s_tir.Schedule, block: Any) -> bool:
+def is_flat(sch: s_tir.Schedule, block: Any) -> bool:
     """Whether every operand is a single value or read at the very place that is written."""
     statement = sch.get(block)
     place = [var.var for var in statement.iter_vars]
@@ -120,7 +120,7 @@ def _is_flat(sch: s_tir.Schedule, block: Any) -> bool:
     return all(flat)
 
 
-def _uniform_lanes(sch: s_tir.Schedule, block: Any, lanes: int) -> int:
+def uniform_lanes(sch: s_tir.Schedule, block: Any, lanes: int) -> int:
     """`lanes`, cut so that no condition on the last axis changes its answer inside a vector.
 
     A concat or a pad compares the axis with constants; a vector across such a border would be

@@ -196,30 +196,50 @@ class RowReduction(Rule):
         """None where no block is marked as working on a row."""
         sch = s_tir.Schedule(func)
         blocks = sch.get_child_blocks(sch.get_sblock("root"))
-        marked = [block for block in blocks if ROW_ATTR in sch.get(block).annotations]
-        if not marked:
+        if not any(ROW_ATTR in sch.get(block).annotations for block in blocks):
             return None
-        # 1. Element-wise blocks around the row are computed where they are used.
-        names = {sch.get(block).name_hint for block in marked}
-        others = [block for block in blocks if sch.get(block).name_hint not in names]
-        if any(is_reduction(sch, block) or not sch.get_consumers(block) for block in others):
-            return None
-        for block in others:
-            sch.compute_inline(block)
-        # 2. The final block's rows are the work-items.
-        *stages, final = marked
-        lanes = int(sch.get(final).annotations[ROW_ATTR])
-        loops = sch.get_loops(final)
-        rows = _row_loops(sch, stages[0], loops)
-        row = sch.fuse(*loops[:rows]) if rows > 1 else loops[0]
-        sch.bind(row, "blockIdx.x")
-        for stage in reversed(stages):
-            sch.set_scope(stage, 0, "local")
-            sch.compute_at(stage, row, preserve_unit_loops=True)
-        # 3. Vectors.
-        for stage in (*stages, final):
-            _vectorize(sch, stage, row, lanes)
+        schedule_rows(sch, _alone)
         return sch
+
+
+def _alone(sch: s_tir.Schedule, row: Any) -> Any:
+    """Every row is a group of one item."""
+    sch.bind(row, "blockIdx.x")
+    return row
+
+
+def schedule_rows(sch: s_tir.Schedule, bind: Callable[[s_tir.Schedule, Any], Any]) -> None:
+    """Schedule a function of marked blocks.
+
+    Args:
+        sch: the schedule.
+        bind: makes groups and items of the loop over all rows; gives the loop of which each step is
+            one row.
+
+    Raises:
+        ScheduleError: the function is not of rows alone.
+    """
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    marked = [block for block in blocks if ROW_ATTR in sch.get(block).annotations]
+    # 1. Element-wise blocks around the row are computed where they are used.
+    names = {sch.get(block).name_hint for block in marked}
+    others = [block for block in blocks if sch.get(block).name_hint not in names]
+    if any(is_reduction(sch, block) or not sch.get_consumers(block) for block in others):
+        raise s_tir.ScheduleError("a block that is not of a row reduces, or is a result")
+    for block in others:
+        sch.compute_inline(block)
+    # 2. The final block's rows are the work-items.
+    *stages, final = marked
+    lanes = int(sch.get(final).annotations[ROW_ATTR])
+    loops = sch.get_loops(final)
+    rows = _row_loops(sch, stages[0], loops)
+    row = bind(sch, sch.fuse(*loops[:rows]) if rows > 1 else loops[0])
+    for stage in reversed(stages):
+        sch.set_scope(stage, 0, "local")
+        sch.compute_at(stage, row, preserve_unit_loops=True)
+    # 3. Vectors.
+    for stage in (*stages, final):
+        _vectorize(sch, stage, row, lanes)
 
 
 def _row_loops(sch: s_tir.Schedule, stage: Any, loops: list[Any]) -> int:
