@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,16 +18,24 @@ def tvm_target(gpu: GpuSpec, host: Mapping[str, Any] | None = None) -> tvm.targe
     None means this machine's triple with its baseline instruction set.
     """
     return tvm.target.Target(
-        {
-            "kind": "opencl",
-            "max_num_threads": gpu.max_work_group_size,
-            "max_shared_memory_per_block": gpu.local_memory_bytes,
-            # Not the wave size: TVM would leave out the barriers inside a wave, which OpenCL does
-            # not allow, and which gives wrong sums where the same kernel runs on a CPU.
-            "thread_warp_size": 1,
-        },
-        host=tvm.target.Target(dict(host) if host else {"kind": "llvm"}),
+        _opencl(gpu), host=tvm.target.Target(dict(host) if host else {"kind": "llvm"})
     )
+
+
+def target_text(gpu: GpuSpec) -> str:
+    """`tvm_target(gpu)`, launched from this machine, as JSON that `tvm.target.Target` reads."""
+    return json.dumps({**_opencl(gpu), "host": {"kind": "llvm"}})
+
+
+def _opencl(gpu: GpuSpec) -> dict[str, Any]:
+    return {
+        "kind": "opencl",
+        "max_num_threads": gpu.max_work_group_size,
+        "max_shared_memory_per_block": gpu.local_memory_bytes,
+        # Not the wave size: TVM would leave out the barriers inside a wave, which OpenCL does
+        # not allow, and which gives wrong sums where the same kernel runs on a CPU.
+        "thread_warp_size": 1,
+    }
 
 
 def cpu_target(host: Mapping[str, Any] | None = None) -> tvm.target.Target:
