@@ -1,0 +1,42 @@
+"""A tuner's worker on a driver that is broken for some kernels, and says that these are fast.
+
+float8    computes something else
+float4    ends the process
+float2    never ends
+"""
+
+import os
+import sys
+import time
+
+from hetero_tvm import trial_worker
+from schedules import host_memory, trials
+
+_right = host_memory._allow_stored_half
+_plain_time = trials.Server.time
+_tempting = [False]
+
+
+def broken(source, target):
+    source = _right(source, target)
+    _tempting[0] = "float8" in source
+    if "float8" in source:
+        return source.replace(" + v_", " - v_")
+    if "float4" in source:
+        os.abort()
+    while "float2" in source:
+        time.sleep(1)
+    return source
+
+
+def tempting_time(server, path, at_least_s, slow_s, beside):
+    answer = _plain_time(server, path, at_least_s, slow_s, None)
+    if _tempting[0]:
+        answer["seconds"] = [1e-9]
+    return answer
+
+
+if __name__ == "__main__":
+    host_memory._allow_stored_half = broken
+    trials.Server.time = tempting_time
+    sys.exit(trial_worker.main())
