@@ -30,6 +30,7 @@ examples:
   hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
   hetero-tvm build model_folder/ --target host --context 4096 -o llm.so
+  hetero-tvm build encoder.onnx --target host --db tuned/ --input ids=1x128 -o encoder.so
   hetero-tvm build --target help
 
 exit codes: 0 built, 2 bad input, 3 something is missing on this machine, 5 our bug
@@ -54,6 +55,7 @@ def build(
     measure: bool | None = None,
     context: int | None = None,
     prefill: Sequence[int] | None = None,
+    db: str | Path | None = None,
 ) -> BuildResult:
     """Compile `model` into one shared library.
 
@@ -75,6 +77,7 @@ def build(
             unless `HETERO_HOST_PROFILE` says that this machine is not to be measured.
         context: language model: longest sequence in tokens; None: the model's, at most 2048.
         prefill: language model: how many tokens prompts are taken in at once; None: 16 and 128.
+        db: a folder of tuned kernels, as `hetero-tvm tune` makes it; None uses none.
 
     Returns:
         A `BuildResult`: path, plan, manifest, seconds and memory.
@@ -107,6 +110,7 @@ def build(
             check=check,
             keep_going=keep_going,
             measure=measure,
+            db=Path(db) if db is not None else None,
         )
 
     lengths = [length] if isinstance(length, int) else list(length or ())
@@ -169,6 +173,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N1,N2,…",
         help="language model: how many tokens a prompt is taken in at once (default 16,128)",
     )
+    parser.add_argument(
+        "--db",
+        type=Path,
+        metavar="DIR",
+        help="use what `hetero-tvm tune` found and verified, where it is of this device and driver "
+        "(or, for a device that is not here, of the target's limits)",
+    )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="skip the proof against ONNX Runtime"
@@ -206,6 +217,7 @@ def run(args: argparse.Namespace) -> int:
             check=args.check,
             keep_going=args.keep_going,
             measure=args.measure,
+            db=args.db,
             dump_ir=folder / str(length) if folder is not None and length is not None else folder,
         )
 

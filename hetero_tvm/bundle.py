@@ -98,6 +98,8 @@ class Manifest:
     # What ONNX Runtime gives on seeded inputs (`hetero_tvm.reference`); None after --no-check.
     reference: dict[str, Any] | None = None
     weights: Weights | None = None  # None: they are in the library
+    # Built with --db: what every GPU kernel uses, tuned or not, and why.
+    kernels: tuple[dict[str, Any], ...] = ()
     library_bytes: int = 0
     library_sha256: str = ""
     format_version: int = FORMAT_VERSION
@@ -125,6 +127,7 @@ class Manifest:
             for function, calls in raw["calls"].items()
         }
         raw["variants"] = tuple(Variant(**_border_from(entry)) for entry in raw["variants"])
+        raw["kernels"] = tuple(raw.get("kernels", ()))
         if raw["lengths"] is not None:
             raw["lengths"] = LengthRules.from_dict(raw["lengths"])
         if raw["llm"] is not None:

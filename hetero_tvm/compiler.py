@@ -23,6 +23,7 @@ from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
 from relay_passes.plan import Plan
 from schedules.cost_model import CostModel
+from schedules.tuned import Use
 from target_specs.loader import SpecError, load_spec, resolve
 from target_specs.spec import SocSpec
 
@@ -44,6 +45,7 @@ class BuildResult:
     peak_memory_bytes: int  # of this process, or of the vendor's compiler where that is more
     variants: Mapping[int, Plan] = dataclasses.field(default_factory=dict)  # length -> its plan
     lengths: LengthRules | None = None  # how other lengths are met; None: no `--length`
+    kernels: tuple[Use, ...] = ()  # with a database of tuned kernels: what each one used
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, the `--json` of the verb."""
@@ -72,6 +74,7 @@ class BuildResult:
             },
             "npu_regions": self.manifest.npu_regions if self.manifest else None,
             **self._lengths(),
+            **({"kernels": [use.to_dict() for use in self.kernels]} if self.kernels else {}),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
             "peak_memory_bytes": self.peak_memory_bytes,
         }
@@ -110,6 +113,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         node_of=dict(state.model.node_of),
         seconds=seconds,
         peak_memory_bytes=max(memory.peak_bytes(), state.npu_compiler_bytes),
+        kernels=state.kernels,
     )
 
 
@@ -243,6 +247,7 @@ def write_artefact(
         npu_regions=len(state.compiled),  # of all lengths
         calls=state.calls,
         reference=_reference(state),
+        kernels=tuple(use.to_dict() for use in state.kernels),
         **lengths,
     )
     try:

@@ -71,6 +71,7 @@ class BuildConfig:
     keep_going: bool = False
     llm: LlmStep | None = None  # None: a model like any other
     dump_ir: Path | None = None
+    db: Path | None = None  # tuned kernels; None: default schedules alone
     cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
 
     def __post_init__(self) -> None:

@@ -36,6 +36,7 @@ from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
 from schedules.host import host_rules
+from schedules.tuned import Use
 from schedules.tvm_target import tvm_target
 from target_specs.spec import SocSpec
 
@@ -67,6 +68,7 @@ class State:
     npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
     # Function -> the plan that it follows; empty: `main`, and `plan`.
     function_plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)
+    kernels: tuple[Use, ...] = ()  # what a database of tuned kernels did; without one nothing
     executable: relax.VMExecutable | None = None
     # Function -> what it calls, in order: of all functions, once there is code for them.
     calls: Mapping[str, tuple[Call, ...]] = dataclasses.field(default_factory=dict)
@@ -321,6 +323,11 @@ def _lower_cpu(state: State) -> State:
 
 def _lower_gpu(state: State) -> State:
     gpu = state.spec.gpu
+    if state.config.db is not None:
+        from hetero_tvm import tuning  # it needs this module
+
+        mod, kernels = tuning.schedule_with(state, state.config.db, state.note)
+        return dataclasses.replace(state, mod=mod, kernels=kernels)
     mod = lower_gpu(
         state.mod,
         target=tvm_target(gpu),

@@ -87,6 +87,7 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
         + (f"; {against}" if against else ""),
     ]
     lines += _lengths(result)
+    lines += _kernels(result, verbose=verbose)
     if result.path is not None and result.manifest is not None:
         size = result.path.stat().st_size / 1e6
         seconds = sum(result.seconds.values())
@@ -111,6 +112,23 @@ def _lengths(result: BuildResult) -> list[str]:
     if result.lengths is not None:
         lines.append(f"filling up to a built length: {result.lengths.padding_words}")
         lines.append(f"cutting into built lengths: {result.lengths.chunking_words}")
+    return lines
+
+
+def _kernels(result: BuildResult, *, verbose: bool) -> list[str]:
+    """With a database: which kernels use a record; with -v also why the others do not."""
+    if not result.kernels:
+        return []
+    tuned = [use for use in result.kernels if use.tuned]
+    lines = ["", f"{len(tuned)} of {len(result.kernels)} GPU kernels are tuned"]
+    for use in result.kernels:
+        if use.tuned or verbose:
+            names = ", ".join(result.node_of.get(op, op) for op in use.ops[:_NODES_SHOWN])
+            schedule = "tuned" if use.tuned else "default"
+            lines.append(f"  {use.key}  {schedule:<8}{use.why}: {names or 'layout of a tensor'}")
+    others = collections.Counter(use.why for use in result.kernels if not use.tuned)
+    if not verbose:
+        lines += [f"  {count} by default: {why}" for why, count in others.items()]
     return lines
 
 

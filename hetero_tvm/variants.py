@@ -77,6 +77,7 @@ def build(
         states[length] = state
     manifest, rules = None, None
     final = states[last]
+    kernels = final.kernels
     assert final.model is not None and final.plan is not None
     if config.output is not None:
         progress.step(_PROOF)
@@ -97,7 +98,9 @@ def build(
                 for n, state in states.items()
                 if state.plan is not None
             },
+            kernels=tuple({u.key: u for s in states.values() for u in s.kernels}.values()),
         )
+        kernels = merged.kernels
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
         progress.step("link")
@@ -121,6 +124,7 @@ def build(
         ),
         variants={length: state.plan for length, state in states.items() if state.plan},
         lengths=rules,
+        kernels=kernels,
     )
 
 

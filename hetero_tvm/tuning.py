@@ -1,0 +1,253 @@
+"""Tuning, between the compiler and `schedules`: which kernels, where, and what a build takes.
+
+Requires: for searching, the extra `tune` (xgboost; tornado and cloudpickle for farms).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import tvm
+from tvm import IRModule, relax, tirx
+from tvm.s_tir import dlight
+
+from hetero_tvm import pipeline, runtime
+from hetero_tvm.errors import BadInput, DeviceFailure, EnvironmentProblem
+from relay_passes.lower_gpu import OPS_ATTR, lower_gpu
+from schedules.defaults import default_legalizations, default_rules
+from schedules.measure import NoDevice, Place, Pool
+from schedules.search_space import limits
+from schedules.trials import entry_of, plain
+from schedules.tuned import Pick, Tuned, Use, pick, wrong_default
+from schedules.tuner import Job, reverify
+from schedules.tuning_db import DbRefused, TuningDb, describe
+from schedules.tvm_target import target_text, tvm_target
+from target_specs.spec import GpuSpec, SocSpec
+
+Tell = Callable[[str], None]
+_CONNECT_S = 5.0
+_SCHEDULED = "tirx.is_scheduled"
+_NEEDS = {"rpc": ("tornado", "cloudpickle"), "tracker": ("tornado", "cloudpickle")}
+
+
+def open_db(folder: Path, *, tell: Tell, write: bool = False) -> TuningDb:
+    """The database in `folder`.
+
+    Raises:
+        BadInput: it cannot be used.
+    """
+    try:
+        return TuningDb(folder, tell=tell, write=write)
+    except DbRefused as error:
+        raise BadInput(str(error)) from None
+
+
+def jobs_of(state: pipeline.State) -> list[Job]:
+    """The GPU kernels that the plan's program calls, as they are before scheduling."""
+    gpu = state.spec.gpu
+    return [
+        _job(name, func, calls, gpu) for name, func, calls in _kernels(_unscheduled(state.mod, gpu))
+    ]
+
+
+def schedule_with(
+    state: pipeline.State, folder: Path, tell: Tell
+) -> tuple[IRModule, tuple[Use, ...]]:
+    """`state.mod` with scheduled GPU kernels: by the database's records where they can be used.
+
+    Where records are of this device and another driver, they are verified on this one, once.
+
+    Raises:
+        BadInput: the database cannot be used.
+        DeviceFailure: a kernel has no schedule that is right on this device.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"--db {folder}: no such folder; `hetero-tvm tune` makes one")
+    gpu = state.spec.gpu
+    limit = limits(gpu)
+    db = open_db(folder, tell=tell)
+    bare = _unscheduled(state.mod, gpu)
+    here = _here(state.spec)
+    functions = {describe(name, func).key: func for name, func, _ in _kernels(bare)}
+    if here is not None:
+        _check_new_driver(db, functions, gpu, here, tell)
+    picks: dict[str, tuple[Pick | None, str]] = {}
+    for key, func in functions.items():
+        picks[key] = pick(db, key, limit, here)
+        wrong = wrong_default(db, key, limit, here) if here is not None else None
+        if picks[key][0] is None and wrong is not None:
+            ops = ", ".join(map(str, func.attrs.get(OPS_ATTR) or ()))
+            raise DeviceFailure(
+                f"the kernel of {ops} is wrong on {here[0] if here else ''} ({wrong}), and no "
+                "other schedule of it is verified: tune it longer, or build with --devices npu"
+            )
+    rule = Tuned(picks, limit)
+    with tvm_target(gpu):
+        mod = dlight.ApplyDefaultSchedule(rule, *default_rules(gpu))(bare)
+    return mod, tuple(rule.uses)
+
+
+def places(device: str, gpu: GpuSpec) -> list[Place]:
+    """What `--device` names, as processes that serve it.
+
+    Raises:
+        BadInput: it cannot be read, or nothing is free.
+        DeviceFailure: nobody answers there.
+        EnvironmentProblem: a package for it is missing.
+    """
+    scheme, separator, rest = device.partition("://")
+    if device != "local":
+        address, _, key = rest.partition("/")
+        host, colon, port = address.rpartition(":")
+        fine = separator and host and colon and port.isdigit()
+        if scheme not in ("rpc", "tracker") or not fine or (scheme == "tracker" and not key):
+            raise BadInput(
+                f"--device {device}: write local, rpc://HOST:PORT or tracker://HOST:PORT/KEY"
+            )
+        try:  # TVM itself would try for a minute
+            socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+        except OSError as error:
+            what = "the tracker" if scheme == "tracker" else "the device server"
+            raise DeviceFailure(
+                f"--device {device}: {what} at {address} does not answer: {error.strerror or error}"
+            ) from None
+        for package in _NEEDS[scheme]:
+            if importlib.util.find_spec(package) is None:
+                raise EnvironmentProblem(
+                    f"{package} is not installed; run: pip install 'hetero-tvm[tune]'"
+                )
+    count = free_devices(device) if scheme == "tracker" else 1
+    worker = (sys.executable, "-m", "hetero_tvm.trial_worker")
+    command = (*worker, "--device", device, "--target", target_text(gpu))
+    names = [device] if count == 1 else [f"{device} {n + 1}" for n in range(count)]
+    paths = ":".join(path for path in sys.path if path)
+    return [Place(name, command, (("PYTHONPATH", paths),), far=device != "local") for name in names]
+
+
+def free_devices(device: str) -> int:
+    """How many devices a tracker has to give.
+
+    Raises:
+        DeviceFailure: the tracker does not answer.
+        BadInput: it has none of that name.
+    """
+    from tvm import rpc
+
+    address, _, key = device.partition("://")[2].partition("/")
+    host, _, port = address.rpartition(":")
+    try:
+        summary = rpc.connect_tracker(host, int(port)).summary()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DeviceFailure(f"the tracker at {address} does not answer: {_last(error)}") from None
+    queues = summary.get("queue_info", {})
+    free = int(queues.get(key, {}).get("free", 0))
+    if free == 0:
+        known = ", ".join(sorted(queues)) or "none"
+        raise BadInput(
+            f"--device {device}: no free device is called {key} at that tracker (known: {known})"
+        )
+    return free
+
+
+def open_pool(device: str, gpu: GpuSpec, tell: Tell) -> Pool:
+    """Processes that measure on `--device`.
+
+    Raises:
+        BadInput, EnvironmentProblem, DeviceFailure: as `places`, or nothing answers.
+    """
+    if device == "local":
+        runtime.require(opencl=True)
+    try:
+        return Pool(places(device, gpu), note=tell)
+    except NoDevice as error:
+        raise DeviceFailure(f"no device to measure on: {error}") from None
+
+
+def _here(spec: SocSpec) -> tuple[str, str] | None:
+    """Device and driver, where the target is this machine and has one."""
+    if spec.soc_ids:
+        return None
+    try:
+        device = runtime.open_opencl()
+    except EnvironmentProblem:
+        return None
+    return str(device.device_name), str(device.driver_version)
+
+
+def _check_new_driver(
+    db: TuningDb,
+    functions: dict[str, tirx.PrimFunc],
+    gpu: GpuSpec,
+    here: tuple[str, str],
+    tell: Tell,
+) -> None:
+    """Verify on this driver what was found on this device under another one."""
+    limit = limits(gpu)
+    todo: list[tuple[Job, Pick]] = []
+    standings = db.standings()
+    for key, func in functions.items():
+        of_kernel = [s for (one, where), s in standings.items() if one == key]
+        mine = [s for s in of_kernel if s.where.limits == limit.text and s.where.device == here[0]]
+        if not mine or any(s.where.driver == here[1] for s in mine):
+            continue
+        for standing in mine:
+            found, _ = pick(db, key, limit, (standing.where.device, standing.where.driver))
+            if found is not None:
+                todo.append((_job(key, func, 1, gpu), found))
+    if not todo:
+        return
+    tell(f"{len(todo)} tuned kernels are checked on driver {here[1]}, which is new")
+    with open_pool("local", gpu, tell) as pool:
+        reverify(pool, db, todo, limit=limit, tell=tell)
+
+
+def _job(name: str, func: tirx.PrimFunc, calls: int, gpu: GpuSpec) -> Job:
+    with tvm_target(gpu):
+        scheduled = dlight.ApplyDefaultSchedule(*default_rules(gpu))(
+            IRModule({"main": plain(func)})
+        )
+    default = IRModule({"main": plain(entry_of(scheduled))})
+    return Job(kernel=describe(name, func), func=func, default=default, calls=calls)
+
+
+def _unscheduled(mod: IRModule, gpu: GpuSpec) -> IRModule:
+    return lower_gpu(
+        mod, target=tvm_target(gpu), legalizations=default_legalizations(gpu), rules=()
+    )
+
+
+def _kernels(bare: IRModule) -> list[tuple[str, tirx.PrimFunc, int]]:
+    """Name, function and calls of every unscheduled kernel, equal ones once."""
+    calls: Counter[str] = Counter()
+    for block in bare["main"].body.blocks:
+        for binding in block.bindings:
+            value = binding.value
+            if isinstance(value, relax.Call) and value.op == tvm.ir.Op.get("relax.call_tir"):
+                calls[value.args[0].name_hint] += 1
+    found: dict[str, tuple[str, tirx.PrimFunc, int]] = {}
+    for var, func in bare.functions_items():
+        if not isinstance(func, tirx.PrimFunc) or func.attrs.get(_SCHEDULED):
+            continue
+        if var.name_hint not in calls or not _is_static(func):
+            continue
+        key = describe(var.name_hint, func).key
+        name, first, before = found.get(key, (var.name_hint, func, 0))
+        found[key] = (name, first, before + calls[var.name_hint])
+    return list(found.values())
+
+
+def _is_static(func: tirx.PrimFunc) -> bool:
+    return all(
+        all(isinstance(n, (int, tirx.IntImm)) for n in getattr(param.ty, "shape", (None,)))
+        for param in func.params
+    )
+
+
+def _last(error: BaseException) -> str:
+    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:200]
