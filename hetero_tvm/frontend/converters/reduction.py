@@ -87,7 +87,13 @@ def _rms_normalization(c: Conversion) -> relax.Expr:
     axis = c.node.attr("axis", -1) % len(shape)
     axes = list(range(axis, len(shape)))
     gain = _spread(c, 1, shape[axis:], 1.0)
-    return op.nn.rms_norm(c.x(), gain, axes, epsilon=c.node.attr("epsilon", 1e-5))
+    epsilon = c.node.attr("epsilon", 1e-5)
+    if axis:
+        return op.nn.rms_norm(c.x(), gain, axes, epsilon=epsilon)
+    # TVM's kernel needs an axis that is left.
+    row = c.reshape(c.x(), (1, *shape))
+    row = c.emit(op.nn.rms_norm(row, gain, [axis + 1 for axis in axes], epsilon=epsilon))
+    return c.reshape(row, shape)
 
 
 def _spread(c: Conversion, index: int, shape: tuple[int, ...], default: float) -> relax.Expr:

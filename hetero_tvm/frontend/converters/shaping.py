@@ -207,7 +207,8 @@ def _space_to_depth(c: Conversion) -> relax.Expr:
     n, channels, height, width = c.node.shape(0)
     block = c.node.attr("blocksize")
     split = c.reshape(c.x(), (n, channels, height // block, block, width // block, block))
-    return c.reshape(c.emit(op.permute_dims(split, [0, 3, 5, 1, 2, 4])), c.out.shape)
+    order = [0, 3, 5, 1, 2, 4] if c.node.attr("mode", "DCR") == "DCR" else [0, 1, 3, 5, 2, 4]
+    return c.reshape(c.emit(op.permute_dims(split, order)), c.out.shape)
 
 
 CONVERTERS: dict[str, Converter] = {

@@ -26,6 +26,10 @@ _REFUSED = frozenset(
 )
 
 
+# Operator -> attribute, and its only value that TVM's converter gets right.
+_ONLY = {"RoiAlign": ("mode", "avg")}
+
+
 @functools.cache
 def _table() -> dict[str, Any]:
     return {
@@ -48,6 +52,7 @@ def convert(c: Conversion) -> list[relax.Expr]:
         inputs.append(c.x(index) if name else None)
     attributes = _attributes(node)
     attributes["tvm_custom"] = {"name": node.name, "num_outputs": len(node.output)}
+    _check_attributes(c)
     rule = _table()[node.op_type].get_converter(c.node.opset)
     try:
         result = rule(c.builder, inputs, attributes, [{}, {}])
@@ -62,6 +67,13 @@ def convert(c: Conversion) -> list[relax.Expr]:
         whole = c.emit(result)
         return [relax.TupleGetItem(whole, index) for index in range(len(result.ty.fields))]
     return [result]
+
+
+def _check_attributes(c: Conversion) -> None:
+    name, right = _ONLY.get(c.node.op, ("", None))
+    value = c.node.attr(name, right) if name else None
+    if value != right:
+        raise c.unsupported(f"{name}={value} is not covered")
 
 
 def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
