@@ -22,6 +22,7 @@ from tvm.support import cc
 
 from hetero_tvm.errors import EnvironmentProblem
 from relay_passes.lower_cpu import HOST_ATTR
+from relay_passes.ordering import CheckOrder
 from relay_passes.plan_memory import PlanMemory, npu_or_kernel
 from relay_passes.start_npu_early import StartNpuEarly
 from schedules.host_memory import host_memory_pipeline
@@ -42,11 +43,13 @@ def lower_to_vm(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
 
     `regions`: symbols of the NPU's functions.
     """
+    device_of = npu_or_kernel(regions, HOST_ATTR)
     return [
         *in_order(regions),
         transform.CallTIRRewrite(),
         # After ToNonDataflow, where order is program order and nothing is dropped as unused.
-        PlanMemory(npu_or_kernel(regions, HOST_ATTR)),
+        PlanMemory(device_of),
+        CheckOrder(device_of),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),

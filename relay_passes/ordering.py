@@ -30,8 +30,11 @@ import dataclasses
 import itertools
 import math
 
+import tvm
+import tvm_ffi
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar, Op
+from tvm.ir.transform import PassContext
 
 from relay_passes.op_work import dtype_bytes, static_shape
 from relay_passes.plan_memory import NUMBER, VIEW, WAIT, DeviceOf
@@ -49,6 +52,31 @@ def violations(mod: IRModule, device_of: DeviceOf) -> list[str]:
             reader.read()
             found += [f"{name.name_hint}: {what}" for what in reader.complaints()]
     return found
+
+
+@tvm_ffi.register_error  # so that it leaves a TVM pass as what it is
+class DisorderError(AssertionError):
+    """A compiled function touches memory in an order that nothing guarantees: a bug of ours."""
+
+
+@tvm.transform.module_pass(opt_level=0, name="CheckOrder")
+class CheckOrder:
+    """Refuse a module with `violations`; leave any other as it is.
+
+    It runs in every build: a missing wait shows as a wrong number once in a thousand runs, and only
+    on the device.
+    """
+
+    def __init__(self, device_of: DeviceOf) -> None:
+        self.device_of = device_of
+
+    def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
+        """The same module; raises `DisorderError`."""
+        found = violations(mod, self.device_of)
+        if found:
+            more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+            raise DisorderError(f"memory is touched out of order: {found[0]}{more}")
+        return mod
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

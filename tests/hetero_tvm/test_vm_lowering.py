@@ -15,6 +15,7 @@ def test_waits_are_inserted_after_dataflow_is_gone():
     names = [step.info.name for step in vm_lowering.lower_to_vm()]
     order = ["ToNonDataflow", "StartNpuEarly", "CallTIRRewrite", "PlanMemory", "KillAfterLastUse"]
     assert [name for name in names if name in order] == order
+    assert names[names.index("PlanMemory") + 1] == "CheckOrder"  # of every build
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", None])
