@@ -13,6 +13,8 @@ from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 from tvm.ir.expr import GenericConst
 
+from relay_passes.tir_calls import is_call_tir
+
 
 def source_names(before: IRModule, fused: IRModule) -> dict[str, list[str]]:
     """Global name in `fused` -> names of the bindings of `before` that its callers compute.
@@ -57,7 +59,7 @@ def names_by_call(before: IRModule, fused: IRModule) -> dict[str, tuple[str, lis
         source = take(value, known)
         if source is not None:
             known[var] = source
-            if _is_call_tir(value):
+            if is_call_tir(value):
                 calls[var.name] = (value.args[0].name_hint, [source.name])
     return calls
 
@@ -66,14 +68,6 @@ def _bindings(func: relax.Function) -> Iterator[tuple[relax.Var, relax.Expr]]:
     for block in func.body.blocks:
         for binding in block.bindings:
             yield binding.var, binding.value
-
-
-def _is_call_tir(value: relax.Expr) -> bool:
-    return (
-        isinstance(value, relax.Call)
-        and len(value.args) > 0
-        and isinstance(value.args[0], GlobalVar)
-    )
 
 
 def _key(value: relax.Expr, local: dict[relax.Var, relax.Expr]) -> Hashable:

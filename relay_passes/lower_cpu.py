@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import tvm
 from tvm import IRModule, relax
-from tvm.ir import GlobalVar
 from tvm.ir.transform import PassContext
 from tvm.relax import backend
 from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -20,10 +19,10 @@ from tvm.s_tir import dlight
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from relay_passes.plan import Plan
+from relay_passes.tir_calls import OPAQUE, PATTERN, is_call_tir
 
 # PrimFunc attribute: TVM binds the function to the host target.
 HOST_ATTR = "tirx.is_host_func"
-_OPAQUE = 8  # the pattern that FuseOps never fuses
 _LLVM = tvm.target.Target({"kind": "llvm"})
 
 
@@ -90,17 +89,8 @@ class _Legalizer(PyExprMutator):
         callee, *rest = call.args
         func = self.builder_.get()[callee]
         name = f"{callee.name_hint}_cpu"
-        host = func.with_attrs({HOST_ATTR: True, "op_pattern": _OPAQUE, "global_symbol": name})
+        host = func.with_attrs({HOST_ATTR: True, PATTERN: OPAQUE, "global_symbol": name})
         scheduled = dlight.ApplyDefaultSchedule(*self.rules)(IRModule({name: host}))
         host = scheduled[name].with_attr("tirx.is_scheduled", True).without_attr("global_symbol")
         copy = self.builder_.add_func(host, name)
         return relax.Call(call.op, [copy, *rest], call.attrs, call.ty_args)
-
-
-def is_call_tir(value: relax.Expr) -> bool:
-    """Whether `value` calls a TIR function of the module."""
-    return (
-        isinstance(value, relax.Call)
-        and value.op == tvm.ir.Op.get("relax.call_tir")
-        and isinstance(value.args[0], GlobalVar)
-    )
