@@ -1,9 +1,13 @@
 """Rounds of planning with a planner and a vendor's compiler that are tables."""
 
 import dataclasses
+import importlib.util
 
 import pytest
+import tiny_models as tiny
 
+from hetero_tvm import pipeline
+from hetero_tvm.config import BuildConfig
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_rounds import plan_by_regions
 from relay_passes.place import MODES
@@ -177,3 +181,38 @@ def test_a_cut_that_does_not_pay_is_not_kept():
     assert found.plans["split"].breaks == ()
     assert lines == []
     assert ("b", "c") in table.estimated  # it was tried
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_qnn") is None,
+    reason="onnxruntime-qnn is not installed (pip install 'hetero-tvm[qnn]')",
+)
+def test_a_real_region_that_outgrows_a_small_chip_is_cut(tmp_path):
+    """Two layers of [1024, 512] with a residual, where 2 MiB hold two of their tensors.
+
+    By Qualcomm's estimates of QNN 2.51 the two halves spill less than the whole, and take less
+    with the hand-over between them.
+    """
+    path = tiny.residual_mlp(tmp_path / "m.onnx", rows=1024, wide=512)
+    config = BuildConfig(
+        model=path, target=SPEC.name, output=None, devices="npu", check=False, cache_dir=tmp_path
+    )
+
+    def plan(vtcm_mb, estimate):
+        spec = dataclasses.replace(SPEC, npu=dataclasses.replace(SPEC.npu, vtcm_mb=vtcm_mb))
+        asked = dataclasses.replace(config, estimate=estimate)
+        state = pipeline.State(config=asked, spec=spec, note=lambda line: None)
+        return pipeline.run(state, plan_only=True)
+
+    small = plan(2, None)
+    (before,) = small.plan.breaks
+    assert small.plan.regions == 2
+    halves = small.estimated["npu"]
+    assert before in halves[1].alone_us
+    # Each half counts what it is estimated at, but for the model's input, which the clocks leave
+    # out of the border.
+    total = sum(region.estimate.us for region in halves)
+    assert small.plan.predicted_us == pytest.approx(total, rel=0.03)
+    roomy = plan(8, None)
+    assert roomy.plan.breaks == ()
+    assert roomy.plan.predicted_us < small.plan.predicted_us

@@ -32,6 +32,30 @@ def mlp(path, *, rows=4, free_rows=False, seed=0):
     return path
 
 
+def residual_mlp(path, *, rows, wide, seed=0):
+    """Two layers [wide, wide] with ReLU, the first one's result added to the second's."""
+    rng = np.random.default_rng(seed)
+    names = {"w0": wide**-0.5, "w1": wide**-0.5}
+    weights = {n: rng.standard_normal((wide, wide), np.float32) * s for n, s in names.items()}
+    nodes = [
+        helper.make_node("MatMul", ["x", "w0"], ["t0"], name="first"),
+        helper.make_node("Relu", ["t0"], ["r0"], name="first_relu"),
+        helper.make_node("MatMul", ["r0", "w1"], ["t1"], name="second"),
+        helper.make_node("Relu", ["t1"], ["r1"], name="second_relu"),
+        helper.make_node("Add", ["r1", "r0"], ["y"], name="residual"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "residual_mlp",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, wide])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, wide])],
+        [numpy_helper.from_array(array.astype(np.float32), n) for n, array in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
 def run_with_onnxruntime(path, **inputs):
     """Outputs by name."""
     import onnxruntime
