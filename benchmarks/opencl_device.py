@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-_GPU = ctypes.c_ulong(4)  # CL_DEVICE_TYPE_GPU
+_GPU, _ANY = 4, 0xFFFFFFFF  # CL_DEVICE_TYPE_GPU, CL_DEVICE_TYPE_ALL
 _NAME, _DRIVER, _VERSION, _UNITS = 0x102B, 0x102D, 0x102F, 0x1002
 _BUILD_LOG = 0x1183
 _ROUNDS = 5
@@ -25,22 +25,25 @@ Handle = ctypes.c_void_p
 
 
 class OpenClDevice:
-    """A context and an in-order queue on the first GPU."""
+    """A context and an in-order queue on the first GPU, or the first device of any kind."""
 
-    def __init__(self, library: str = "libOpenCL.so.1") -> None:
-        """Raise RuntimeError where no platform has a GPU."""
+    def __init__(self, library: str = "libOpenCL.so.1", *, gpu: bool = True) -> None:
+        """Raise RuntimeError where no platform has a GPU, or with `gpu=False` any device."""
         self.cl = ctypes.CDLL(library)
         for name in ("Context", "CommandQueue", "ProgramWithSource", "Kernel", "Buffer"):
             getattr(self.cl, f"clCreate{name}").restype = Handle
         count, platforms = ctypes.c_uint(), (Handle * 16)()
         self._call("clGetPlatformIDs", 16, platforms, ctypes.byref(count))
         self.id = Handle()
+        kind = ctypes.c_ulong(_GPU if gpu else _ANY)
         found = (
-            self.cl.clGetDeviceIDs(Handle(platform), _GPU, 1, ctypes.byref(self.id), None) == 0
+            self.cl.clGetDeviceIDs(Handle(platform), kind, 1, ctypes.byref(self.id), None) == 0
             for platform in platforms[: count.value]
         )
         if not any(found):
-            raise RuntimeError("no OpenCL platform has a GPU (is its ICD file there?)")
+            raise RuntimeError(
+                f"no OpenCL platform has a {'GPU' if gpu else 'device'} (is its ICD file there?)"
+            )
         self.context = self._create("clCreateContext", None, 1, ctypes.byref(self.id), None, None)
         self.queue = self._create("clCreateCommandQueue", self.context, self.id, ctypes.c_ulong(0))
 
