@@ -180,6 +180,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="use what `hetero-tvm tune` found and verified, where it is of this device and driver "
         "(or, for a device that is not here, of the target's limits)",
     )
+    parser.add_argument(
+        "--sign", type=Path, metavar="KEY", help="sign it with this private key; see `sign --help`"
+    )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="skip the proof against ONNX Runtime"
@@ -218,6 +221,7 @@ def run(args: argparse.Namespace) -> int:
             keep_going=args.keep_going,
             measure=args.measure,
             db=args.db,
+            sign=args.sign,
             dump_ir=folder / str(length) if folder is not None and length is not None else folder,
         )
 

@@ -3,6 +3,7 @@
     [ shared library, as linked ][ weights, if large ][ manifest: JSON ][ footer ]
 
     footer: sha256 of the manifest | its length | magic
+    [ signature, where it is signed: see `hetero_tvm.signing` ]
 
 A loader reads the manifest from the end of the file, and checks every byte, *before* the operating
 system is asked to load any code (loading a library runs its constructors). The dynamic loader
@@ -35,6 +36,8 @@ from relay_passes.calls import Call
 FORMAT_VERSION = 4  # kFormatVersion of runtime/device/artefact.cc too
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
+SIGNATURE = struct.Struct("<64s32s8s")  # signature, public key, magic
+SIGNATURE_MAGIC = b"HETROSIG"
 _MAX_MANIFEST_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 
@@ -221,7 +224,7 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         raise BadInput(
             f"{path}: no such file; build it with `hetero-tvm build MODEL.onnx -o {path}`"
         )
-    size = path.stat().st_size
+    size = size_without_signature(path)
     with path.open("rb") as file:
         file.seek(max(0, size - _FOOTER.size))
         footer = file.read(_FOOTER.size)
@@ -254,6 +257,23 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         if _sha256(path, weights.offset, weights.nbytes) != weights.sha256:
             raise BadInput(f"{path}: damaged (its weights do not match their checksum); rebuild it")
     return manifest
+
+
+def size_without_signature(path: Path) -> int:
+    """Where the artefact's footer ends: at the file's end, or before its signature."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        file.seek(max(0, size - SIGNATURE.size))
+        block = file.read(SIGNATURE.size)
+    signed = len(block) == SIGNATURE.size and block.endswith(SIGNATURE_MAGIC)
+    return size - SIGNATURE.size if signed else size
+
+
+def read_footer(path: Path) -> bytes:
+    """The footer's bytes: by its hashes they stand for the whole artefact."""
+    with path.open("rb") as file:
+        file.seek(size_without_signature(path) - _FOOTER.size)
+        return file.read(_FOOTER.size)
 
 
 def _sha256(path: Path, start: int, length: int) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm import bundle, memory, pipeline, reference, runtime, vm_lowering
+from hetero_tvm import bundle, memory, pipeline, reference, runtime, signing, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.errors import BadInput, EnvironmentProblem
@@ -124,6 +124,8 @@ def prepare(config: BuildConfig, progress: Progress) -> CostModel:
     )
     if config.output is not None:
         _check_output(config.output, config.model)
+    if config.sign is not None:
+        signing.load_key(config.sign)  # a wrong one is said now, not after the work
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
         raise BadInput(f"--dump-ir {config.dump_ir}: is a file; name a folder")
     runtime.load()
@@ -250,10 +252,14 @@ def write_artefact(
         kernels=tuple(use.to_dict() for use in state.kernels),
         **lengths,
     )
+    key = signing.load_key(state.config.sign) if state.config.sign else None
     try:
         with bundle.whole_file(path) as temporary:
             vm_lowering.export(state.executable, temporary)
-            return bundle.append_manifest(temporary, manifest, weights)
+            sealed = bundle.append_manifest(temporary, manifest, weights)
+            if key is not None:
+                signing.append_signature(temporary, key)
+            return sealed
     except OSError as error:  # a full disk, a folder that went away
         raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
 

@@ -69,6 +69,7 @@ class BuildConfig:
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False
+    sign: Path | None = None  # private key that the artefact is signed with
     llm: LlmStep | None = None  # None: a model like any other
     dump_ir: Path | None = None
     db: Path | None = None  # tuned kernels; None: default schedules alone

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from hetero_tvm import cli
+from hetero_tvm import cli, signing
 from hetero_tvm.arguments import add_device_arguments
 from hetero_tvm.config import default_cache_dir
 from hetero_tvm.errors import BadInput
@@ -32,6 +32,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="what is deployed there")
     parser.add_argument("--remove", metavar="NAME", help="take it away, and what only it needs")
     parser.add_argument(
+        "--accept-only",
+        type=Path,
+        metavar="KEYS",
+        help="let the device load only what a key of this file has signed, from now on",
+    )
+    parser.add_argument(
+        "--sign",
+        type=Path,
+        metavar="KEY",
+        help="private key for the tests of the device's parts, where it accepts only signed ones",
+    )
+    parser.add_argument(
         "--opencl-library", metavar="PATH", help="the device's OpenCL library, where it lies oddly"
     )
     parser.add_argument(
@@ -45,10 +57,16 @@ def run(args: argparse.Namespace) -> int:
     from hetero_tvm.progress import Progress
     from hetero_tvm.transports.address import open_transport
 
+    keys = args.accept_only
     asked = [args.artefact is not None, args.list, args.remove is not None]
-    if sum(asked) != 1:
+    if sum(asked) > 1 or not (any(asked) or keys):
         raise BadInput("name an artefact to deploy, or --list, or --remove NAME: one of them")
+    if keys is not None and not signing.read_keys(keys):
+        raise BadInput(f"{keys}: holds no key; make one with `hetero-tvm sign --new-key FILE`")
     with open_transport(args.to) as transport:
+        if keys is not None:
+            DeviceStore(transport, args.root).accept_only(keys.read_text())
+            cli.say(f"{transport.where}: accepts only what {keys} signs", quiet=args.quiet)
         if args.artefact is None:
             store = DeviceStore(transport, args.root)
             if args.remove is not None:
@@ -68,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
             artefact=args.artefact,
             name=args.name or deployment.default_name(args.artefact),
             cache_dir=default_cache_dir(),
+            sign=args.sign,
             environment=deployment.environment_of(args.opencl_library, args.opencl_device),
         )
         with Progress(quiet=args.quiet) as progress:

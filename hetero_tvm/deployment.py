@@ -10,6 +10,7 @@ import dataclasses
 import logging
 import os
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import reference
+from hetero_tvm import reference, signing
 from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.device_facts import DeviceFacts, read_facts
 from hetero_tvm.device_libraries import libraries_for
@@ -50,6 +51,7 @@ class Wish:
     artefact: Path
     name: str
     cache_dir: Path
+    sign: Path | None = None  # private key for tests, where the device accepts only signed ones
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -114,6 +116,9 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
     store = DeviceStore(transport, root)
     facts = read_facts(transport, store.root)
     check_fits(wish.artefact, manifest, facts)
+    trusted = store.trusted_keys()
+    if trusted:
+        _check_signed(wish, facts, trusted)
     step("prepare")
     with tempfile.TemporaryDirectory(prefix="hetero-deploy-") as folder:
         libraries = [
@@ -122,6 +127,8 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
         ]
         artefact = StoredFile.of(wish.artefact)
         tests = part_tests(manifest, wish.cache_dir)
+        if trusted:
+            tests = [_signed(test, wish.sign, Path(folder)) for test in tests]
         built = [StoredFile.of(test.path) for test in tests if test.path is not None]
         inputs = _input_files(manifest, Path(folder))
         files = [*(file for _, file in libraries), *built, *inputs, artefact]
@@ -176,6 +183,31 @@ def check_fits(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
         )
     if facts.soc_id is not None and not facts.fastrpc:
         raise DeviceFailure(f"{facts.where}: {'; '.join(facts.missing())}")
+
+
+def _check_signed(wish: Wish, facts: DeviceFacts, trusted: str) -> None:
+    """Say before anything travels what the device's program would say after it."""
+    with tempfile.TemporaryDirectory(prefix="hetero-deploy-") as folder:
+        keys = Path(folder) / "trusted_keys"
+        keys.write_text(trusted)
+        try:
+            signing.check_trusted(wish.artefact, keys)
+        except BadInput as error:
+            words = str(error).replace(str(keys), f"trusted_keys of {facts.where}")
+            raise BadInput(words) from None
+
+
+def _signed(test: PartTest, key: Path | None, folder: Path) -> PartTest:
+    """A test as a device that accepts only signed artefacts takes it."""
+    if test.path is None:
+        return test
+    if key is None:
+        why = "the device accepts only signed artefacts; give --sign KEY, to sign the test"
+        return PartTest(part=test.part, why_not=why)
+    copy = folder / test.path.name
+    shutil.copyfile(test.path, copy)
+    signing.append_signature(copy, signing.load_key(key))
+    return dataclasses.replace(test, path=copy)
 
 
 def _input_files(manifest: Manifest, folder: Path) -> list[StoredFile]:

@@ -178,6 +178,14 @@ class DeviceStore:
         self.transport.check(f"cd {folder} && chmod 755 run.new && mv -f run.new run")
         return f"{self.root}/bundles/{name}/run"
 
+    def trusted_keys(self) -> str:
+        """The device's file of trusted keys; empty where it accepts everything."""
+        return self.transport.check(f"cat {shlex.quote(self.root)}/trusted_keys 2>/dev/null; true")
+
+    def accept_only(self, keys: str) -> None:
+        """From now on the device's program loads nothing that no key of these lines has signed."""
+        self.transport.push(keys.encode(), f"{self.root}/trusted_keys")
+
     def bundles(self) -> list[Bundle]:
         """What is deployed."""
         text = self.transport.check(

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import runtime
+from hetero_tvm import runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.frontend.tensor_spec import TensorSpec
@@ -297,6 +297,7 @@ def load(path: str | Path) -> Model:
 def open_artefact(path: Path) -> Opened:
     """Check the artefact at `path`, load its code and prepare its kernels; errors as `load`."""
     manifest = read_manifest(path)
+    signing.check_trusted(path)
     started = time.perf_counter()
     _check_fits(path, manifest)
     runtime.load()

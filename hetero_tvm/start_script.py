@@ -50,6 +50,8 @@ def start_script(
             f'export ADSP_LIBRARY_PATH="{folders.replace(":", ";")}"',
             f'export LD_LIBRARY_PATH="{folders}${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}"',
             'export HETERO_CACHE_DIR="${HETERO_CACHE_DIR:-$root/cache}"',
+            # A device that accepts only signed artefacts has the file; the program refuses others.
+            '[ ! -e "$root/trusted_keys" ] || export HETERO_TRUSTED_KEYS="$root/trusted_keys"',
             'for file in "$program" "$model"; do',
             '  [ -f "$file" ] || { echo "hetero_device: error: $file is gone; deploy again" >&2; '
             "exit 3; }",

@@ -25,6 +25,8 @@ constexpr int64_t kFormatVersion = 4;  // FORMAT_VERSION of hetero_tvm/bundle.py
 constexpr size_t kDigestBytes = 32;
 constexpr size_t kFooterBytes = kDigestBytes + 8 + 8;
 constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
+constexpr size_t kSignatureBlockBytes = 64 + 32 + 8;
+constexpr const char* kSignatureMagic = "HETROSIG";
 constexpr const char* kMagic = "HETROTVM";
 
 [[noreturn]] void Refuse(const std::string& path, const std::string& why) {
@@ -51,6 +53,15 @@ std::string DigestOf(std::ifstream* file, uint64_t size) {
     size -= block.size();
   }
   return digest.Digest();
+}
+
+/*! \brief The signature at the end of a file of `size` bytes; empty where there is none. */
+std::string SignatureAt(std::ifstream* file, uint64_t size) {
+  if (size < kSignatureBlockBytes) return "";
+  file->seekg(static_cast<std::streamoff>(size - kSignatureBlockBytes));
+  std::string block = Read(file, kSignatureBlockBytes);
+  const std::string magic = kSignatureMagic;
+  return block.substr(block.size() - magic.size()) == magic ? block : "";
 }
 
 template <typename T>
@@ -105,7 +116,9 @@ Artefact Parse(const std::string& path, const json::Object& manifest) {
 Artefact ReadArtefact(const std::string& path) {
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   if (!file) Refuse(path, "cannot be read");
-  const auto size = static_cast<uint64_t>(file.tellg());
+  auto size = static_cast<uint64_t>(file.tellg());
+  const std::string block = SignatureAt(&file, size);
+  size -= block.size();
   if (size < kFooterBytes) Refuse(path, "no artefact of hetero_tvm, or cut short");
   file.seekg(static_cast<std::streamoff>(size - kFooterBytes));
   const std::string footer = Read(&file, kFooterBytes);
@@ -129,6 +142,9 @@ Artefact ReadArtefact(const std::string& path) {
   if (Hex(DigestOf(&file, code_bytes)) != promised) {
     Refuse(path, "damaged (the code does not match its checksum)");
   }
+  // Last, because a signature is of the hashes: they hold here.
+  ffi::Function::GetGlobalRequired("hetero_tvm.signature_check")(path, ffi::Bytes(footer),
+                                                                 ffi::Bytes(block));
   return Parse(path, *manifest);
 }
 

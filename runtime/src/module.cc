@@ -10,6 +10,7 @@
 #include "opencl/kernel_table.h"
 #include "opencl/opencl_module.h"
 #include "opencl/timer.h"
+#include "signature.h"
 #include "tensor_view.h"
 
 namespace hetero_tvm::runtime {
@@ -70,6 +71,13 @@ ffi::Array<ffi::Any> StopTrace() {
   return context.trace.Take();
 }
 
+/*! \brief Refuse an artefact that is not signed, where this machine accepts only signed ones. */
+void CheckTrusted(const ffi::String& name, const ffi::Bytes& footer, const ffi::Bytes& block) {
+  const std::string trusted = Context::Get().settings.Get("trusted.keys");
+  if (trusted.empty()) return;
+  CheckSignature(std::string(name), std::string(footer), std::string(block), trusted);
+}
+
 void SetSetting(const ffi::String& key, const ffi::String& value) {
   Context& context = Context::Get();
   const std::string name(key);
@@ -118,6 +126,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
            })
       // What hetero_tvm/runtime.py and compiled modules call.
       .def("hetero_tvm.setting_set", SetSetting)
+      .def("hetero_tvm.signature_check", CheckTrusted)
       .def("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
       .def("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
       // Takes anything and returns its first argument, so that a pass can hang it into the data

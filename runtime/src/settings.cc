@@ -27,6 +27,7 @@ constexpr std::array kSettings = {
     Setting{"sync.implicit_waits", "HETERO_IMPLICIT_WAITS"},  // 0 or 1
     Setting{"sync.fast", "HETERO_FAST_SYNC"},                 // 0 or 1
     Setting{"sync.poll_cpu", "HETERO_POLL_CPU"},              // 0 or 1
+    Setting{"trusted.keys", "HETERO_TRUSTED_KEYS"},           // file; else nothing has to be signed
     Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
     Setting{"ort.library", nullptr},
     Setting{"qnn.library", nullptr},  // the execution provider's plug-in

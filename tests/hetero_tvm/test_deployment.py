@@ -10,7 +10,7 @@ import pytest
 from adb_server import adb_server
 from ssh_server import ssh_server
 
-from hetero_tvm import bundle, deployment
+from hetero_tvm import bundle, deployment, signing
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.device_store import DeviceStore
 from hetero_tvm.errors import BadInput, DeviceFailure
@@ -111,6 +111,50 @@ def test_a_device_without_opencl_says_so_by_part(artefact, tmp_path):
             artefact, device, artefact.parent, environment={"HETERO_OPENCL_LIB": "/no-such.so"}
         )
     assert DeviceStore(device).bundles() == []
+
+
+def test_a_device_that_accepts_only_signed_artefacts(artefact, tmp_path):
+    key = tmp_path / "key"
+    public = signing.new_key(key)
+    signed = tmp_path / "mlp.so"
+    signed.write_bytes(artefact.read_bytes())
+    signing.append_signature(signed, signing.load_key(key))
+    device = Local(tmp_path / "device")
+    store = DeviceStore(device)
+    store.accept_only(public.read_text())
+    with pytest.raises(BadInput, match="not signed by any among the keys in trusted_keys of loc"):
+        device_fixture.deploy(artefact, device, artefact.parent)
+    done = device_fixture.deploy(signed, device, artefact.parent)
+    assert [part.held for part in done.parts] == [None, None, None, True]
+    assert "accepts only signed artefacts" in done.parts[0].words
+    done = device_fixture.deploy(signed, device, artefact.parent, sign=key)
+    assert all(part.held for part in done.parts)
+    subprocess.run([done.command, "--repeat", "0"], check=True, capture_output=True)
+    # There its own program decides, whoever put the file there.
+    (path,) = (tmp_path / "device").glob("store/*/mlp.so")
+    for data, words in (
+        (artefact.read_bytes(), "not signed, and only artefacts signed by a key"),
+        (_resealed(signed, tmp_path), "its signature is not of this artefact"),
+    ):
+        path.write_bytes(data)
+        refused = subprocess.run([done.command], capture_output=True, text=True)
+        assert refused.returncode == 2 and words in refused.stderr, refused.stderr
+    path.write_bytes(signed.read_bytes())
+    signing.new_key(tmp_path / "other")
+    store.accept_only((tmp_path / "other.pub").read_text())
+    refused = subprocess.run([done.command], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert f"signed by {public.read_text().strip()}, which is not in" in refused.stderr
+
+
+def _resealed(signed, folder):
+    """`signed` with another byte of code, honest checksums, and the signature that it had."""
+    manifest = bundle.read_manifest(signed)
+    data = signed.read_bytes()
+    copy = folder / "resealed.so"
+    copy.write_bytes(bytes([data[0] ^ 1]) + data[1 : manifest.library_bytes])
+    bundle.append_manifest(copy, manifest)
+    return copy.read_bytes() + data[bundle.size_without_signature(signed) :]
 
 
 def test_too_little_room_is_said_before_the_push(artefact, tmp_path, monkeypatch):
