@@ -100,6 +100,10 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
     """
     check_name(wish.name)
     manifest = read_manifest(wish.artefact)
+    if manifest.llm is not None:
+        raise BadInput(
+            f"{wish.artefact}: a language model; only models that are one function are deployed"
+        )
     clock, seconds = time.perf_counter(), dict[str, float]()
 
     def step(name: str) -> None:

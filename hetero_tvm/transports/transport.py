@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 _BLOCK_BYTES = 1 << 18
 _TIMEOUT_S = 120.0
+_WHOLE_BYTES = 1 << 18  # what is smaller is not resumed but sent again, without a question first
+_DAMAGED = "hetero-damaged"
 _NO_SPACE = "No space left on device"
 Meter = Callable[[int], None]  # told of every block: bytes that went over
 
@@ -124,24 +126,29 @@ class Transport(abc.ABC):
         """
         with _opened(source) as file:
             size, digest = _measured(file)
-            part = f"{path}.part"
-            quoted, folder = shlex.quote(part), shlex.quote(posixpath.dirname(path))
+            part = shlex.quote(f"{path}.part")
+            folder = f"mkdir -p {shlex.quote(posixpath.dirname(path))}"
+            # What is short was cut off by a lost line, and is what the next try goes on with.
+            finish = (
+                f"if [ $(wc -c <{part}) -lt {size} ]; then exit 1; "
+                f'elif [ "$(sha256sum <{part} | cut -c 1-64)" = {digest} ]; '
+                f"then mv -f {part} {shlex.quote(path)}; else rm -f {part}; echo {_DAMAGED}; fi"
+            )
             travelled = 0
-            for _ in range(2):  # the second time from the start, if what lay there was damaged
-                there = self.check(f"mkdir -p {folder} && wc -c 2>/dev/null <{quoted} || echo 0")
-                start = int(there.split()[-1])
-                if start > size:
-                    self.check(f"rm -f {quoted}")
-                    start = 0
+            for attempt in range(2):  # the second from the start, if what lay there was damaged
+                start = 0
+                if attempt == 0 and size > _WHOLE_BYTES:
+                    there = self.check(f"{folder} && wc -c 2>/dev/null <{part} || echo 0")
+                    start = int(there.split()[-1])
+                    start = start if start <= size else 0
                 file.seek(start)
-                if meter is not None and start:
+                if start:
                     logger.info("%s: goes on at byte %d of %d", path, start, size)
-                travelled += self._stream(file, f"cat >>{quoted}", meter)
-                found = self.check(f"sha256sum <{quoted}").split()
-                if found and found[0] == digest:
-                    self.check(f"mv -f {quoted} {shlex.quote(path)}")
+                write = f"cat >>{part}" if start else f"{folder} && cat >{part}"
+                said = self._stream(file, f"{write} && {finish}", meter)
+                travelled += size - start
+                if _DAMAGED not in said:
                     return travelled
-                self.check(f"rm -f {quoted}")
         raise DeviceFailure(f"{self.where}: {path} arrived damaged twice; is its storage sound?")
 
     def pull(self, path: str, target: Path) -> None:
@@ -176,16 +183,12 @@ class Transport(abc.ABC):
         except (IndexError, ValueError):
             raise DeviceFailure(f"{self.where}: df said {' '.join(fields)!r}") from None
 
-    def _stream(self, file: BinaryIO, command: str, meter: Meter | None) -> int:
-        """Send what is left of `file` into `command`'s stdin; the bytes that were sent."""
-        sent = 0
-        with tempfile.TemporaryFile() as errors:
+    def _stream(self, file: BinaryIO, command: str, meter: Meter | None) -> str:
+        """Send what is left of `file` into `command`'s stdin; what it said on stdout."""
+        with tempfile.TemporaryFile() as errors, tempfile.TemporaryFile() as output:
             try:
                 process = subprocess.Popen(
-                    self.argv(command),
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.DEVNULL,
-                    stderr=errors,
+                    self.argv(command), stdin=subprocess.PIPE, stdout=output, stderr=errors
                 )
             except OSError as error:
                 raise self._no_tool(error) from error
@@ -194,7 +197,6 @@ class Transport(abc.ABC):
                 try:
                     while block := file.read(_BLOCK_BYTES):
                         process.stdin.write(block)
-                        sent += len(block)
                         if meter is not None:
                             meter(len(block))
                     process.stdin.close()
@@ -206,12 +208,13 @@ class Transport(abc.ABC):
                     raise
                 code = process.wait()
             errors.seek(0)
+            output.seek(0)
             said = errors.read().decode(errors="replace").strip()
-        if self.is_lost(code):
-            raise self._lost(said)
-        if code != 0:
-            raise self._failed(command, code, said)
-        return sent
+            if self.is_lost(code):
+                raise self._lost(said)
+            if code != 0:
+                raise self._failed(command, code, said)
+            return output.read().decode(errors="replace")
 
     def _lost(self, said: str) -> DeviceFailure:
         hint = self.why_lost(said)

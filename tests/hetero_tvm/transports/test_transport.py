@@ -1,5 +1,7 @@
 """What every way to a device shares, through the one that needs no device."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -36,11 +38,11 @@ def test_what_an_earlier_try_left(device, tmp_path, there, travels):
     assert (tmp_path / "file").read_bytes() == DATA
 
 
-def test_a_full_disk_says_so(device, monkeypatch):
-    full = "cat >/dev/full"
-    monkeypatch.setattr(device, "argv", lambda c: ["sh", "-c", full if c.startswith("cat") else c])
+def test_a_full_disk_says_so(device, tmp_path, monkeypatch):
+    real = device.argv
+    monkeypatch.setattr(device, "argv", lambda c: real(re.sub(r"cat >\S+", "cat >/dev/full", c)))
     with pytest.raises(DeviceFailure, match=r"storage is full.*goes on where this one stopped"):
-        device.push(DATA, "/tmp/never/written")
+        device.push(DATA, f"{tmp_path}/never/written")
 
 
 def test_a_pull_that_fails_leaves_nothing(device, tmp_path):
