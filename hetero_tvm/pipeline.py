@@ -38,6 +38,7 @@ from schedules.defaults import default_legalizations, default_rules
 from schedules.host import host_rules
 from schedules.tuned import Use
 from schedules.tvm_target import tvm_target
+from schedules.w4a16_table import W4Table
 from target_specs.spec import SocSpec
 
 # Inputs on which the effect of float16 is looked at; none that a user's comparison starts with.
@@ -328,10 +329,11 @@ def _lower_gpu(state: State) -> State:
 
         mod, kernels = tuning.schedule_with(state, state.config.db, state.note)
         return dataclasses.replace(state, mod=mod, kernels=kernels)
+    four_bit = W4Table(state.model.four_bit if state.model is not None else ())
     mod = lower_gpu(
         state.mod,
         target=tvm_target(gpu),
-        legalizations=default_legalizations(gpu),
+        legalizations=default_legalizations(gpu, four_bit),
         rules=default_rules(gpu),
     )
     return dataclasses.replace(state, mod=mod)

@@ -23,13 +23,17 @@ from schedules.row_reduction import (
     legalize_reduce,
     legalize_softmax,
 )
+from schedules.w4a16_table import W4Table, legalize_w4_matmul
 from target_specs.spec import GpuSpec
 
 _ROW_REDUCTIONS = ("max", "mean", "min", "sum")
 
 
-def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
-    """Operators whose tensor expression is ours; all others use TVM's."""
+def default_legalizations(gpu: GpuSpec, four_bit: W4Table | None = None) -> dict[str, Legalize]:
+    """Operators whose tensor expression is ours; all others use TVM's.
+
+    `four_bit`: weights that some of the model's constants came from.
+    """
     ours = {
         **activation.LEGALIZATIONS,
         "relax.matmul": legalize_matmul(gpu),
@@ -39,6 +43,8 @@ def default_legalizations(gpu: GpuSpec) -> dict[str, Legalize]:
         "hetero.attention": legalize_attention(gpu),
         "hetero.update_kv": legalize_update_kv(gpu),
     }
+    if four_bit:
+        ours["relax.matmul"] = legalize_w4_matmul(gpu, four_bit, ours["relax.matmul"])
     if gpu.wave_size == 1:
         ours |= {
             "relax.nn.softmax": legalize_softmax(gpu),

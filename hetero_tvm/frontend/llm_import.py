@@ -28,6 +28,7 @@ from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.canonicalise import Pass, canonicalise
 from hetero_tvm.frontend.cpu_run import run_on_cpu
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
+from hetero_tvm.frontend.four_bit_weights import four_bit_weights
 from hetero_tvm.frontend.input_specs import fix_input_shapes
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST, PLACES
@@ -72,6 +73,7 @@ def import_step(
     proto, shapes = _step_graph(raw, folder, rows, capacity, past)
     inputs = fix_input_shapes(proto, shapes)
     progress("folding shapes and constants")
+    four_bit = four_bit_weights(proto)
     rules = {**DECOMPOSITIONS, **LLM_DECOMPOSITIONS}
     folded = fold_model(proto, inputs, rules, converters.is_importable)
     sha256 = raw.sha256
@@ -99,6 +101,7 @@ def import_step(
         sha256=sha256,
         node_of=imported.node_of,
         errors=(),
+        four_bit=four_bit,
     )
 
 

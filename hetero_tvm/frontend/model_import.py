@@ -14,6 +14,7 @@ from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.canonicalise import canonicalise
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
 from hetero_tvm.frontend.fold_affine import fold_affine
+from hetero_tvm.frontend.four_bit_weights import four_bit_weights
 from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
 from hetero_tvm.frontend.onnx_import import to_relax
 from hetero_tvm.frontend.random_inputs import InputRange, draw_inputs, input_ranges
@@ -21,6 +22,7 @@ from hetero_tvm.frontend.read_model import read_model
 from hetero_tvm.frontend.self_check import OutputError, check_import
 from hetero_tvm.frontend.shape_folding import fold_model
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from schedules.w4a16_table import W4Blocks
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,8 @@ class ImportedModel:
     errors: tuple[OutputError, ...]  # of the self-check; empty when it was skipped
     # Binding -> the value of `onnx_model` that it equals, where it equals one.
     tensor_of: Mapping[str, str] = field(default_factory=dict)
+    # What some of the float constants came from.
+    four_bit: tuple[W4Blocks, ...] = ()
 
 
 def import_model(
@@ -67,6 +71,7 @@ def import_model(
     raw = read_model(path)
     inputs = fix_input_shapes(raw.proto, input_shapes)
     progress("folding shapes and constants")
+    four_bit = four_bit_weights(raw.proto)
     folded = fold_model(raw.proto, inputs, DECOMPOSITIONS, converters.is_importable)
     sha256 = raw.sha256
     del raw  # large models: the original weights are not needed any more
@@ -89,4 +94,5 @@ def import_model(
         node_of=imported.node_of,
         errors=errors,
         tensor_of=imported.tensor_of,
+        four_bit=four_bit,
     )

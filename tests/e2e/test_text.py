@@ -58,6 +58,10 @@ def test_generate_says_what_onnx_runtime_says(model, hetero):
     assert result["decode_tokens_per_s"] > 0
 
 
+def test_the_products_read_four_bits(model):
+    assert b"w4a16" in model[1].read_bytes()
+
+
 def test_the_server_answers_as_onnx_runtime_does(model):
     openai = pytest.importorskip("openai")
     file, artefact = model

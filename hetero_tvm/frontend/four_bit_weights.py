@@ -1,0 +1,37 @@
+"""The 4-bit weights of a model as its file stores them, beside what the importer makes of them.
+
+The import writes `MatMulNBits` as a product with a float matrix. Which codes, scales and zero
+points that matrix came from is kept here, bit for bit.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import helper, numpy_helper
+
+from schedules.w4a16_table import W4Blocks
+
+
+def four_bit_weights(proto: onnx.ModelProto) -> tuple[W4Blocks, ...]:
+    """Of every `MatMulNBits` node of four bits whose weight is constant, in program order."""
+    weights = {tensor.name: tensor for tensor in proto.graph.initializer}
+    found = []
+    for node in proto.graph.node:
+        if node.op_type != "MatMulNBits":
+            continue
+        names = [*node.input[1:], *[""] * 4]
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        parts = [numpy_helper.to_array(weights[name]) for name in names[:3] if name in weights]
+        # Not all constant, of other bits, or with a permutation of the groups.
+        if len(parts) < 2 + bool(names[2]) or attributes.get("bits", 4) != 4 or names[3]:
+            continue
+        columns, blocks = attributes["N"], -(-attributes["K"] // attributes["block_size"])
+        found.append(
+            W4Blocks(
+                packed=parts[0].reshape(columns, blocks, -1),
+                scales=parts[1].reshape(columns, blocks),
+                zeros=parts[2] if names[2] else None,
+                depth=attributes["K"],
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,114 @@
+"""Finds the 4-bit weight that a float constant came from, so that its product can read the codes.
+
+The importer writes a 4-bit weight as the float matrix that it stands for, and every pass, device
+and estimate up to here takes it as one, whole or cut by columns. A product for the GPU looks its
+constant up here: by its first column, and then by every value, so that codes are used only where
+they give the constant bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import numpy as np
+from tvm import relax
+from tvm.ir.expr import GenericConst
+
+from schedules.layout import Legalize
+from schedules.w4a16 import CODES_PER_WORD, SYMMETRIC_ZERO, W4Weight, w4a16_product
+from target_specs.spec import GpuSpec
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class W4Blocks:
+    """A weight as `MatMulNBits` stores it; see `W4Weight.from_blocks`."""
+
+    packed: np.ndarray
+    scales: np.ndarray
+    zeros: np.ndarray | None
+    depth: int
+
+    def weight(self) -> W4Weight:
+        """Codes and scales of all columns."""
+        return W4Weight.from_blocks(self.packed, self.scales, self.zeros, self.depth)
+
+
+class W4Table:
+    """The 4-bit weights of a model."""
+
+    def __init__(self, blocks: Iterable[W4Blocks]) -> None:
+        """Weights whose depth no kernel takes are left out; they stay float."""
+        self._blocks = [
+            entry
+            for entry in blocks
+            if entry.depth % CODES_PER_WORD == 0 and 2 * entry.packed.shape[2] % CODES_PER_WORD == 0
+        ]
+        # Of each element type that was asked for: first column -> weight and column.
+        self._places: dict[str, dict[int, list[tuple[int, int]]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def find(self, matrix: np.ndarray) -> W4Weight | None:
+        """The 4-bit weight that is `matrix` [K, N], whole or some neighbouring columns of one."""
+        dtype = str(matrix.dtype)
+        if matrix.ndim != 2 or dtype not in ("float32", "float16"):
+            return None
+        if dtype not in self._places:
+            self._places[dtype] = self._columns(dtype)
+        depth, columns = matrix.shape
+        for number, first in self._places[dtype].get(_key(matrix[:, 0]), ()):
+            entry = self._blocks[number]
+            if entry.depth != depth or first + columns > len(entry.packed):
+                continue
+            weight = _columns_of(entry.weight(), first, columns)
+            if np.array_equal(_as_imported(weight, dtype), matrix):
+                return weight
+        return None
+
+    def _columns(self, dtype: str) -> dict[int, list[tuple[int, int]]]:
+        places: dict[int, list[tuple[int, int]]] = {}
+        for number, entry in enumerate(self._blocks):
+            for column, values in enumerate(_as_imported(entry.weight(), dtype).T):
+                places.setdefault(_key(values), []).append((number, column))
+        return places
+
+
+def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Legalize:
+    """`relax.matmul` with a constant of `table` as a W4A16 product; others as `otherwise` does."""
+
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        data, right = call.args
+        if isinstance(right, GenericConst) and str(data.ty.dtype) == str(call.ty.dtype):
+            weight = table.find(right.value.numpy())
+            if weight is not None and len(data.ty.shape) > 1:
+                return w4a16_product(builder, gpu, data, weight)
+        return otherwise(builder, call)
+
+    return legalize
+
+
+def _as_imported(weight: W4Weight, dtype: str) -> np.ndarray:
+    """[K, N] with the roundings of the importer: in float32, then in the constant's own type."""
+    depth = len(weight.codes)
+
+    def spread(parts: np.ndarray) -> np.ndarray:
+        return np.repeat(parts.astype(np.float32), weight.group, axis=0)[:depth]
+
+    zeros = np.float32(SYMMETRIC_ZERO) if weight.zeros is None else spread(weight.zeros)
+    return ((weight.codes.astype(np.float32) - zeros) * spread(weight.scales)).astype(dtype)
+
+
+def _columns_of(weight: W4Weight, first: int, count: int) -> W4Weight:
+    part = slice(first, first + count)
+    return dataclasses.replace(
+        weight,
+        codes=weight.codes[:, part],
+        scales=weight.scales[:, part],
+        zeros=None if weight.zeros is None else weight.zeros[:, part],
+    )
+
+
+def _key(column: np.ndarray) -> int:
+    return hash(np.ascontiguousarray(column).tobytes())

@@ -1,0 +1,54 @@
+"""What a file stores in four bits is what the import's float matrices came from."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import small_llm
+
+from hetero_tvm.block_quantization import Settings
+from hetero_tvm.frontend.contrib_ops import dequantise_blocks
+from hetero_tvm.frontend.four_bit_weights import four_bit_weights
+from hetero_tvm.quantize_onnx import Model
+
+
+def _quantized(tmp_path, how: Settings) -> onnx.ModelProto:
+    model = Model(small_llm.write(tmp_path / "m", small_llm.weights(0)))
+    model.write(tmp_path / "q.onnx", {layer.name: how for layer in model.layers})
+    return onnx.load(tmp_path / "q.onnx")
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_every_weight_is_found_as_it_is_imported(tmp_path, symmetric):
+    proto = _quantized(tmp_path, Settings(group=16, symmetric=symmetric))
+    found = four_bit_weights(proto)
+    assert [(entry.depth, len(entry.packed)) for entry in found] == [
+        (32, 48),
+        (48, 32),
+        (32, 32),
+        (32, 320),
+    ]
+    for entry in found:
+        imported = dequantise_blocks(
+            entry.packed,
+            entry.scales,
+            entry.zeros,
+            columns=len(entry.packed),
+            rows=entry.depth,
+            bits=4,
+            block=16,
+        )
+        weight = entry.weight()
+        np.testing.assert_allclose(weight.dequantised(), imported.T, rtol=1e-6, atol=1e-7)
+        assert (entry.zeros is None) == symmetric
+
+
+def test_what_no_kernel_reads_is_left_out(tmp_path):
+    assert four_bit_weights(_quantized(tmp_path, Settings(bits=8))) == ()
+    proto = _quantized(tmp_path, Settings())
+    names = [tensor.name for tensor in proto.graph.initializer if "zeros" in tensor.name]
+    proto.graph.initializer.remove(
+        next(tensor for tensor in proto.graph.initializer if tensor.name == names[0])
+    )
+    assert len(four_bit_weights(proto)) == 3

@@ -1,0 +1,84 @@
+"""Float constants that stand for 4-bit weights get the kernel that reads the codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import on_gpu
+import pytest
+from tvm import relax
+
+from relay_passes.lower_gpu import lower_gpu
+from schedules.defaults import default_legalizations, default_rules
+from schedules.tvm_target import tvm_target
+from schedules.w4a16_table import W4Blocks, W4Table, _as_imported
+
+_DEPTH, _COLUMNS, _GROUP = 96, 40, 32
+
+
+def _blocks(seed: int, zeros: str = "whole", depth: int = _DEPTH) -> W4Blocks:
+    rng = np.random.default_rng(seed)
+    groups = -(-depth // _GROUP)
+    stored = {
+        "none": None,
+        "whole": rng.integers(0, 256, (_COLUMNS, -(-groups // 2))).astype(np.uint8),
+        "real": rng.random((_COLUMNS, groups)).astype(np.float32) * 15,
+    }
+    return W4Blocks(
+        packed=rng.integers(0, 256, (_COLUMNS, groups, _GROUP // 2)).astype(np.uint8),
+        scales=(rng.random((_COLUMNS, groups)) + 0.01).astype(np.float32),
+        zeros=stored[zeros],
+        depth=depth,
+    )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("zeros", ["none", "whole", "real"])
+def test_whole_weights_and_columns_of_them_are_found(zeros, dtype):
+    blocks = [_blocks(seed, zeros) for seed in range(3)]
+    table = W4Table(blocks)
+    for entry in blocks:
+        matrix = _as_imported(entry.weight(), dtype)
+        for part in (slice(None), slice(0, 16), slice(16, None), slice(7, 8)):
+            found = table.find(np.ascontiguousarray(matrix[:, part]))
+            np.testing.assert_array_equal(found.codes, entry.weight().codes[:, part])
+            np.testing.assert_array_equal(found.scales, entry.weight().scales[:, part])
+
+
+def test_a_constant_that_differs_anywhere_is_not_one_of_them():
+    entry = _blocks(0)
+    table = W4Table([entry])
+    matrix = _as_imported(entry.weight(), "float32")
+    for place in ((0, 0), (50, 20), (-1, -1)):
+        other = matrix.copy()
+        other[place] = np.nextafter(other[place], np.float32(9), dtype=np.float32)
+        assert table.find(other) is None
+    assert table.find(matrix[:, ::2]) is None
+    assert table.find(matrix[:64]) is None
+    assert table.find(matrix[None]) is None
+    assert table.find(matrix.astype(np.float64)) is None
+
+
+def test_a_depth_that_no_kernel_takes_stays_float():
+    assert len(W4Table([_blocks(0, depth=92)])) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, _DEPTH), (2, 5, _DEPTH)])
+def test_a_product_reads_the_codes(shape):
+    entry = _blocks(1)
+    matrix = _as_imported(entry.weight(), "float32")
+    other = on_gpu.normal(5, _COLUMNS, 16)
+
+    def build(x: relax.Var) -> relax.Expr:
+        return relax.op.matmul(relax.op.matmul(x, relax.const(matrix)), relax.const(other))
+
+    gpu = on_gpu.gpu_spec("host")
+    lowered = lower_gpu(
+        on_gpu.module(build, (shape, "float32")),
+        target=tvm_target(gpu),
+        legalizations=default_legalizations(gpu, W4Table([entry])),
+        rules=default_rules(gpu),
+    )
+    assert sorted(on_gpu.kernels(lowered)) == ["matmul", "w4a16"]
+    x = on_gpu.normal(2, *shape)
+    (got,) = on_gpu.run_lowered(lowered, [x])
+    on_gpu.assert_close(got, x.astype(np.float64) @ entry.weight().dequantised() @ other, 1e-5)
