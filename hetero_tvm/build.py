@@ -7,9 +7,12 @@ hetero_tvm.build("model.onnx", target="snapdragon", output="model.so")
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import sys
+import tempfile
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +20,8 @@ from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config, read_fill, read_lengths
 from hetero_tvm.config import BuildConfig, Objective
 from hetero_tvm.errors import BadInput
+from hetero_tvm.progress import Progress
+from hetero_tvm.quantize import add_scheme_arguments, quantized_copy, read_settings
 
 if TYPE_CHECKING:
     from hetero_tvm.compiler import BuildResult
@@ -31,6 +36,7 @@ examples:
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
   hetero-tvm build model_folder/ --target host --context 4096 -o llm.so
   hetero-tvm build encoder.onnx --target host --db tuned/ --input ids=1x128 -o encoder.so
+  hetero-tvm build model_folder/ --target host --quantize w4a16 --group 128 -o llm.so
   hetero-tvm build --target help
 
 exit codes: 0 built, 2 bad input, 3 something is missing on this machine, 5 our bug
@@ -56,6 +62,10 @@ def build(
     context: int | None = None,
     prefill: Sequence[int] | None = None,
     db: str | Path | None = None,
+    quantize: str | None = None,
+    group: int = 32,
+    symmetric: bool = False,
+    overrides: str | Path | None = None,
 ) -> BuildResult:
     """Compile `model` into one shared library.
 
@@ -77,6 +87,9 @@ def build(
             unless `HETERO_HOST_PROFILE` says that this machine is not to be measured.
         context: language model: longest sequence in tokens; None: the model's, at most 2048.
         prefill: language model: how many tokens prompts are taken in at once; None: 16 and 128.
+        quantize: language model: "w4a16" stores its products' weights in four bits first; None
+            takes them as they are.
+        group, symmetric, overrides: how, as for `hetero-tvm quantize`.
         db: a folder of tuned kernels, as `hetero-tvm tune` makes it; None uses none.
 
     Returns:
@@ -125,7 +138,12 @@ def build(
             raise BadInput(f"{model}: a language model takes no inputs, length, pad or measure")
         from hetero_tvm import llm_build
 
-        return llm_build.build(config, prefill=prefill or llm_build.PREFILL, capacity=context)
+        with _quantized(
+            config, quantize, group, symmetric, Path(overrides) if overrides else None
+        ) as taken:
+            return llm_build.build(taken, prefill=prefill or llm_build.PREFILL, capacity=context)
+    if quantize is not None:
+        raise BadInput(f"quantize is for a language model's folder; {model} is none")
     if context is not None or prefill is not None:
         raise BadInput(f"context and prefill are for a language model's folder; {model} is none")
     if length is None:
@@ -174,6 +192,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="language model: how many tokens a prompt is taken in at once (default 16,128)",
     )
     parser.add_argument(
+        "--quantize",
+        choices=("w4a16",),
+        help="language model: store its products' weights in four bits first, with these:",
+    )
+    add_scheme_arguments(parser)
+    parser.add_argument(
         "--db",
         type=Path,
         metavar="DIR",
@@ -207,7 +231,6 @@ def run(args: argparse.Namespace) -> int:
             cli.emit(report_text.targets_table(targets))
         return 0
     from hetero_tvm import compiler
-    from hetero_tvm.progress import Progress
 
     stem = args.model.stem if args.model else ""
 
@@ -228,8 +251,10 @@ def run(args: argparse.Namespace) -> int:
     fill = read_fill(args.pad)
     if args.model is not None and args.model.is_dir():
         result = _language_model(args, at(None))
-    elif args.context is not None or args.prefill is not None:
-        raise BadInput(f"--context and --prefill are for a folder; {args.model} is none")
+    elif args.context is not None or args.prefill is not None or args.quantize is not None:
+        raise BadInput(
+            f"--context, --prefill and --quantize are for a folder; {args.model} is none"
+        )
     elif args.length is None:
         if fill:
             raise BadInput("--pad goes with --length: it fills inputs up to a built length")
@@ -252,14 +277,43 @@ def run(args: argparse.Namespace) -> int:
 
 def _language_model(args: argparse.Namespace, config: BuildConfig) -> BuildResult:
     from hetero_tvm import llm_build
-    from hetero_tvm.progress import Progress
 
     for flag in ("input", "length", "pad", "measure"):
         if getattr(args, flag):
             raise BadInput(f"--{flag}: {args.model} is a language model's folder, which takes none")
     prefill = read_lengths(args.prefill, "--prefill") if args.prefill else llm_build.PREFILL
-    with Progress(quiet=args.quiet) as progress:
-        return llm_build.build(config, prefill=prefill, capacity=args.context, progress=progress)
+    with (
+        _quantized(
+            config, args.quantize, args.group, args.symmetric, args.overrides, quiet=args.quiet
+        ) as taken,
+        Progress(quiet=args.quiet) as progress,
+    ):
+        return llm_build.build(taken, prefill=prefill, capacity=args.context, progress=progress)
+
+
+@contextlib.contextmanager
+def _quantized(
+    config: BuildConfig,
+    scheme: str | None,
+    group: int,
+    symmetric: bool,
+    overrides: Path | None,
+    *,
+    quiet: bool = True,
+) -> Iterator[BuildConfig]:
+    """`config` with its model quantised, if that is asked for; the copy goes when this closes."""
+    if scheme is None:
+        if overrides is not None:
+            raise BadInput("--overrides go with --quantize")
+        yield config
+        return
+    settings = read_settings(group, symmetric)
+    near = config.output.resolve().parent if config.output else Path(tempfile.gettempdir())
+    with (
+        Progress(quiet=quiet) as progress,
+        quantized_copy(config.model, near, scheme, settings, overrides, progress) as folder,
+    ):
+        yield dataclasses.replace(config, model=folder)
 
 
 class _Verb(types.ModuleType):

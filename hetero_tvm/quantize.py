@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
 from hetero_tvm.block_quantization import Settings
@@ -18,7 +19,9 @@ from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.layer_settings import Override, read_overrides, settings_of
 from hetero_tvm.perplexity import Perplexity, perplexity
 from hetero_tvm.progress import Progress
-from hetero_tvm.quantize_onnx import LayerReport, Model
+
+if TYPE_CHECKING:
+    from hetero_tvm.quantize_onnx import LayerReport
 
 EXAMPLES = """\
 examples:
@@ -67,15 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="folder of an ONNX language model, or ONNX file")
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder to write")
     parser.add_argument("--scheme", choices=SCHEMES, default="w4a16", help="(default w4a16)")
-    parser.add_argument(
-        "--group", type=int, default=32, help="neighbours that share a scale (default 32)"
-    )
-    parser.add_argument(
-        "--symmetric", action="store_true", help="without zero points: smaller, less exact"
-    )
-    parser.add_argument(
-        "--overrides", type=Path, metavar="FILE.toml", help="layers that differ, see below"
-    )
+    add_scheme_arguments(parser)
     parser.add_argument(
         "--text", type=Path, metavar="FILE", help="perplexity before and after on this text"
     )
@@ -88,12 +83,60 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Quantise, measure, print."""
+def add_scheme_arguments(parser: Any) -> None:
+    """What `quantize` and `build --quantize` have in common."""
+    parser.add_argument(
+        "--group", type=int, default=32, help="neighbours that share a scale (default 32)"
+    )
+    parser.add_argument(
+        "--symmetric", action="store_true", help="without zero points: smaller, less exact"
+    )
+    parser.add_argument(
+        "--overrides",
+        type=Path,
+        metavar="FILE.toml",
+        help="layers that differ; see `hetero-tvm quantize --help`",
+    )
+
+
+def read_settings(group: int, symmetric: bool) -> Settings:
+    """The settings of all layers.
+
+    Raises:
+        BadInput: a group that the operator does not have.
+    """
     try:
-        settings = Settings(group=args.group, symmetric=args.symmetric)
+        return Settings(group=group, symmetric=symmetric)
     except ValueError as error:
         raise BadInput(f"--group: {error}") from None
+
+
+@contextlib.contextmanager
+def quantized_copy(
+    source: Path,
+    near: Path,
+    scheme: str,
+    settings: Settings,
+    overrides: Path | None,
+    progress: Progress,
+) -> Iterator[Path]:
+    """A quantised copy of the folder `source` in the folder `near`, for as long as this is open.
+
+    Raises:
+        BadInput: as `quantize_model`; an unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        raise BadInput(f"quantize {scheme}: there is {', '.join(SCHEMES)}")
+    differing = () if overrides is None else read_overrides(overrides)
+    with tempfile.TemporaryDirectory(prefix=".quantized.", dir=near) as temporary:
+        folder = Path(temporary) / source.resolve().name
+        quantize_model(source, folder, settings, differing, progress=progress)
+        yield folder
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, measure, print."""
+    settings = read_settings(args.group, args.symmetric)
     if args.text_tokens < 2:
         raise BadInput(f"--text-tokens {args.text_tokens}: at least 2")
     overrides = () if args.overrides is None else read_overrides(args.overrides)
@@ -134,6 +177,8 @@ def quantize_model(
         BadInput: no model, nothing in it to quantise, an override that names no layer.
         EnvironmentProblem: the folder cannot be written.
     """
+    from hetero_tvm.quantize_onnx import Model
+
     progress = progress or Progress(quiet=True)
     path, beside = find_model(source), folder_of(source)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

@@ -58,6 +58,18 @@ def test_generate_says_what_onnx_runtime_says(model, hetero):
     assert result["decode_tokens_per_s"] > 0
 
 
+def test_build_quantises_as_the_verb_does(model, tmp_path):
+    file, _ = model
+    floats = file.parents[1] / "float"
+    settings = {"target": "host", "devices": "gpu", "context": _CONTEXT, "prefill": [16]}
+    output = tmp_path / "tiny.so"
+    hetero_tvm.build(floats, output=output, quantize="w4a16", **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.so"]
+    prompt = Tokenizer(tokenizer_texts()).encode("The lazy dog")
+    tokens = hetero_tvm.load_llm(output).generate(prompt, max_new_tokens=10, stop_tokens=())
+    assert list(tokens) == _greedy(file, prompt, 10)
+
+
 def test_the_products_read_four_bits(model):
     assert b"w4a16" in model[1].read_bytes()
 

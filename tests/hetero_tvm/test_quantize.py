@@ -11,6 +11,7 @@ from fake_llm import tokenizer_texts
 
 from hetero_tvm import quantize
 from hetero_tvm.errors import BadInput
+from hetero_tvm.progress import Progress
 
 
 def _model_dir(tmp_path, *, nested=False):
@@ -115,3 +116,19 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, argv, said):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match=said):
         _run(*argv)
+
+
+def test_a_copy_for_as_long_as_it_is_needed(tmp_path):
+    folder = _model_dir(tmp_path)
+    near = tmp_path / "near"
+    near.mkdir()
+    how = quantize.read_settings(32, symmetric=False)
+    with quantize.quantized_copy(folder, near, "w4a16", how, None, Progress(quiet=True)) as copy:
+        assert (copy / "model.onnx").is_file()
+        assert copy.name == folder.name
+    assert not list(near.iterdir())
+    with (
+        pytest.raises(BadInput, match="quantize w3: there is w4a16"),
+        quantize.quantized_copy(folder, near, "w3", how, None, Progress(quiet=True)),
+    ):
+        pass
