@@ -62,7 +62,9 @@ def call_table(
         if value.op in _KERNEL_CALLS and isinstance(callee, GlobalVar):
             symbol = callee.name_hint
             device = "cpu" if HOST_ATTR in (mod[callee].attrs or {}) else "gpu"
-            operators = tuple(names.get(var.name, []) or _itself(var.name, macs))
+            # Of the plan: not the changes of layout and the slices that passes have added.
+            computed = names.get(var.name, [var.name])
+            operators = tuple(name for name in computed if name in macs)
             results = tuple(
                 Result(operator=operators[-1] if operators else var.name, shape=shape)
                 for shape in _shapes(var.ty)
@@ -101,11 +103,6 @@ def _work(plan: Plan) -> tuple[dict[str, int], set[str]]:
         if op.op == _GATHER:
             gathers.update([op.name, *parts.values()])
     return macs, gathers
-
-
-def _itself(name: str, known: Mapping[str, int]) -> list[str]:
-    """A kernel that was made for one operator before fusion is bound to that operator's name."""
-    return [name] if name in known else []
 
 
 def _external(callee: relax.Expr | None) -> str:

@@ -13,7 +13,7 @@ from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 from tvm.ir.expr import GenericConst
 
-from relay_passes.tir_calls import is_call_tir
+from relay_passes.tir_calls import kernel_name
 
 
 def source_names(before: IRModule, fused: IRModule) -> dict[str, list[str]]:
@@ -22,17 +22,20 @@ def source_names(before: IRModule, fused: IRModule) -> dict[str, list[str]]:
     `before`: `main` calls TIR functions (`call_tir`); `fused`: the same after FuseOps.
     """
     names: dict[str, list[str]] = defaultdict(list)
-    for callee, computed in names_by_call(before, fused).values():
+    for callee, computed in names_by_call(before, fused):
         names[callee] += computed
     return dict(names)
 
 
-def names_by_call(before: IRModule, fused: IRModule) -> dict[str, tuple[str, list[str]]]:
-    """Binding of `main` in `fused` -> what it calls, and what of `before` that computes."""
+def names_by_call(before: IRModule, fused: IRModule) -> list[tuple[str, list[str]]]:
+    """Callee, and names of the bindings of `before` that it computes, of each kernel call in order.
+
+    The calls are those of `main` in `fused`. Not by variables: two of them may have the same name.
+    """
     table: dict[Hashable, deque[relax.Var]] = defaultdict(deque)
     for var, value in _bindings(before["main"]):
         table[_key(value, {})].append(var)
-    calls: dict[str, tuple[str, list[str]]] = {}
+    calls: list[tuple[str, list[str]]] = []
     known: dict[relax.Var, relax.Expr] = {}  # variable of the fused module -> of the source
 
     def take(value: relax.Expr, local: dict[relax.Var, relax.Expr]) -> relax.Var | None:
@@ -54,13 +57,14 @@ def names_by_call(before: IRModule, fused: IRModule) -> dict[str, tuple[str, lis
                     names.append(last.name)
             if last is not None:
                 known[var] = last
-            calls[var.name] = (callee.name_hint, names)
+            calls.append((callee.name_hint, names))
             continue
         source = take(value, known)
         if source is not None:
             known[var] = source
-            if is_call_tir(value):
-                calls[var.name] = (value.args[0].name_hint, [source.name])
+        kernel = kernel_name(value)
+        if kernel is not None:
+            calls.append((kernel, [] if source is None else [source.name]))
     return calls
 
 

@@ -13,6 +13,7 @@ Ensures:  no high-level operator that has a legalisation is left; every PrimFunc
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 
 import tvm
@@ -29,6 +30,7 @@ from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.keep_joined_parts import KeepJoinedParts
 from relay_passes.kernel_names import names_by_call
 from relay_passes.store_permuted import StorePermuted
+from relay_passes.tir_calls import kernel_name
 
 # PrimFunc attribute: names of the bindings of the imported model that this kernel computes.
 OPS_ATTR = "hetero.ops"
@@ -91,22 +93,51 @@ class FuseKernels:
             ]
         )(mod)
         legal = tvm.transform.Sequential([StorePermuted(), KeepBroadcastsApart()])(legal)
-        fused = transform.FuseOps()(legal)
-        calls = {
-            var: (callee, [name for name in dict.fromkeys(names) if name in originals])
-            for var, (callee, names) in names_by_call(legal, fused).items()
-        }
+        # Nothing is left to remove when kernels are merged: calls stay one for one.
+        fused = transform.DeadCodeElimination()(transform.FuseOps()(legal))
+        calls = [
+            (callee, [name for name in dict.fromkeys(computed) if name in originals])
+            for callee, computed in names_by_call(legal, fused)
+        ]
         names: dict[str, list[str]] = {}
-        for callee, computed in calls.values():
+        for callee, computed in calls:
             names.setdefault(callee, []).extend(computed)
         merged = transform.DeadCodeElimination()(transform.FuseTIR()(fused))
         for var, func in merged.functions_items():
             if isinstance(func, tirx.PrimFunc):
                 ops = list(dict.fromkeys(names.get(var.name_hint, [])))
                 merged[var] = func.with_attr(OPS_ATTR, ops)
-        by_call = {var: computed for var, (_, computed) in calls.items()}
-        merged["main"] = merged["main"].with_attr(CALLS_ATTR, by_call)
+        main = _UniqueNames(merged).visit_expr(merged["main"])
+        made = [(b.var.name, kernel) for b in _bindings(main) if (kernel := kernel_name(b.value))]
+        assert [kernel for _, kernel in made] == [callee for callee, _ in calls]
+        by_call = {var: computed for (var, _), (_, computed) in zip(made, calls, strict=True)}
+        merged["main"] = main.with_attr(CALLS_ATTR, by_call)
         return merged
+
+
+@relax.expr_functor.mutator
+class _UniqueNames(relax.PyExprMutator):
+    """Gives variables that are called like an earlier one a name of their own."""
+
+    def __init__(self, mod: IRModule) -> None:
+        super().__init__(mod)
+        self._names: set[str] = set()
+
+    def visit_dataflow_var_def_(self, var: relax.DataflowVar) -> relax.Var:
+        return self._unique(var, relax.DataflowVar)
+
+    def visit_var_def_(self, var: relax.Var) -> relax.Var:
+        return self._unique(var, relax.Var)
+
+    def _unique(self, var: relax.Var, kind: type[relax.Var]) -> relax.Var:
+        if var.name not in self._names:
+            self._names.add(var.name)
+            return var
+        number = next(n for n in itertools.count(1) if f"{var.name}_{n}" not in self._names)
+        fresh = kind(f"{var.name}_{number}", var.ty)
+        self._names.add(fresh.name)
+        self.set_var_remap(var, fresh)
+        return fresh
 
 
 def _bindings(func: relax.Function) -> list[relax.Binding]:

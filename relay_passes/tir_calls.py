@@ -26,6 +26,14 @@ def is_call_tir(value: relax.Expr) -> bool:
     )
 
 
+def kernel_name(value: relax.Expr) -> str | None:
+    """Global name of the TIR function that `value` calls, in place or not; None for others."""
+    if not isinstance(value, relax.Call) or not len(value.args):
+        return None
+    named = value.args[0]
+    return str(named.name_hint) if isinstance(named, GlobalVar) else None
+
+
 def callee(mod: IRModule, value: relax.Expr) -> tirx.PrimFunc | None:
     """The kernel that a `call_tir` calls; None for anything else."""
     func = mod[value.args[0]] if is_call_tir(value) else None

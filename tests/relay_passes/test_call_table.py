@@ -109,6 +109,25 @@ def test_a_look_up_reads_what_it_picks():
     assert call.bytes == 4 * 4 + 2 * (4 * 32 * 4)
 
 
+def test_kernels_that_lowering_adds_take_nobodys_name():
+    """Convolutions are padded by kernels of their own, in variables that are called alike."""
+
+    def build(builder, x):
+        for n in range(3):
+            conv = builder.emit(
+                relax.op.nn.conv2d(x, _weight(n, 4, 4, 3, 3), padding=(1, 1)), f"conv{n}"
+            )
+            x = builder.emit(relax.op.nn.relu(conv), f"active{n}")
+        return relax.op.nn.softmax(x)
+
+    table = _table(build, ["gpu"] * 7, shape=(1, 4, 8, 8))
+    named = [
+        call.operators for call in table if set(call.operators) & {f"conv{n}" for n in range(3)}
+    ]
+    assert named == [(f"conv{n}", f"active{n}") for n in range(3)]
+    assert len(table) > len(named) + 1  # paddings and changes of layout
+
+
 @pytest.mark.parametrize("function", ["main"])
 def test_a_call_that_nobody_named_is_still_in_the_table(function):
     x = relax.Var("x", relax.TensorType((4,), "float32"))

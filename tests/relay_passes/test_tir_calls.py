@@ -3,6 +3,7 @@
 
 import pytest
 from tvm import relax
+from tvm.ir import GlobalVar
 from tvm.relax.expr_functor import mutator
 from tvm.script import ir as I
 from tvm.script import relax as R
@@ -16,6 +17,7 @@ from relay_passes.tir_calls import (
     callee,
     elements,
     is_call_tir,
+    kernel_name,
 )
 
 
@@ -77,3 +79,12 @@ def test_one_call_gets_a_kernel_of_its_own():
     patterns = {n: callee(found, v).attrs[PATTERN] for n, v in values(found).items() if n in "ab"}
     assert patterns == {"a": ELEMENTWISE, "b": INJECTIVE}
     assert callee(Module, values(Module)["b"]).attrs[PATTERN] == ELEMENTWISE
+
+
+def test_kernels_that_are_called():
+    named = {name: kernel_name(value) for name, value in values(Module).items()}
+    assert named["a"] is not None and named["a"] == named["b"]
+    assert kernel_name(relax.op.call_pure_packed("other", relax.const(1), ty_args=[])) is None
+    x = relax.Var("x", relax.TensorType((4,), "float32"))
+    in_place = relax.op.call_tir_inplace(GlobalVar("write"), [x], [0], x.ty)
+    assert kernel_name(in_place) == "write"
