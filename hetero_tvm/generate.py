@@ -115,13 +115,14 @@ def run(args: argparse.Namespace) -> int:
                 _show(f"{',' if shown else ''}{completion.tokens[-1]}")
                 shown += 1
     except KeyboardInterrupt:
-        _end(args, completion, model.facts)
+        _end(args, completion, model.facts, "Ctrl-C")
         raise
     result = summary(completion, "".join(pieces), prompt, model.facts)
     if args.json:
         cli.emit_json("generate", result)
     else:
-        _end(args, completion, model.facts)
+        ended = "a stop" if completion.finish_reason == "stop" else "length"
+        _end(args, completion, model.facts, ended)
     return 0
 
 
@@ -172,15 +173,17 @@ def _show(piece: str) -> None:
         sys.stdout.flush()
 
 
-def _end(args: argparse.Namespace, completion: Completion, facts: Mapping[str, Any]) -> None:
+def _end(
+    args: argparse.Namespace, completion: Completion, facts: Mapping[str, Any], ended: str
+) -> None:
     """Finish the line on stdout, and say what it took on stderr."""
     if not args.json:
         _show("\n")
     if not args.quiet and completion.tokens:
-        cli.say("\n".join(_words(completion, facts)))
+        cli.say("\n".join(_words(completion, facts, ended)))
 
 
-def _words(completion: Completion, facts: Mapping[str, Any]) -> list[str]:
+def _words(completion: Completion, facts: Mapping[str, Any], ended: str) -> list[str]:
     timing = completion.timing
     memory = f"memory   {peak_bytes() / 1e6:.0f} MB at most"
     if "cache_bytes" in facts:
@@ -189,7 +192,7 @@ def _words(completion: Completion, facts: Mapping[str, Any]) -> list[str]:
         f"prefill  {timing.prefill_tokens} tokens{_rate(timing.prefill_tokens_per_s)}, "
         f"first token after {timing.ttft_s:.3f} s",
         f"decode   {timing.decode_tokens} tokens{_rate(timing.decode_tokens_per_s)}, "
-        f"ended by {'a stop' if completion.finish_reason == 'stop' else 'length'}",
+        f"ended by {ended}",
         memory,
     ]
     for rows, place in facts.get("placement", {}).items():

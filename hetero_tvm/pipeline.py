@@ -74,6 +74,11 @@ class State:
     # Function -> what it calls, in order: of all functions, once there is code for them.
     calls: Mapping[str, tuple[Call, ...]] = dataclasses.field(default_factory=dict)
 
+    @property
+    def four_bit(self) -> W4Table:
+        """The 4-bit weights that some of the model's float constants came from."""
+        return W4Table(self.model.four_bit if self.model is not None else ())
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
@@ -329,11 +334,10 @@ def _lower_gpu(state: State) -> State:
 
         mod, kernels = tuning.schedule_with(state, state.config.db, state.note)
         return dataclasses.replace(state, mod=mod, kernels=kernels)
-    four_bit = W4Table(state.model.four_bit if state.model is not None else ())
     mod = lower_gpu(
         state.mod,
         target=tvm_target(gpu),
-        legalizations=default_legalizations(gpu, four_bit),
+        legalizations=default_legalizations(gpu, state.four_bit),
         rules=default_rules(gpu),
     )
     return dataclasses.replace(state, mod=mod)

@@ -50,9 +50,7 @@ def open_db(folder: Path, *, tell: Tell, write: bool = False) -> TuningDb:
 def jobs_of(state: pipeline.State) -> list[Job]:
     """The GPU kernels that the plan's program calls, as they are before scheduling."""
     gpu = state.spec.gpu
-    return [
-        _job(name, func, calls, gpu) for name, func, calls in _kernels(_unscheduled(state.mod, gpu))
-    ]
+    return [_job(name, func, calls, gpu) for name, func, calls in _kernels(_unscheduled(state))]
 
 
 def schedule_with(
@@ -71,7 +69,7 @@ def schedule_with(
     gpu = state.spec.gpu
     limit = limits(gpu)
     db = open_db(folder, tell=tell)
-    bare = _unscheduled(state.mod, gpu)
+    bare = _unscheduled(state)
     here = _here(state.spec)
     functions = {describe(name, func).key: func for name, func, _ in _kernels(bare)}
     if here is not None:
@@ -215,9 +213,13 @@ def _job(name: str, func: tirx.PrimFunc, calls: int, gpu: GpuSpec) -> Job:
     return Job(kernel=describe(name, func), func=func, default=default, calls=calls)
 
 
-def _unscheduled(mod: IRModule, gpu: GpuSpec) -> IRModule:
+def _unscheduled(state: pipeline.State) -> IRModule:
+    gpu = state.spec.gpu
     return lower_gpu(
-        mod, target=tvm_target(gpu), legalizations=default_legalizations(gpu), rules=()
+        state.mod,
+        target=tvm_target(gpu),
+        legalizations=default_legalizations(gpu, state.four_bit),
+        rules=(),
     )
 
 

@@ -83,6 +83,7 @@ def test_ctrl_c_ends_the_line_and_says_how_far_it_came(monkeypatch, capsys):
     assert _ANSWER.startswith(shown.out[:-1])
     assert shown.out[:-1]
     assert "decode   2 tokens" in shown.err
+    assert "ended by Ctrl-C" in shown.err
 
 
 @pytest.mark.parametrize(
