@@ -26,7 +26,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from hetero_tvm.completion import Completion, usage
-from hetero_tvm.errors import HeteroError
+from hetero_tvm.errors import BadInput, HeteroError
 from hetero_tvm.openai_requests import RequestError, Wanted, error_body, read_request
 from hetero_tvm.text_model import TextModel
 
@@ -92,7 +92,7 @@ class _Server:
                 headers = {"Retry-After": "1"} if error.status == 429 else None
                 return JSONResponse(error.body(), error.status, headers)
             except HeteroError as error:
-                return JSONResponse(error_body(str(error), "server_error"), 500)
+                return JSONResponse(_failure(error), 400 if isinstance(error, BadInput) else 500)
 
         return answer
 
@@ -195,7 +195,7 @@ class _Server:
                     if piece:
                         yield _event({**head, "choices": [form.delta(piece, None)]})
         except HeteroError as error:
-            yield _event(error_body(str(error), "server_error"))
+            yield _event(_failure(error))
             return
         yield _event({**head, "choices": [form.delta("", completion.finish_reason)]})
         if wanted.include_usage:
@@ -273,6 +273,12 @@ _PLAIN = _Form(
     delta=lambda text, reason: _choice(reason, text=text),
     start=None,
 )
+
+
+def _failure(error: HeteroError) -> dict[str, Any]:
+    """What the model itself says while it runs; the request's fault or the device's."""
+    kind = "invalid_request_error" if isinstance(error, BadInput) else "server_error"
+    return error_body(str(error), kind)
 
 
 def _event(data: dict[str, Any]) -> str:

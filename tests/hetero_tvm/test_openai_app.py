@@ -121,6 +121,10 @@ def test_errors_are_the_clients_own_exceptions(served):
     assert error.value.code == "context_length_exceeded"
     with pytest.raises(openai.NotFoundError):
         client.completions.create(model="gpt", prompt="x")
+    with pytest.raises(openai.BadRequestError, match="not a token of this model"):
+        client.completions.create(model="fake", prompt=[5000])
+    with pytest.raises(openai.APIError, match="not a token of this model"):
+        list(client.completions.create(model="fake", prompt=[5000], stream=True))
 
 
 @pytest.mark.parametrize(
