@@ -68,6 +68,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the plan minimises; edp is energy x latency (default latency)",
     )
     parser.add_argument(
+        "--off-npu",
+        action="append",
+        default=[],
+        metavar="OPERATOR",
+        help="keep this operator off the NPU, as `debug` may advise; once per operator",
+    )
+    parser.add_argument(
         "--gpu-share",
         default="100%",
         metavar="SHARE",
@@ -160,6 +167,7 @@ def model_config(
         **({} if args.estimate is None else {"estimate": args.estimate}),
         reprofile=args.reprofile,
         gpu_share=read_share(args.gpu_share),
+        off_npu=tuple(args.off_npu),
         **more,
     )
 

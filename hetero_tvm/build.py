@@ -56,6 +56,7 @@ def build(
     split: bool = True,
     objective: Objective = "latency",
     gpu_share: float = 1.0,
+    off_npu: Sequence[str] = (),
     check: bool = True,
     keep_going: bool = False,
     measure: bool | None = None,
@@ -81,6 +82,7 @@ def build(
         split: False keeps every operator whole, on one device.
         objective: what the plan minimises, "latency", "energy" or "edp", their product.
         gpu_share: of the GPU's time that is ours, above 0 and at most 1.
+        off_npu: names of operators that the NPU must not have.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
         measure: target host: build every mode, time them here, keep the fastest. None: so it is,
@@ -120,6 +122,7 @@ def build(
             split=split,
             objective=objective,
             gpu_share=gpu_share,
+            off_npu=tuple(off_npu),
             check=check,
             keep_going=keep_going,
             measure=measure,

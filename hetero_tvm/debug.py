@@ -182,7 +182,8 @@ def _advice(model: Model, grown: Sequence[Probed]) -> list[str]:
     if model.manifest.dtype == "float16":
         lines.append("keep these in float32: build with --dtype float32")
     elif devices == {"npu"} and model.manifest.npu_provider == "qnn":
-        lines.append("the NPU computes in float16: build with --devices gpu to keep these off it")
+        flags = " ".join(f"--off-npu {name}" for name in dict.fromkeys(p.operator for p in grown))
+        lines.append(f"the NPU computes in float16: build with {flags}")
     else:
         lines.append(
             "this artefact computes in float32: look for a wrong kernel, with --devices "

@@ -7,6 +7,7 @@ after each that the module is well formed, and reports to one hook (dumps, timin
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -119,16 +120,28 @@ def _precision(state: State) -> State:
     """Find the operators that the NPU's float16 would harm too much."""
     assert state.model is not None
     npu = state.spec.npu
+    kept = dict.fromkeys(_off_npu(state), "kept off the NPU by --off-npu")
     if "npu" not in state.config.devices or not npu_support.is_half_inside(npu):
-        return state
+        return dataclasses.replace(state, unfit=kept)
     names = [parameter.name for parameter in state.mod["main"].params]
     inputs = []
     for seed in _PRECISION_SEEDS:
         drawn = frontend.draw_inputs(state.model.ranges, seed)
         inputs.append(dict(zip(names, drawn.values(), strict=True)))
-    return dataclasses.replace(
-        state, unfit=npu_precision.precision_declines(state.mod, npu, inputs)
-    )
+    harmed = npu_precision.precision_declines(state.mod, npu, inputs)
+    return dataclasses.replace(state, unfit={**harmed, **kept})
+
+
+def _off_npu(state: State) -> tuple[str, ...]:
+    """The operators that the user keeps off the NPU; all of them are in the model."""
+    wanted = state.config.off_npu
+    known = [node.name for node in read_program(state.mod)] if wanted else []
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise BadInput(f"--off-npu {name}: no such operator; `inspect --json` lists them{hint}")
+    return wanted
 
 
 def _place(state: State) -> State:

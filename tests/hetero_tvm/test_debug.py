@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,6 +14,7 @@ from recorded_model import artefact
 import hetero_tvm
 from hetero_tvm import cli, debug, frontend, loader
 from hetero_tvm.output_error import FLOAT32
+from hetero_tvm.probe import Probed
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +102,36 @@ def test_another_model_is_refused(capsys, tmp_path):
     other = tiny.mlp(tmp_path / "other.onnx")
     assert cli.main(["debug", path, "--against", str(other)]) == 2
     assert "error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("dtype", "provider", "device", "said"),
+    [
+        ("float32", "qnn", "npu", "build with --off-npu a"),
+        ("float16", "cpu", "gpu", "build with --dtype float32"),
+        ("float32", "cpu", "gpu", "look for a wrong kernel, with --devices npu"),
+    ],
+)
+def test_advice(dtype, provider, device, said):
+    model = SimpleNamespace(manifest=SimpleNamespace(dtype=dtype, npu_provider=provider))
+    probed = Probed(
+        position=0,
+        device=device,
+        symbol="k",
+        operator="a",
+        op="relax.matmul",
+        part=None,
+        layout=None,
+        relative_error=0.5,
+        cosine=0.8,
+        held=False,
+        read_error=0.0,
+        gain=100.0,
+    )
+    first, *_, last = debug._advice(model, [probed])
+    assert f"matmul a on the {device.upper()} makes an error of 5.0e-01" in first
+    assert said in last
+    assert debug._advice(model, []) == []
 
 
 @pytest.mark.nightly
