@@ -41,7 +41,7 @@ def add_device_arguments(parser: argparse.ArgumentParser, *, required: bool = Fa
         "--to",
         required=required,
         metavar="DEVICE",
-        help=f"a device: {FORMS}",
+        help=f"a device: {FORMS}" + ("" if required else ", rpc[s]://host[:port]"),
     )
     parser.add_argument(
         "--root",

@@ -39,6 +39,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "devices": "devices that can be reached, what they are, and what they lack",
     "deploy": "put an artefact on a device, prove it there, leave a command that runs it",
     "tune": "search schedules for a model's GPU kernels, prove them on the device, remember them",
+    "device_server": "let models of other machines run on this one, for those who may",
     "sign": "sign artefacts, make keys, say who signed one",
     "simulate": "run a planned program on a model of the SoC: tokens a second, who waits, a trace",
 }

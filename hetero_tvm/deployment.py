@@ -280,7 +280,7 @@ def _hold(
     store: DeviceStore, script: str, file: StoredFile, manifest: Manifest
 ) -> tuple[tuple[OutputError, ...], str]:
     """Run one artefact there and hold it against its recorded outputs."""
-    with Session(store.transport, script) as session:
+    with Session.of_bundle(store.transport, script) as session:
         model = session.load(store.path(file), manifest)
         gpu = next((d["name"] for d in model.gpus() if d["selected"]), "no OpenCL device")
         if manifest.reference is None:

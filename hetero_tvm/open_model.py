@@ -31,10 +31,15 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
         return
     from hetero_tvm.device_store import DeviceStore, StoredFile
     from hetero_tvm.remote import Session
+    from hetero_tvm.transports import rpc
     from hetero_tvm.transports.address import open_transport
 
     manifest = bundle.read_manifest(path)
     artefact = StoredFile.of(path)
+    if to.partition(":")[0] in ("rpc", "rpcs"):
+        with Session.of_server(rpc.parse(to)) as session:
+            yield session.load(session.push(artefact), manifest)
+        return
     with open_transport(to) as transport:
         store = DeviceStore(transport, root)
         found = [b for b in store.bundles() if b.record.get("artefact") == artefact.sha256]
@@ -43,6 +48,6 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
                 f"{path} is not deployed on {transport.where}, or in another version; run: "
                 f"hetero-tvm deploy {path} --to {to}"
             )
-        with Session(transport, f"{store.root}/bundles/{found[0].name}/run") as session:
+        with Session.of_bundle(transport, f"{store.root}/bundles/{found[0].name}/run") as session:
             there = f"{store.root}/store/{artefact.sha256}/{found[0].record['file']}"
             yield session.load(there, manifest)

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm.bundle import Manifest
+from hetero_tvm.device_store import StoredFile
 from hetero_tvm.errors import DeviceFailure
 from hetero_tvm.loader import Around, Fed, Model, Results, nothing_around
+from hetero_tvm.transports import rpc
 from hetero_tvm.transports.transport import Transport
 
 if TYPE_CHECKING:
@@ -30,35 +34,66 @@ _JOINT = (
     "*words, log, r, w = sys.argv[1:]\n"
     "os.dup2(int(r), 0); os.dup2(int(w), 1)\n"
     "os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)\n"
+    "os.write(2, b'%d\\n' % os.getpid())\n"
     "os.execvp(words[0], words)"
 )
+_BLOCK_BYTES = 1 << 20
 _OWN_WORD = "hetero_device: error: "
 
 
 class Session:
     """One process of the device's program. Use as a context manager."""
 
-    def __init__(self, transport: Transport, script: str) -> None:
-        """`script`: path of a bundle's start script there.
+    def __init__(self, where: str, words: Sequence[str]) -> None:
+        """`where`: the device, for messages. `words`: the command line that leads to its program.
 
         Raises:
             DeviceFailure: it did not start; says why.
         """
-        from tvm import rpc
-        from tvm.rpc import _ffi_api
+        from tvm.rpc import RPCSession, _ffi_api
 
-        self._transport = transport
+        self._where = where
         self._log = tempfile.NamedTemporaryFile(prefix="hetero-device-", suffix=".log")
-        words = transport.argv(f"exec sh {shlex.quote(script)} serve")
         with self.failures():
-            self.rpc = rpc.RPCSession(
+            self.rpc = RPCSession(
                 _ffi_api.CreatePipeClient(sys.executable, "-c", _JOINT, *words, self._log.name)
             )
+
+    @classmethod
+    def of_bundle(cls, transport: Transport, script: str) -> Session:
+        """The program of the bundle whose start script is `script` there."""
+        words = transport.argv(f"exec sh {shlex.quote(script)} serve")
+        return cls(transport.where, words)
+
+    @classmethod
+    def of_server(cls, address: rpc.Address) -> Session:
+        """A session of a running device server."""
+        return cls(str(address), [sys.executable, "-m", rpc.__name__, str(address)])
+
+    def push(self, file: StoredFile) -> str:
+        """Bring a file to a device server, by its content; goes on where an earlier try stopped.
+
+        Returns its name in the server's folder. Raises DeviceFailure where the server refuses it.
+        """
+        at = self.call("hetero_tvm.file_size", file.sha256, file.name)
+        if at >= 0:
+            with file.path.open("rb") as source:
+                source.seek(at)
+                while block := source.read(_BLOCK_BYTES):
+                    self.call("hetero_tvm.file_append", file.sha256, file.name, at, block)
+                    at += len(block)
+        return str(self.call("hetero_tvm.file_finish", file.sha256, file.name))
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # TVM ends the line when nobody holds a tensor of it any more, which is too late: a device
+        # server would be busy until then. What is freed afterwards finds the line gone, and may.
+        first = Path(self._log.name).read_text(errors="replace").partition("\n")[0]
+        if first.isdecimal():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(first), signal.SIGTERM)
         self.rpc = None
         self._log.close()
 
@@ -106,7 +141,7 @@ class Session:
 
     def _failure(self, error: BaseException) -> DeviceFailure:
         """What went wrong, in the words of the device's program where it had any."""
-        said = Path(self._log.name).read_text(errors="replace").strip().splitlines()
+        said = Path(self._log.name).read_text(errors="replace").strip().splitlines()[1:]
         own = [line for line in said if line.startswith(_OWN_WORD)]
         lost = "RPC" not in type(error).__name__  # not an error that the program reported
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -116,7 +151,7 @@ class Session:
             why = f"its program ended or the line broke: {said[-1] if said else 'no word of why'}"
         else:
             why = lines[-1] if lines else type(error).__name__
-        return DeviceFailure(f"{self._transport.where}: {why}")
+        return DeviceFailure(f"{self._where}: {why}")
 
 
 class RemoteModel(Model):

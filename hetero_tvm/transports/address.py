@@ -21,6 +21,11 @@ def open_transport(address: str) -> Transport:
         BadInput: not one of `FORMS`.
     """
     kind, _, rest = address.partition(":")
+    if kind in ("rpc", "rpcs"):
+        raise BadInput(
+            f"--to {address}: a device server has its own program and libraries, and takes a model "
+            "when it is run: hetero-tvm run MODEL.so --to " + address
+        )
     if kind == "local" and rest:
         return Local(Path(rest))
     if kind == "adb":

@@ -16,7 +16,8 @@ from hetero_tvm.transports.local import Local
 
 @pytest.fixture
 def session(deployed_here):
-    with Session(Local(deployed_here.root), f"{deployed_here.root}/bundles/mlp/run") as session:
+    script = f"{deployed_here.root}/bundles/mlp/run"
+    with Session.of_bundle(Local(deployed_here.root), script) as session:
         yield session
 
 
@@ -83,7 +84,7 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded(session, deployed_h
 
 def test_a_script_that_is_not_there(deployed_here):
     with pytest.raises(DeviceFailure, match=r"none/run.*[Nn]o such file|open .*none/run"):
-        Session(Local(deployed_here.root), f"{deployed_here.root}/none/run")
+        Session.of_bundle(Local(deployed_here.root), f"{deployed_here.root}/none/run")
 
 
 def test_simulated_where_the_chip_is_not(model):
