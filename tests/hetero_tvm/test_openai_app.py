@@ -175,7 +175,9 @@ def test_requests_take_turns_and_too_many_are_sent_away():
         answers: list[str] = []
 
         def ask() -> None:
-            answer = server.client().chat.completions.create(model="fake", messages=_DOG)
+            answer = server.client().chat.completions.create(
+                model="fake", messages=_DOG, temperature=0
+            )
             answers.append(answer.choices[0].message.content)
 
         threads = [threading.Thread(target=ask) for _ in range(2)]
