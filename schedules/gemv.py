@@ -23,34 +23,38 @@ from target_specs.spec import GpuSpec
 # Rows of which one item keeps all sums; with more, a product is bound by arithmetic.
 MAX_ROWS = 8
 _LANES = 4
+# Of a group: enough to hide its own barriers, few enough for several groups on a core.
+_WAVES = 8
 # Fewer items than this leave most of a wave without work.
 _MIN_ITEMS = 16
 # Steps of an item whose loads are in flight together.
 _IN_FLIGHT = 8
 
 
-def split_depth_tile(gpu: GpuSpec, rows: int, depth: int, waves: int = 8) -> RegisterTile | None:
+def split_depth_tile(gpu: GpuSpec, rows: int, depth: int, vectors: int = 1) -> RegisterTile | None:
     """The tile of a product of `rows` with a weight in panels; None where another suits better.
 
     Args:
         gpu: the device.
         rows: of the result.
         depth: steps along the depth: K, or words of several codes.
-        waves: of a group: enough to hide its own barriers, few enough for several groups on a core.
+        vectors: of columns, which an item reads at a step: more where a step needs more of x.
     """
     if gpu.wave_size == 1 or rows > MAX_ROWS:
         return None
     lanes = min(gpu.vector_width, _LANES)
-    items = min(waves * gpu.wave_size, gpu.max_work_group_size)
+    items = min(_WAVES * gpu.wave_size, gpu.max_work_group_size)
     while items > gpu.wave_size and depth < 2 * items:
         items //= 2
     # Every item sums equally many steps, and a part of the group every result.
     items = math.gcd(items, depth)
-    if items < _MIN_ITEMS or items % (rows * lanes):
+    if items < _MIN_ITEMS or items % (rows * vectors * lanes):
         return None
-    if 4 * items * (rows * lanes + 1) > gpu.local_memory_bytes:
+    if 4 * items * (rows * vectors * lanes + 1) > gpu.local_memory_bytes:
         return None
-    return RegisterTile(rows=rows, vectors=1, lanes=lanes, items_x=1, items_y=1, items_k=items)
+    return RegisterTile(
+        rows=rows, vectors=vectors, lanes=lanes, items_x=1, items_y=1, items_k=items
+    )
 
 
 class SplitDepth(Rule):

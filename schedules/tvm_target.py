@@ -8,6 +8,7 @@ from typing import Any
 
 import tvm
 
+from schedules.aligned_vectors import LOCKSTEP_KEY
 from target_specs.spec import GpuSpec
 
 
@@ -30,6 +31,7 @@ def target_text(gpu: GpuSpec) -> str:
 def _opencl(gpu: GpuSpec) -> dict[str, Any]:
     return {
         "kind": "opencl",
+        "keys": ["opencl", "gpu", *([LOCKSTEP_KEY] if gpu.wave_size > 1 else [])],
         "max_num_threads": gpu.max_work_group_size,
         "max_shared_memory_per_block": gpu.local_memory_bytes,
         # Not the wave size: TVM would leave out the barriers inside a wave, which OpenCL does

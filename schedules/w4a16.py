@@ -29,8 +29,8 @@ from target_specs.spec import GpuSpec
 CODES_PER_WORD = 8
 # The zero point of symmetric weights, in whose place exporters store none.
 SYMMETRIC_ZERO = 8
-# Of a group whose items share the depth: the weight of a panel is small.
-_WAVES = 4
+# That an item reads at a step where a group shares the depth: eight values of x serve them all.
+_VECTORS = 2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -168,7 +168,7 @@ def w4a16_product(
 def w4a16_tile(gpu: GpuSpec, rows: int, depth: int, columns: int) -> RegisterTile:
     """The register tile of [rows, depth] x [depth, columns]."""
     words = depth // CODES_PER_WORD
-    few = split_depth_tile(gpu, rows, words, waves=_WAVES)
+    few = split_depth_tile(gpu, rows, words, vectors=_VECTORS)
     if few:
         return few
     tile = choose_tile(gpu, rows, columns)
