@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from typing import Any
 
 import tvm
@@ -18,6 +19,7 @@ from hetero_tvm import runtime
 from hetero_tvm.errors import HeteroError
 from schedules.trials import Server, TrialDevice, serve
 
+_FREE_S = 10.0
 _SESSION_S = 3600 * 24  # a tracker's device is ours while we work
 
 
@@ -45,8 +47,18 @@ def _session(where: str) -> Any:
     host, _, port = address.rpartition(":")
     if scheme == "tracker":
         tracker = rpc.connect_tracker(host, int(port))
+        _wait_for_free(tracker, key)  # a request would wait for ever
         return tracker.request(key, session_timeout=_SESSION_S)
     return rpc.connect(host, int(port), session_timeout=_SESSION_S)
+
+
+def _wait_for_free(tracker: Any, key: str) -> None:
+    """Give a device that was in use a moment to come back."""
+    end = time.monotonic() + _FREE_S
+    while int(tracker.summary()["queue_info"].get(key, {}).get("free", 0)) == 0:
+        if time.monotonic() > end:
+            raise HeteroError(f"no free device is called {key}")
+        time.sleep(0.2)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -400,11 +400,12 @@ class Pool:
                 return None, False
             return Outcome(kind=kind, error=str(error), place=name), False
         if "error" in answer:
-            if worker.place.far and "RPC" in answer["error"]:  # of the connection, not the kernel
+            if answer.get("lost"):  # the connection broke; by the kernel's fault, or without
                 worker.stop()
                 if task.lost < 1:
                     task.lost += 1
                     return None, False
+                return Outcome(kind="crash", error=answer["error"], place=name), False
             return Outcome(kind="error", error=answer["error"], place=name), True
         seconds = answer.get("seconds", [])
         flat = [s for part in seconds for s in part] if _nested(seconds) else seconds

@@ -55,6 +55,15 @@ class TrialDevice:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def is_there(self) -> bool:
+        """Whether the connection still stands; this process's own device is always there."""
+        if self.session is None:
+            return True
+        try:
+            return bool(self.device.exist)
+        except Exception:  # noqa: BLE001  (a broken connection has many errors)
+            return False
+
     def tensor(self, array: np.ndarray) -> tvm.runtime.Tensor:
         """`array`, on the device."""
         return tvm.runtime.tensor(array, self.device)
@@ -226,6 +235,8 @@ def serve(server: Server, requests: TextIO, answers: TextIO) -> None:
             answer = getattr(server, request.pop("do"))(**request)
         except Exception as error:  # noqa: BLE001  (whatever a trial does is an answer about it)
             answer = {"error": f"{type(error).__name__}: {_short(str(error))}"}
+            if server.device is not None and not server.device.is_there():
+                answer["lost"] = True
         print(json.dumps(answer), file=answers, flush=True)
 
 

@@ -1,9 +1,20 @@
+import contextlib
+import dataclasses
+import os
 import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
+import psutil
 import pytest
+import tuning_cases as cases
 
 from hetero_tvm import tuning
 from hetero_tvm.errors import BadInput, DeviceFailure
+from schedules.measure import Pool
 from target_specs.loader import load_spec
 
 GPU = load_spec("host").gpu
@@ -35,3 +46,111 @@ def test_a_file_is_no_database(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(BadInput, match="is a file; a database is a folder"):
         tuning.open_db(tmp_path / "f", tell=print)
+
+
+@contextlib.contextmanager
+def _farm(servers):
+    """A tracker with that many servers of this machine's device; its address, the processes."""
+    pytest.importorskip("tornado")
+    from tvm.rpc.tracker import Tracker
+
+    cases.needs_opencl()
+    tracker = Tracker("127.0.0.1", 9200, 9290, silent=True)
+    here = Path(__file__).parent
+    paths = os.pathsep.join(filter(None, [str(here), *sys.path]))
+    command = [sys.executable, str(here / "loopback_server.py"), str(tracker.port), "phone"]
+    running = []
+    try:
+        for _ in range(servers):
+            running.append(
+                subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,
+                    env={**os.environ, "PYTHONPATH": paths},
+                )
+            )
+        for process in running:
+            assert int(process.stdout.readline())
+        device = f"tracker://127.0.0.1:{tracker.port}/phone"
+        end = time.monotonic() + 60
+        while _free(device) < servers:
+            assert time.monotonic() < end
+            time.sleep(0.2)
+        yield device, running
+    finally:
+        for process in running:
+            _kill(process.pid)
+            process.wait()
+        tracker.terminate()
+
+
+def _kill(pid):
+    """A process and all that it started: TVM's servers are processes of processes."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for one in [*process.children(recursive=True), process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+
+
+def _free(device):
+    try:
+        return tuning.free_devices(device)
+    except BadInput:
+        return 0
+
+
+def _slow(places):
+    """The same places, each trial taking longer."""
+    here = str(Path(__file__).parent)
+    return [
+        dataclasses.replace(
+            place,
+            command=tuple(
+                "slow_worker" if word == "hetero_tvm.trial_worker" else word
+                for word in place.command
+            ),
+            environment=(("PYTHONPATH", f"{here}:{dict(place.environment)['PYTHONPATH']}"),),
+        )
+        for place in places
+    ]
+
+
+@pytest.mark.nightly
+def test_a_farm_measures_side_by_side_and_survives_a_loss():
+    """Three servers with an artificial delay have at least 2.5 times the trials of one."""
+    default = cases.job(cases.addition()).default
+    with _farm(3) as (device, processes):
+        places = _slow(tuning.places(device, GPU))
+        assert len(places) == 3
+        took = {}
+        for count in (1, 3):
+            with Pool(places[:count]) as pool:
+                pool.time([default] * count)  # everything is loaded once
+                start = time.monotonic()
+                outcomes = pool.time([default] * 12)
+                took[count] = time.monotonic() - start
+                assert [outcome.kind for outcome in outcomes] == ["ok"] * 12
+            time.sleep(1)  # until the tracker has them back
+        assert took[1] / took[3] >= 2.5, took
+        notes = []
+        with Pool(places, note=notes.append) as pool:
+            loss = threading.Timer(2.0, _kill, (processes[0].pid,))
+            loss.start()
+            outcomes = pool.time([default] * 9)
+            loss.join()
+            assert [outcome.kind for outcome in outcomes] == ["ok"] * 9
+
+
+def test_a_tracker_without_such_a_device():
+    pytest.importorskip("tornado")
+    from tvm.rpc.tracker import Tracker
+
+    tracker = Tracker("127.0.0.1", 9200, 9290, silent=True)
+    try:
+        with pytest.raises(BadInput, match="no free device is called phone at that tracker"):
+            tuning.places(f"tracker://127.0.0.1:{tracker.port}/phone", GPU)
+    finally:
+        tracker.terminate()

@@ -19,14 +19,13 @@ _tempting = [False]
 
 def broken(source, target):
     source = _right(source, target)
-    _tempting[0] = "float8" in source
-    if "float8" in source:
-        return source.replace(" + v_", " - v_")
-    if "float4" in source:
+    wrong = source.replace("+ vload8", "- vload8")
+    _tempting[0] = wrong != source
+    if "vload4" in source:
         os.abort()
-    while "float2" in source:
+    while "vload2" in source:
         time.sleep(1)
-    return source
+    return wrong
 
 
 def tempting_time(server, path, at_least_s, slow_s, beside):

@@ -1,4 +1,3 @@
-import io
 import json
 import subprocess
 import sys
@@ -78,7 +77,17 @@ def test_an_error_is_an_answer(tmp_path):
         assert "error" in json.loads(line)
 
 
+class _Broken:
+    @property
+    def exist(self):
+        raise RuntimeError("socket closed")
+
+
+def test_a_broken_connection_is_known():
+    assert TrialDevice(None, _Broken(), None).is_there()
+    assert not TrialDevice("session", _Broken(), None).is_there()
+
+
 def test_long_errors_are_cut():
     assert len(trials._short("x" * 10_000)) <= 400
     assert trials._short("a\n\nb\nc\nd") == "b | c | d"
-    assert io  # keeps the import that the child process uses in view
