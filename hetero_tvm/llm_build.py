@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
-from hetero_tvm import bundle, compiler, frontend, memory, pipeline
+from hetero_tvm import bundle, compiler, frontend, llm_check, memory, pipeline, runtime
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig, LlmStep
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.progress import Progress
 from hetero_tvm.variants import Merger, function_name, variant_of
@@ -25,6 +27,8 @@ from schedules.cost_model import CostModel
 DECODE = 1
 PREFILL = (16, 128)  # chunks of prompts, in tokens
 DEFAULT_CAPACITY = 2048  # where the model allows so much
+_CHECK = "compare"  # the step that proves the result against ONNX Runtime
+_CHECK_WEIGHT = 5.0
 
 
 def build(
@@ -62,6 +66,8 @@ def build(
     if config.output is not None:
         weights |= {phase.name: phase.weight * len(steps) for phase in together}
         weights["link"] = compiler.LINK_WEIGHT
+        if config.check:
+            weights[_CHECK] = _CHECK_WEIGHT
     progress.begin(weights)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(WeightStore(config.output)) if config.output else None
@@ -108,14 +114,24 @@ def _build(
         seconds = compiler.summed(seconds, spent)
         progress.step("link")
         clock = time.perf_counter()
-        manifest = compiler.write_artefact(
-            config.output,
-            merged,
-            store,
-            variants=tuple(variant_of(n, s, False) for n, s in states.items()),
-            llm=_description(folder, final.model, capacity),
-        )
-        seconds["link"] = time.perf_counter() - clock
+        # The dynamic loader wants the name; nothing takes the output's place before it is proven.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{config.output.name}.", dir=config.output.parent
+        ) as draft:
+            artefact = Path(draft) / f"{config.output.stem}.so"
+            manifest = compiler.write_artefact(
+                artefact,
+                merged,
+                store,
+                variants=tuple(variant_of(n, s, False) for n, s in states.items()),
+                llm=_description(folder, final.model, capacity),
+            )
+            seconds["link"] = time.perf_counter() - clock
+            if config.check:
+                clock = time.perf_counter()
+                _check(artefact, folder, merged, progress)
+                seconds[_CHECK] = time.perf_counter() - clock
+            artefact.replace(config.output)
     return BuildResult(
         path=config.output,
         target=final.spec.name,
@@ -128,6 +144,20 @@ def _build(
         ),
         variants={rows: state.plan for rows, state in states.items() if state.plan},
     )
+
+
+def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: Progress) -> None:
+    """Prove the artefact against ONNX Runtime, where this machine can run it in reasonable time."""
+    progress.step(_CHECK)
+    if state.spec.npu.provider == "qnn" and state.compiled:
+        progress.note(f"{artefact.name}: not compared with ONNX Runtime: its NPU is only simulated")
+        return
+    try:
+        runtime.open_opencl()
+    except EnvironmentProblem as problem:
+        progress.note(f"{artefact.name}: not compared with ONNX Runtime: {problem}")
+        return
+    llm_check.check(artefact, folder, progress.note)
 
 
 def checked_capacity(folder: LlmFolder, asked: int | None) -> int:

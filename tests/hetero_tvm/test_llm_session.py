@@ -108,11 +108,40 @@ def test_cache_is_one_piece_of_memory_that_never_moves_or_grows(session):
 
     before = addresses()
     session.prefill(PROMPT)
-    runtime.reset_counters()
-    for token in (1, 2, 3):
+    for token in range(20):
         session.decode(token)
     assert addresses() == before
     assert session.cache_bytes == 2 * 2 * 2 * CONTEXT * 16 * 4  # layers, K and V, heads, .., float
+
+
+def test_a_token_costs_the_same_work_early_and_late_but_for_attention(session):
+    """Launches, copies and memory of a step do not depend on how much the cache holds."""
+
+    def spent(token):
+        runtime.reset_counters()
+        session.decode(token)
+        found = runtime.counters()
+        return {name: found[name] for name in ("kernel_launches", "copies", "bytes_allocated")}
+
+    session.decode(1)
+    early = spent(2)
+    session.prefill(PROMPT * 2)
+    assert early["kernel_launches"] > 0
+    # What a step allocates is its logits, in a pool that rounds: no more than a few pages.
+    assert early["bytes_allocated"] <= 4 * 4096
+    assert spent(3) == early
+
+
+def test_products_on_the_npu_give_the_same_tokens(folder, session, tmp_path):
+    output = tmp_path / "npu.so"
+    hetero_tvm.build(
+        folder, target="host", output=output, devices="npu", context=CONTEXT, prefill=[4]
+    )
+    other = hetero_tvm.load_llm(output)
+    assert other.manifest.npu_regions > 0
+    want = list(session.generate(PROMPT, max_new_tokens=12, stop_tokens=()))
+    assert list(other.generate(PROMPT, max_new_tokens=12, stop_tokens=())) == want
+    assert_same(other.decode(5), session.decode(5))
 
 
 @pytest.mark.parametrize(

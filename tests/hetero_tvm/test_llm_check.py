@@ -1,0 +1,59 @@
+"""The proof of a built language model: passes what is right, and sees what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import hetero_tvm
+from hetero_tvm import errors, llm_check, runtime
+from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend.llm_folder import read_llm_folder
+from tests.hetero_tvm.tiny_llm import TinyLlm, build
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    try:
+        runtime.open_opencl()
+    except errors.EnvironmentProblem as problem:
+        pytest.skip(str(problem))
+    folder = build(TinyLlm(layers=1), tmp_path_factory.mktemp("check") / "model")
+    output = folder.parent / "llm.so"
+    result = hetero_tvm.build(
+        folder, target="host", output=output, devices="gpu", context=32, prefill=[8]
+    )
+    assert result.seconds["compare"] > 0
+    return folder, output
+
+
+def test_says_by_how_much_it_is_off(built):
+    folder, output = built
+    said = []
+    error = llm_check.check(output, read_llm_folder(folder), said.append)
+    assert 0 <= error < 1e-5
+    assert said == [f"logits differ from ONNX Runtime's by {error:.1e} (relative)"]
+
+
+def test_another_weight_is_found_out(built, tmp_path):
+    _, output = built
+    folder = build(TinyLlm(layers=1), tmp_path / "model")
+    proto = onnx.load(folder / "model.onnx")
+    (weight,) = [tensor for tensor in proto.graph.initializer if tensor.name == "out0"]
+    changed = numpy_helper.to_array(weight) * np.float32(1.1)
+    weight.CopyFrom(numpy_helper.from_array(changed, "out0"))
+    onnx.save(proto, folder / "model.onnx")
+    with pytest.raises(BadInput, match=r"differs from ONNX Runtime by .* in a prompt"):
+        llm_check.check(output, read_llm_folder(folder), lambda _text: None)
+
+
+def test_knows_files_whose_activations_are_rounded(tmp_path):
+    folder = build(TinyLlm(layers=1), tmp_path / "model")
+    assert not llm_check.rounds_activations(folder / "model.onnx")
+    proto = onnx.load(folder / "model.onnx")
+    node = onnx.helper.make_node("MatMulNBits", ["a"], ["b"], accuracy_level=4)
+    proto.graph.node.append(node)
+    onnx.save(proto, folder / "model.onnx")
+    assert llm_check.rounds_activations(folder / "model.onnx")
