@@ -70,7 +70,7 @@ class BuildResult:
                 "exact": self.plan.exact,
                 "bound_us": self.plan.bound_us,
                 "joules": self.plan.joules,
-                "provenance": "modelled",
+                "provenance": self.plan.provenance,
             },
             "npu_regions": self.manifest.npu_regions if self.manifest else None,
             **self._lengths(),
