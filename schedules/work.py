@@ -40,3 +40,5 @@ class OpWork(Shape, Protocol):
     def output_bytes(self) -> int: ...  # noqa: D102
     @property
     def fuses(self) -> bool: ...  # noqa: D102
+    @property
+    def staged_bytes(self) -> int: ...  # noqa: D102
