@@ -3,8 +3,8 @@
  * \brief Every name by which TVM and Python reach the runtime, and nothing else.
  */
 #include <tvm/ffi/cast.h>
-#include <tvm/ffi/reflection/registry.h>
 
+#include "border.h"
 #include "check.h"
 #include "context.h"
 #include "opencl/kernel_table.h"
@@ -107,73 +107,72 @@ void ResetCounters() {
 }  // namespace
 
 TVM_FFI_STATIC_INIT_BLOCK() {
-  namespace refl = tvm::ffi::reflection;
-  refl::GlobalDef()
+  GlobalNames()
       // What TVM looks up.
-      .def_packed(
+      .Packed(
           "device_api.opencl",
           [](ffi::PackedArgs, ffi::Any* rv) { *rv = static_cast<void*>(&Context::Get().opencl); })
-      .def_packed("device_api.ext_dev",
-                  [](ffi::PackedArgs, ffi::Any* rv) {
-                    *rv = static_cast<void*>(&Context::Get().null_device);
-                  })
-      .def("ffi.Module.load_from_bytes.opencl", LoadOpenCl)
-      .def("ffi.Module.create.opencl", CreateOpenCl)
-      .def("ffi.Module.load_from_bytes.hetero_npu", LoadNpu)
-      .def("runtime.timer.opencl",
-           [](DLDevice) {
-             return ffi::ObjectRef(ffi::make_object<opencl::OpenClTimer>(Context::Get().opencl));
-           })
+      .Packed("device_api.ext_dev",
+              [](ffi::PackedArgs, ffi::Any* rv) {
+                *rv = static_cast<void*>(&Context::Get().null_device);
+              })
+      .Typed("ffi.Module.load_from_bytes.opencl", LoadOpenCl)
+      .Typed("ffi.Module.create.opencl", CreateOpenCl)
+      .Typed("ffi.Module.load_from_bytes.hetero_npu", LoadNpu)
+      .Typed("runtime.timer.opencl",
+             [](DLDevice) {
+               return ffi::ObjectRef(ffi::make_object<opencl::OpenClTimer>(Context::Get().opencl));
+             })
       // What hetero_tvm/runtime.py and compiled modules call.
-      .def("hetero_tvm.setting_set", SetSetting)
-      .def("hetero_tvm.signature_check", CheckTrusted)
-      .def("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
-      .def("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
+      .Typed("hetero_tvm.setting_set", SetSetting)
+      .Typed("hetero_tvm.signature_check", CheckTrusted)
+      .Typed("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
+      .Typed("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
       // Takes anything and returns its first argument, so that a pass can hang it into the data
       // flow.
-      .def_packed("hetero_tvm.gpu_wait",
-                  [](ffi::PackedArgs args, ffi::Any* rv) {
-                    Context::Get().opencl.WaitIfOpen();
-                    if (args.size() > 0) *rv = args[0];
-                  })
-      .def_packed("hetero_tvm.wait",  // waiter, on, and how many of its last jobs not
-                  [](ffi::PackedArgs args, ffi::Any*) {
-                    HETERO_CHECK(args.size() == 2 || args.size() == 3, TypeError)
-                        << "wait takes two or three numbers, got " << args.size();
-                    const int64_t behind = args.size() == 3 ? args[2].cast<int64_t>() : 0;
-                    Context::Get().ordering.Wait(args[0].cast<int64_t>(), args[1].cast<int64_t>(),
-                                                 behind);
-                  })
-      .def("hetero_tvm.sync", [] { Context::Get().ordering.WaitForAll(); })
-      .def("hetero_tvm.view", ViewTensor)
-      .def("hetero_tvm.npu_module_create", CreateNpu)
-      .def("hetero_tvm.npu_module_prepare", Prepare)
-      .def("hetero_tvm.module_prepare", Prepare)
-      .def("hetero_tvm.module_bytes",
-           [](const ffi::Module& module) { return module->SaveToBytes(); })
-      .def("hetero_tvm.counters_read", ReadCounters)
-      .def("hetero_tvm.counters_reset", ResetCounters)
-      .def("hetero_tvm.trace_start", StartTrace)
-      .def("hetero_tvm.trace_stop", StopTrace)
-      .def_packed(
-          "hetero_tvm.trace_instrument",
-          [](ffi::PackedArgs args, ffi::Any* rv) { Context::Get().trace.Instrument(args, rv); })
-      .def("hetero_tvm.trace_function",
-           [](const ffi::String& name, int64_t start_ns, int64_t end_ns) {
-             Context::Get().trace.Record(
-                 {TraceKind::kFunction, std::string(name), start_ns, end_ns, -1, 0});
-           })
-      .def("hetero_tvm.tensor_address",
-           [](DLTensor* tensor) {
-             return reinterpret_cast<int64_t>(tensor->data) +
-                    static_cast<int64_t>(tensor->byte_offset);
-           })
-      .def("hetero_tvm.null_device_configure",
-           [](int64_t latency_us, int64_t fail_launches, int64_t memory_bytes) {
-             Context::Get().null_device.Configure({latency_us, fail_launches, memory_bytes});
-           })
-      .def("hetero_tvm.null_device_add_one",
-           [](DLTensor* in, DLTensor* out) { Context::Get().null_device.LaunchAddOne(*in, *out); });
+      .Packed("hetero_tvm.gpu_wait",
+              [](ffi::PackedArgs args, ffi::Any* rv) {
+                Context::Get().opencl.WaitIfOpen();
+                if (args.size() > 0) *rv = args[0];
+              })
+      .Packed("hetero_tvm.wait",  // waiter, on, and how many of its last jobs not
+              [](ffi::PackedArgs args, ffi::Any*) {
+                HETERO_CHECK(args.size() == 2 || args.size() == 3, TypeError)
+                    << "wait takes two or three numbers, got " << args.size();
+                const int64_t behind = args.size() == 3 ? args[2].cast<int64_t>() : 0;
+                Context::Get().ordering.Wait(args[0].cast<int64_t>(), args[1].cast<int64_t>(),
+                                             behind);
+              })
+      .Typed("hetero_tvm.sync", [] { Context::Get().ordering.WaitForAll(); })
+      .Typed("hetero_tvm.view", ViewTensor)
+      .Typed("hetero_tvm.npu_module_create", CreateNpu)
+      .Typed("hetero_tvm.npu_module_prepare", Prepare)
+      .Typed("hetero_tvm.module_prepare", Prepare)
+      .Typed("hetero_tvm.module_bytes",
+             [](const ffi::Module& module) { return module->SaveToBytes(); })
+      .Typed("hetero_tvm.counters_read", ReadCounters)
+      .Typed("hetero_tvm.counters_reset", ResetCounters)
+      .Typed("hetero_tvm.trace_start", StartTrace)
+      .Typed("hetero_tvm.trace_stop", StopTrace)
+      .Packed("hetero_tvm.trace_instrument",
+              [](ffi::PackedArgs args, ffi::Any* rv) { Context::Get().trace.Instrument(args, rv); })
+      .Typed("hetero_tvm.trace_function",
+             [](const ffi::String& name, int64_t start_ns, int64_t end_ns) {
+               Context::Get().trace.Record(
+                   {TraceKind::kFunction, std::string(name), start_ns, end_ns, -1, 0});
+             })
+      .Typed("hetero_tvm.tensor_address",
+             [](DLTensor* tensor) {
+               return reinterpret_cast<int64_t>(tensor->data) +
+                      static_cast<int64_t>(tensor->byte_offset);
+             })
+      .Typed("hetero_tvm.null_device_configure",
+             [](int64_t latency_us, int64_t fail_launches, int64_t memory_bytes) {
+               Context::Get().null_device.Configure({latency_us, fail_launches, memory_bytes});
+             })
+      .Typed("hetero_tvm.null_device_add_one", [](DLTensor* in, DLTensor* out) {
+        Context::Get().null_device.LaunchAddOne(*in, *out);
+      });
 }
 
 }  // namespace hetero_tvm::runtime

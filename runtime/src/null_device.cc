@@ -89,11 +89,17 @@ void NullDevice::Wait() {
 }
 
 void NullDevice::GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* rv) {
-  if (kind == tvm::runtime::kExist) *rv = device.device_id == 0;
-  if (kind == tvm::runtime::kDeviceName) *rv = ffi::String("null");
+  AtBorder([&] {
+    if (kind == tvm::runtime::kExist) *rv = device.device_id == 0;
+    if (kind == tvm::runtime::kDeviceName) *rv = ffi::String("null");
+  });
 }
 
 void* NullDevice::AllocDataSpace(tvm::Device, size_t bytes, size_t alignment, DLDataType) {
+  return AtBorder([&] { return Alloc(bytes, alignment); });
+}
+
+void* NullDevice::Alloc(size_t bytes, size_t alignment) {
   const std::scoped_lock lock(mutex_);
   const int64_t left = behaviour_.memory_bytes - bytes_in_use_;
   void* data = nullptr;
@@ -114,24 +120,28 @@ void* NullDevice::AllocDataSpace(tvm::Device, size_t bytes, size_t alignment, DL
 }
 
 void NullDevice::FreeDataSpace(tvm::Device, void* data) {
-  std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return queue_.empty() && !busy_; });
-  const auto entry = memory_.find(data);
-  if (entry == memory_.end()) return;
-  bytes_in_use_ -= static_cast<int64_t>(entry->second);
-  memory_.erase(entry);
-  std::free(data);
+  AtBorder([&] {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return queue_.empty() && !busy_; });
+    const auto entry = memory_.find(data);
+    if (entry == memory_.end()) return;
+    bytes_in_use_ -= static_cast<int64_t>(entry->second);
+    memory_.erase(entry);
+    std::free(data);
+  });
 }
 
 void NullDevice::CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset,
                                 size_t bytes, tvm::Device, tvm::Device, DLDataType,
                                 TVMStreamHandle) {
-  Wait();
-  wait_for_npu_();
-  std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
-               bytes);
-  counters_.copies.Add();
-  counters_.bytes_copied.Add(static_cast<int64_t>(bytes));
+  AtBorder([&] {
+    Wait();
+    wait_for_npu_();
+    std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
+                 bytes);
+    counters_.copies.Add();
+    counters_.bytes_copied.Add(static_cast<int64_t>(bytes));
+  });
 }
 
 }  // namespace hetero_tvm::runtime

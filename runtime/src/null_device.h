@@ -18,6 +18,7 @@
 #include <thread>
 #include <utility>
 
+#include "border.h"
 #include "counters.h"
 
 namespace hetero_tvm::runtime {
@@ -58,8 +59,10 @@ class NullDevice : public tvm::runtime::DeviceAPI {
                        DLDataType type_hint) final;
   void FreeDataSpace(tvm::Device device, void* data) final;
   void StreamSync(tvm::Device, TVMStreamHandle) final {
-    Wait();
-    wait_for_npu_();
+    AtBorder([&] {
+      Wait();
+      wait_for_npu_();
+    });
   }
   bool SupportsDevicePointerArithmeticsOnHost() final { return true; }
 
@@ -69,6 +72,8 @@ class NullDevice : public tvm::runtime::DeviceAPI {
                       DLDataType type_hint, TVMStreamHandle stream) final;
 
  private:
+  void* Alloc(size_t bytes, size_t alignment);
+
   struct Launch {
     const float* in;
     float* out;

@@ -9,6 +9,7 @@
 
 #include <utility>
 
+#include "../border.h"
 #include "../check.h"
 #include "../wire.h"
 #include "null_session.h"
@@ -100,25 +101,29 @@ ffi::Module NpuModule::Load(const NpuServices& services, const ffi::Bytes& bytes
 }
 
 ffi::Bytes NpuModule::SaveToBytes() const {
-  WireWriter writer;
-  writer.Text(kMagic);
-  writer.Text(header_);
-  writer.Number<uint64_t>(models_.size());
-  for (const std::string& model : models_) writer.Text(model);
-  return {writer.Finish()};
+  return AtBorder([&]() -> ffi::Bytes {
+    WireWriter writer;
+    writer.Text(kMagic);
+    writer.Text(header_);
+    writer.Number<uint64_t>(models_.size());
+    for (const std::string& model : models_) writer.Text(model);
+    return {writer.Finish()};
+  });
 }
 
 bool NpuModule::ImplementsFunction(const ffi::String& name) {
-  return sessions_.count(std::string(name)) != 0;
+  return AtBorder([&] { return sessions_.count(std::string(name)) != 0; });
 }
 
 ffi::Optional<ffi::Function> NpuModule::GetFunction(const ffi::String& name) {
-  const auto found = sessions_.find(std::string(name));
-  if (found == sessions_.end()) return std::nullopt;
-  auto self = ffi::GetObjectPtr<NpuModule>(this);
-  RegionSession& session = *found->second;
-  return ffi::Function::FromPacked(
-      [self, &session](ffi::PackedArgs args, ffi::Any*) { self->Run(session, args); });
+  return AtBorder([&]() -> ffi::Optional<ffi::Function> {
+    const auto found = sessions_.find(std::string(name));
+    if (found == sessions_.end()) return std::nullopt;
+    auto self = ffi::GetObjectPtr<NpuModule>(this);
+    RegionSession& session = *found->second;
+    return Shielded(ffi::Function::FromPacked(
+        [self, &session](ffi::PackedArgs args, ffi::Any*) { self->Run(session, args); }));
+  });
 }
 
 std::unique_ptr<RegionSession> NpuModule::MakeSession(const Region& region) const {

@@ -10,6 +10,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "../border.h"
 #include "../check.h"
 
 namespace hetero_tvm::runtime::opencl {
@@ -29,6 +30,12 @@ std::string CacheDirectory(const Settings& settings) {
   const char* home = std::getenv("HOME");
   if (home == nullptr || *home == '\0') return "";
   return (fs::path(home) / ".cache" / "hetero_tvm" / "opencl").string();
+}
+
+void CheckNumber(tvm::Device device) {
+  HETERO_CHECK(device.device_id == 0, ValueError)
+      << "opencl:" << device.device_id
+      << ": only opencl:0 is open; choose what it is with HETERO_OPENCL_DEVICE";
 }
 
 }  // namespace
@@ -90,12 +97,14 @@ ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
 }
 
 void DeviceApi::SetDevice(tvm::Device device) {
-  HETERO_CHECK(device.device_id == 0, ValueError)
-      << "opencl:" << device.device_id
-      << ": only opencl:0 is open; choose what it is with HETERO_OPENCL_DEVICE";
+  AtBorder([&] { CheckNumber(device); });
 }
 
 void DeviceApi::GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* rv) {
+  AtBorder([&] { ReadAttr(device, kind, rv); });
+}
+
+void DeviceApi::ReadAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, ffi::Any* rv) {
   using Kind = tvm::runtime::DeviceAttrKind;
   const ClSession* session = nullptr;
   try {
@@ -149,13 +158,19 @@ void DeviceApi::GetAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, f
 }
 
 void* DeviceApi::AllocDataSpace(tvm::Device device, size_t bytes, size_t alignment, DLDataType) {
-  SetDevice(device);
-  return Session().Alloc(bytes, alignment);
+  return AtBorder([&] {
+    CheckNumber(device);
+    return Session().Alloc(bytes, alignment);
+  });
 }
 
-void DeviceApi::FreeDataSpace(tvm::Device, void* data) { Session().Free(data); }
+void DeviceApi::FreeDataSpace(tvm::Device, void* data) {
+  AtBorder([&] { Session().Free(data); });
+}
 
-void DeviceApi::StreamSync(tvm::Device, TVMStreamHandle) { WaitForBoth(); }
+void DeviceApi::StreamSync(tvm::Device, TVMStreamHandle) {
+  AtBorder([&] { WaitForBoth(); });
+}
 
 void DeviceApi::WaitForBoth() {
   {
@@ -169,12 +184,14 @@ void DeviceApi::WaitForBoth() {
 void DeviceApi::CopyDataFromTo(const void* from, size_t from_offset, void* to, size_t to_offset,
                                size_t bytes, tvm::Device, tvm::Device, DLDataType,
                                TVMStreamHandle) {
-  WaitForBoth();
-  const TraceSpan span(trace_, TraceKind::kCopy, "copy", static_cast<int64_t>(bytes));
-  std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
-               bytes);
-  counters_.copies.Add();
-  counters_.bytes_copied.Add(static_cast<int64_t>(bytes));
+  AtBorder([&] {
+    WaitForBoth();
+    const TraceSpan span(trace_, TraceKind::kCopy, "copy", static_cast<int64_t>(bytes));
+    std::memmove(static_cast<char*>(to) + to_offset, static_cast<const char*>(from) + from_offset,
+                 bytes);
+    counters_.copies.Add();
+    counters_.bytes_copied.Add(static_cast<int64_t>(bytes));
+  });
 }
 
 }  // namespace hetero_tvm::runtime::opencl

@@ -74,6 +74,7 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
 
  private:
   void WaitForBoth();
+  void ReadAttr(tvm::Device device, tvm::runtime::DeviceAttrKind kind, tvm::ffi::Any* rv);
 
   const Settings& settings_;
   const SyncOptions& options_;

@@ -11,6 +11,7 @@
 #include <cstring>
 #include <utility>
 
+#include "../border.h"
 #include "../check.h"
 #include "../half.h"
 
@@ -122,22 +123,32 @@ OpenClModule::OpenClModule(DeviceApi& device, std::unique_ptr<const KernelTable>
     functions_.emplace(name, KernelFunction(name, info));
 }
 
+ffi::Bytes OpenClModule::SaveToBytes() const {
+  return AtBorder([&]() -> ffi::Bytes { return {table_->Serialize()}; });
+}
+
+ffi::String OpenClModule::InspectSource(const ffi::String&) const {
+  return AtBorder([&]() -> ffi::String { return table_->code(); });
+}
+
 bool OpenClModule::ImplementsFunction(const ffi::String& name) {
-  return functions_.count(std::string(name)) != 0;
+  return AtBorder([&] { return functions_.count(std::string(name)) != 0; });
 }
 
 ffi::Optional<ffi::Function> OpenClModule::GetFunction(const ffi::String& name) {
-  const auto function = functions_.find(std::string(name));
-  if (function == functions_.end()) return std::nullopt;
-  Prepare();
-  ClSession& session = device_.Session();
-  const KernelFunction& launcher = function->second;
-  const Kernel& kernel = kernels_.at(function->first);
-  auto self = ffi::GetObjectPtr<ffi::ModuleObj>(this);  // keeps launcher and kernel alive
-  return ffi::Function::FromPacked(
-      [self, &session, &launcher, &kernel](ffi::PackedArgs args, ffi::Any*) {
-        launcher.Launch(session, kernel, args);
-      });
+  return AtBorder([&]() -> ffi::Optional<ffi::Function> {
+    const auto function = functions_.find(std::string(name));
+    if (function == functions_.end()) return std::nullopt;
+    Prepare();
+    ClSession& session = device_.Session();
+    const KernelFunction& launcher = function->second;
+    const Kernel& kernel = kernels_.at(function->first);
+    auto self = ffi::GetObjectPtr<ffi::ModuleObj>(this);  // keeps launcher and kernel alive
+    return Shielded(ffi::Function::FromPacked(
+        [self, &session, &launcher, &kernel](ffi::PackedArgs args, ffi::Any*) {
+          launcher.Launch(session, kernel, args);
+        }));
+  });
 }
 
 void OpenClModule::Prepare() {

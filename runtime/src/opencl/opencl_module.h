@@ -59,8 +59,8 @@ class OpenClModule : public tvm::ffi::ModuleObj {
   int GetPropertyMask() const final {
     return tvm::ffi::Module::kBinarySerializable | tvm::ffi::Module::kRunnable;
   }
-  tvm::ffi::Bytes SaveToBytes() const final { return {table_->Serialize()}; }
-  tvm::ffi::String InspectSource(const tvm::ffi::String&) const final { return table_->code(); }
+  tvm::ffi::Bytes SaveToBytes() const final;
+  tvm::ffi::String InspectSource(const tvm::ffi::String&) const final;
   bool ImplementsFunction(const tvm::ffi::String& name) final;
   tvm::ffi::Optional<tvm::ffi::Function> GetFunction(const tvm::ffi::String& name) final;
 

@@ -10,6 +10,7 @@
 
 #include <chrono>
 
+#include "../border.h"
 #include "device_api.h"
 
 // The wheel's own header of this class does not compile (it includes headers that the wheel leaves
@@ -35,11 +36,11 @@ class OpenClTimer : public tvm::runtime::TimerNode {
   explicit OpenClTimer(DeviceApi& device) : device_(device) {}
 
   void Start() final {
-    device_.WaitIfOpen();
+    AtBorder([&] { device_.WaitIfOpen(); });
     start_ = Clock::now();
   }
   void Stop() final {
-    device_.WaitIfOpen();
+    AtBorder([&] { device_.WaitIfOpen(); });
     elapsed_ = Clock::now() - start_;
   }
   int64_t SyncAndGetElapsedNanos() final { return std::chrono::nanoseconds(elapsed_).count(); }
