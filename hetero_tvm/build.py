@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config, read_fill, read_lengths
 from hetero_tvm.config import BuildConfig, Objective
+from hetero_tvm.device_os import OSES
 from hetero_tvm.errors import BadInput
 from hetero_tvm.progress import Progress
 from hetero_tvm.quantize import add_scheme_arguments, quantized_copy, read_settings
@@ -34,6 +35,8 @@ examples:
       --input input_ids=1xL --input attention_mask=1xL
   hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
+  hetero-tvm build encoder.onnx --target snapdragon --os linux-aarch64 -o encoder.so \\
+      --input input_ids=1x128 --input attention_mask=1x128
   hetero-tvm build model_folder/ --target host --context 4096 -o llm.so
   hetero-tvm build encoder.onnx --target host --db tuned/ --input ids=1x128 -o encoder.so
   hetero-tvm build model_folder/ --target host --quantize w4a16 --group 128 -o llm.so
@@ -48,6 +51,7 @@ def build(
     *,
     target: str = "snapdragon",
     output: str | Path | None = None,
+    os: str | None = None,
     inputs: Mapping[str, Sequence[int | str]] | None = None,
     length: int | Sequence[int] | None = None,
     pad: Mapping[str, float] | None = None,
@@ -74,6 +78,8 @@ def build(
         model: ONNX file, or the folder of a language model.
         target: a name of `--target help`, or a TOML file like those in `target_specs/socs/`.
         output: the artefact; `<model>.so` in the working directory where None.
+        os: what host code is for, as in "linux-aarch64" (`hetero_tvm.device_os.OSES`); this machine
+            where None.
         inputs: input name -> shape, for inputs with free dimensions; "L" is what `length` says.
         length: one variant for each of these lengths, in one artefact.
         pad: input -> what it is filled up with at a length between two of these; 0 by default.
@@ -113,6 +119,7 @@ def build(
             model=model,
             target=target,
             output=Path(output) if output else Path(model.with_suffix(".so").name),
+            os=os,
             inputs={
                 name: tuple(size if dim == "L" else dim for dim in shape)
                 for name, shape in shapes.items()
@@ -161,6 +168,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm build`."""
     add_model_arguments(parser)
     parser.add_argument("-o", "--output", type=Path, help="artefact (default: MODEL.so, here)")
+    parser.add_argument(
+        "--os",
+        choices=OSES,
+        help="what the artefact's host code is for (default: this machine); others than this one "
+        "need pip install 'hetero-tvm[cross]', Android its NDK",
+    )
     parser.add_argument(
         "--length",
         metavar="L1,L2,…",
@@ -242,6 +255,7 @@ def run(args: argparse.Namespace) -> int:
         return model_config(
             args,
             output=None if args.plan_only else args.output or Path(f"{stem}.so"),
+            os=args.os,
             length=length,
             check=args.check,
             keep_going=args.keep_going,

@@ -33,7 +33,7 @@ from hetero_tvm.lengths import LengthRules
 from hetero_tvm.weights_layout import ALIGNMENT, Weights
 from relay_passes.calls import Call
 
-FORMAT_VERSION = 4  # kFormatVersion of runtime/device/artefact.cc too
+FORMAT_VERSION = 5  # kFormatVersion of runtime/src/c_api/manifest.cc too
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 SIGNATURE = struct.Struct("<64s32s8s")  # signature, public key, magic
@@ -81,7 +81,8 @@ class Manifest:
     htp_arch: int | None
     soc_ids: tuple[int, ...]  # kernel numbers of the SoCs that its NPU part runs on; () = any
     npu_provider: str
-    host: str  # the machine its host code runs on: x86_64, aarch64
+    os: str  # what its host code runs on: linux, windows, android
+    host: str  # and on which processor: x86_64, aarch64
     dtype: str
     model_name: str
     model_sha256: str

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 from hetero_tvm import bundle, memory, pipeline, reference, runtime, signing, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
+from hetero_tvm.cross_compiler import CrossCompiler, cross_compiler
+from hetero_tvm.device_os import DeviceOs, device_os, this_os
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.host_profile import host_profile, is_measured
 from hetero_tvm.lengths import LengthRules
@@ -70,7 +71,7 @@ class BuildResult:
                 "exact": self.plan.exact,
                 "bound_us": self.plan.bound_us,
                 "joules": self.plan.joules,
-                "provenance": self.plan.provenance,
+                "provenance": "modelled",
             },
             "npu_regions": self.manifest.npu_regions if self.manifest else None,
             **self._lengths(),
@@ -128,8 +129,22 @@ def prepare(config: BuildConfig, progress: Progress) -> CostModel:
         signing.load_key(config.sign)  # a wrong one is said now, not after the work
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
         raise BadInput(f"--dump-ir {config.dump_ir}: is a file; name a folder")
+    _cross_compiler(config)
     runtime.load()
     return costs
+
+
+def host_os(config: BuildConfig) -> DeviceOs:
+    """What the artefact's host code is for."""
+    return this_os() if config.os is None else device_os(config.os)
+
+
+def _cross_compiler(config: BuildConfig) -> CrossCompiler | None:
+    """What links host code for another machine; None: this machine's own compiler does."""
+    host = host_os(config)
+    if config.output is None or host == this_os():
+        return None
+    return cross_compiler(host, config.cache_dir)
 
 
 def phases_of(config: BuildConfig) -> list[pipeline.Phase]:
@@ -151,7 +166,8 @@ def run_phases(
     `start`: the state before them, where it is not a new one. `step`: how a phase is shown.
     """
     if config.measure is None:
-        config = dataclasses.replace(config, measure=_is_here(config.target) and is_measured())
+        measured = _is_here(config.target) and is_measured() and config.os is None
+        config = dataclasses.replace(config, measure=measured)
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
@@ -228,13 +244,15 @@ def write_artefact(
     """Link what `state` holds and seal it; `lengths` are the manifest's fields of that matter."""
     assert state.model is not None and state.plan is not None and state.executable is not None
     assert state.cut is not None
+    host = host_os(state.config)
     manifest = bundle.Manifest(
         target=state.spec.name,
         soc=state.spec.soc,
         htp_arch=state.spec.npu.htp_arch,
         soc_ids=state.spec.soc_ids,
         npu_provider=state.spec.npu.provider,
-        host=platform.machine(),
+        os=host.system,
+        host=host.machine,
         dtype=state.config.dtype,
         model_name=state.config.model.name,
         model_sha256=state.model.sha256,
@@ -255,7 +273,7 @@ def write_artefact(
     key = signing.load_key(state.config.sign) if state.config.sign else None
     try:
         with bundle.whole_file(path) as temporary:
-            vm_lowering.export(state.executable, temporary)
+            vm_lowering.export(state.executable, temporary, _cross_compiler(state.config))
             sealed = bundle.append_manifest(temporary, manifest, weights)
             if key is not None:
                 signing.append_signature(temporary, key)

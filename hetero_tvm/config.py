@@ -55,6 +55,7 @@ class BuildConfig:
     model: Path
     target: str
     output: Path | None  # None: plan only
+    os: str | None = None  # a name of `device_os.OSES` that host code is for; None: this machine's
     inputs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     dtype: str = "float32"
     devices: str = "gpu+npu"

@@ -14,6 +14,7 @@ import numpy as np
 
 from hetero_tvm import runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
+from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way, with_length
@@ -331,11 +332,11 @@ def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
 
 def _check_fits(path: Path, manifest: Manifest) -> None:
     """Refuse an artefact of another machine, TVM or SoC before any of its code is loaded."""
-    here = platform.machine()
-    if manifest.host != here:
+    here = this_os()
+    if (manifest.os, manifest.host) != (here.system, here.machine):
         raise BadInput(
-            f"{path}: built for {manifest.host} host code, this machine is {here}; "
-            f"rebuild it on {here}"
+            f"{path}: its host code is for {manifest.os} on {manifest.host}, this machine is "
+            f"{here.system} on {here.machine}; rebuild it here, or with --os {here.name}"
         )
     for package in ("apache-tvm", "apache-tvm-ffi"):
         built = manifest.versions.get(package)

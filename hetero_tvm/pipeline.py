@@ -17,6 +17,7 @@ from tvm import IRModule, relax
 from hetero_tvm import frontend, measure_plans, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import can_estimate, product_form, products_of, with_estimates
+from hetero_tvm.device_os import device_os
 from hetero_tvm.errors import BadInput
 from hetero_tvm.plan_regions import Region, estimate_regions
 from hetero_tvm.plan_rounds import plan_by_regions
@@ -273,6 +274,8 @@ def _measure(state: State) -> State:
         raise BadInput("--measure runs on this machine: use it with --target host")
     if not state.config.measure:
         return state
+    if state.config.os is not None:
+        raise BadInput("--measure runs on this machine: use it without --os")
     assert state.model is not None
     allowed = allowed_modes(state.config)
     plans = measure_plans.distinct({name: state.plans[name] for name in allowed})
@@ -363,7 +366,7 @@ def _codegen(state: State) -> State:
         npu_module = runtime.npu_module(state.compiled, npu.provider, options)
     executable = vm_lowering.compile_executable(
         state.mod,
-        tvm_target(state.spec.gpu),
+        tvm_target(state.spec.gpu, _host_target(state.config)),
         npu_module,
         [region.symbol for region in state.compiled],
     )
@@ -379,6 +382,10 @@ def _calls(state: State) -> Mapping[str, tuple[Call, ...]]:
     )
     plans = state.function_plans or {"main": state.plan}
     return {name: call_table(ordered, name, regions, plan) for name, plan in plans.items()}
+
+
+def _host_target(config: BuildConfig) -> Mapping[str, Any] | None:
+    return None if config.os is None else device_os(config.os).host_target
 
 
 PHASES = (

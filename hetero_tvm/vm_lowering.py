@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tvm.ir import GlobalVar
 from tvm.relax import transform
 from tvm.support import cc
 
+from hetero_tvm.cross_compiler import CrossCompiler, run_compiler
 from hetero_tvm.errors import EnvironmentProblem
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.ordering import CheckOrder
@@ -88,12 +87,21 @@ def _anchor() -> tirx.PrimFunc:
     )
 
 
-def export(executable: relax.VMExecutable, path: Path) -> None:
-    """Link everything into the shared library `path`.
+def export(executable: relax.VMExecutable, path: Path, cross: CrossCompiler | None = None) -> None:
+    """Link everything into the shared library `path`; `cross` links for another machine.
 
     Raises:
         EnvironmentProblem: no C++ compiler to link with.
     """
+    if cross is not None:
+        executable.export_library(
+            str(path),
+            fcompile=lambda out, files, **_: cross.run(
+                [*cross.c, "-shared", "-fPIC", "-o", out, *files, *cross.link],
+                what=f"linking for {cross.target.name}",
+            ),
+        )
+        return
     compiler = cc.get_cc()
     if compiler is None or shutil.which(compiler) is None:
         raise EnvironmentProblem(
@@ -106,20 +114,6 @@ def export(executable: relax.VMExecutable, path: Path) -> None:
 
 
 def _link(compiler: str, output: str, files: Sequence[str]) -> None:
-    """Link `files` into a shared library; whatever ends this ends the linker too.
-
-    The compiler driver starts the linker as a child of its own, which would go on writing when
-    only the driver is stopped: so both are one group, and the group is killed.
-    """
+    """Link `files` into a shared library."""
     command = [compiler, "-shared", "-fPIC", "-o", output, *files]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    ) as process:
-        try:
-            said, _ = process.communicate()
-        except BaseException:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-    if process.returncode != 0:
-        last = (said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        raise EnvironmentProblem(f"linking with {compiler} failed: {last[:300]}")
+    run_compiler(command, what=f"linking with {compiler}")

@@ -9,32 +9,20 @@
 
 #include <tvm/ffi/extra/module.h>
 
-#include <cstdint>
 #include <string>
-#include <vector>
+
+#include "../src/c_api/manifest.h"
 
 namespace hetero_tvm::device {
 
-struct Border {
-  std::string name;
-  std::string dtype;
-  std::vector<int64_t> shape;
-  std::vector<int64_t> axes;  // of an output: how its memory is permuted; empty: not
-};
-
-struct Artefact {
-  std::string path;
-  std::string function;
-  std::vector<Border> inputs;
-  std::vector<Border> outputs;
-};
+using Border = runtime::BorderTensor;
 
 /*!
- * \brief Read and check every byte of the artefact at `path`.
+ * \brief Read and check every byte of the artefact at `path`; what runs in it.
  *
- * Throws ValueError where it is none, is damaged, or is of another format.
+ * Throws ValueError where it is none, is damaged, is of another format or for another machine.
  */
-Artefact ReadArtefact(const std::string& path);
+runtime::Program ReadArtefact(const std::string& path);
 
 /*! \brief Load the code of the checked artefact at `path`, its kernels and NPU sessions made. */
 tvm::ffi::Module LoadChecked(const std::string& path);

@@ -39,7 +39,7 @@ const Kind& Find(const std::string& dtype) {
 /*! \brief The header's dictionary as numpy writes it. */
 std::string Dictionary(const Border& tensor) {
   std::ostringstream text;
-  text << "{'descr': '" << Find(tensor.dtype).descr << "', 'fortran_order': False, 'shape': (";
+  text << "{'descr': '" << Find(tensor.dtype_name).descr << "', 'fortran_order': False, 'shape': (";
   for (size_t i = 0; i < tensor.shape.size(); ++i) {
     text << tensor.shape[i] << (i + 1 < tensor.shape.size() ? ", " : "");
   }
@@ -66,8 +66,7 @@ std::string ReadNpy(const std::string& path, const Border& tensor) {
     TVM_FFI_THROW(ValueError) << path << ": holds " << header << ", input " << tensor.name
                               << " takes " << Dictionary(tensor);
   }
-  size_t bytes = ElementBytes(tensor.dtype);
-  for (const int64_t size : tensor.shape) bytes *= static_cast<size_t>(size);
+  const size_t bytes = tensor.bytes;
   std::string data(bytes, '\0');
   file.read(data.data(), static_cast<std::streamsize>(bytes));
   if (static_cast<size_t>(file.gcount()) != bytes || file.peek() != EOF) {

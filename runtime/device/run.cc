@@ -16,6 +16,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../src/imported.h"
 #include "artefact.h"
 #include "npy.h"
 
@@ -23,19 +24,21 @@ namespace hetero_tvm::device {
 namespace {
 
 namespace ffi = tvm::ffi;
+using runtime::FunctionOf;
+using runtime::Imported;
+using runtime::Program;
 
 constexpr DLDevice kOpenCl{kDLOpenCL, 0};
 constexpr DLDevice kHost{kDLCPU, 0};
 constexpr int kPooled = 2;  // TVM's number of its pooled allocator
 
 ffi::Tensor Allocate(const std::vector<int64_t>& shape, DLDataType dtype, DLDevice device) {
-  static const ffi::Function allocate =
-      ffi::Function::GetGlobalRequired("runtime.TVMTensorAllocWithScope");
+  static const ffi::Function allocate = Imported("runtime.TVMTensorAllocWithScope");
   return allocate(ffi::Shape(shape), dtype, device, nullptr).cast<ffi::Tensor>();
 }
 
 void Copy(const ffi::Tensor& from, const ffi::Tensor& to) {
-  static const ffi::Function copy = ffi::Function::GetGlobalRequired("runtime.TVMTensorCopyFromTo");
+  static const ffi::Function copy = Imported("runtime.TVMTensorCopyFromTo");
   copy(from, to);
 }
 
@@ -44,7 +47,7 @@ double MillisecondsSince(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
-std::vector<ffi::Tensor> Inputs(const RunOptions& options, const Artefact& artefact) {
+std::vector<ffi::Tensor> Inputs(const RunOptions& options, const Program& artefact) {
   if (options.inputs.size() != artefact.inputs.size()) {
     TVM_FFI_THROW(ValueError) << options.inputs.size() << " inputs given, the model takes "
                               << artefact.inputs.size();
@@ -53,10 +56,9 @@ std::vector<ffi::Tensor> Inputs(const RunOptions& options, const Artefact& artef
   for (size_t i = 0; i < artefact.inputs.size(); ++i) {
     const Border& input = artefact.inputs[i];
     const std::string bytes = ReadNpy(options.inputs[i], input);
-    const DLDataType dtype = ffi::StringToDLDataType(input.dtype);
-    const ffi::Tensor host = Allocate(input.shape, dtype, kHost);
+    const ffi::Tensor host = Allocate(input.shape, input.dtype, kHost);
     std::memcpy(host.data_ptr(), bytes.data(), bytes.size());
-    tensors.push_back(Allocate(input.shape, dtype, kOpenCl));
+    tensors.push_back(Allocate(input.shape, input.dtype, kOpenCl));
     Copy(host, tensors.back());
   }
   return tensors;
@@ -67,7 +69,7 @@ std::string Fetch(const ffi::Tensor& found, const Border& output) {
   std::vector<int64_t> lies(found.shape().begin(), found.shape().end());
   const ffi::Tensor host = Allocate(lies, found.dtype(), kHost);
   Copy(found, host);
-  const size_t element = ElementBytes(output.dtype);
+  const size_t element = ElementBytes(output.dtype_name);
   size_t count = 1;
   for (const int64_t size : output.shape) count *= static_cast<size_t>(size);
   const auto* data = static_cast<const char*>(host.data_ptr());
@@ -105,16 +107,15 @@ std::vector<ffi::Tensor> Outputs(const ffi::Any& result) {
 
 void Run(const RunOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const Artefact artefact = ReadArtefact(options.artefact);
+  const Program artefact = ReadArtefact(options.artefact);
   const ffi::Module module = LoadChecked(options.artefact);
-  const auto machine = (*module->GetFunction("vm_load_executable", true))().cast<ffi::Module>();
-  (*machine->GetFunction("vm_initialization", true))(static_cast<int>(kOpenCl.device_type), 0,
-                                                     kPooled, static_cast<int>(kHost.device_type),
-                                                     0, kPooled);
-  const ffi::Function function = *machine->GetFunction(artefact.function, true);
+  const auto machine = FunctionOf(module, "vm_load_executable")().cast<ffi::Module>();
+  FunctionOf(machine, "vm_initialization")(static_cast<int>(kOpenCl.device_type), 0, kPooled,
+                                           static_cast<int>(kHost.device_type), 0, kPooled);
+  const ffi::Function function = FunctionOf(machine, artefact.function);
   const std::vector<ffi::Tensor> inputs = Inputs(options, artefact);
   std::vector<ffi::AnyView> arguments(inputs.begin(), inputs.end());
-  const ffi::Function sync = ffi::Function::GetGlobalRequired("hetero_tvm.sync");
+  const ffi::Function sync = Imported("hetero_tvm.sync");
   std::printf("load     %.2f s\n", MillisecondsSince(start) / 1e3);
 
   ffi::Any result;
@@ -137,7 +138,8 @@ void Run(const RunOptions& options) {
     std::string shape;
     for (const int64_t size : output.shape)
       shape += (shape.empty() ? "" : "x") + std::to_string(size);
-    std::printf("output   %s %s %s\n", output.name.c_str(), shape.c_str(), output.dtype.c_str());
+    std::printf("output   %s %s %s\n", output.name.c_str(), shape.c_str(),
+                output.dtype_name.c_str());
     if (options.save.empty()) continue;
     const std::string file = options.save + "/output_" + std::to_string(i) + ".npy";
     WriteNpy(file, output, Fetch(outputs[i], output));

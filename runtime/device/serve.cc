@@ -10,7 +10,6 @@
 #include <tvm/ffi/error.h>
 #include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/function.h>
-#include <tvm/ffi/reflection/registry.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -18,21 +17,23 @@
 #include <cstdint>
 #include <string>
 
+#include "../src/imported.h"
 #include "artefact.h"
 
 namespace hetero_tvm::device {
 namespace {
 
 namespace ffi = tvm::ffi;
+using runtime::FunctionOf;
+using runtime::Imported;
+using runtime::Shielded;
 
-ffi::String JsonOf(const char* function) {
-  return ffi::json::Stringify(ffi::Function::GetGlobalRequired(function)());
-}
+ffi::String JsonOf(const char* function) { return ffi::json::Stringify(Imported(function)()); }
 
 /*! \brief Milliseconds of each of `runs` calls of `function`, whose inputs are set, as JSON. */
 ffi::String Measure(const ffi::Module& machine, const ffi::String& function, int64_t runs) {
-  const ffi::Function invoke = *machine->GetFunction("invoke_stateful", true);
-  const ffi::Function sync = ffi::Function::GetGlobalRequired("hetero_tvm.sync");
+  const ffi::Function invoke = FunctionOf(machine, "invoke_stateful");
+  const ffi::Function sync = Imported("hetero_tvm.sync");
   ffi::Array<ffi::Any> times;
   for (int64_t i = 0; i < runs; ++i) {
     const auto begin = std::chrono::steady_clock::now();
@@ -45,12 +46,12 @@ ffi::String Measure(const ffi::Module& machine, const ffi::String& function, int
 }
 
 void Register() {
-  ffi::reflection::GlobalDef()
-      .def("tvm.rpc.server.load_module",
-           [](const ffi::String& path) { return LoadChecked(std::string(path)); })
-      .def("hetero_tvm.measure", Measure)
-      .def("hetero_tvm.counters_json", [] { return JsonOf("hetero_tvm.counters_read"); })
-      .def("hetero_tvm.opencl_devices_json", [] { return JsonOf("hetero_tvm.opencl_devices"); });
+  runtime::GlobalNames()
+      .Typed("tvm.rpc.server.load_module",
+             [](const ffi::String& path) { return LoadChecked(std::string(path)); })
+      .Typed("hetero_tvm.measure", Measure)
+      .Typed("hetero_tvm.counters_json", [] { return JsonOf("hetero_tvm.counters_read"); })
+      .Typed("hetero_tvm.opencl_devices_json", [] { return JsonOf("hetero_tvm.opencl_devices"); });
 }
 
 }  // namespace
@@ -79,7 +80,7 @@ void Serve() {
     bytes.resize(got > 0 ? static_cast<size_t>(got) : 0);
     return ffi::Bytes(std::move(bytes));
   });
-  ffi::Function::GetGlobalRequired("rpc.ServerLoop")(send, receive);
+  Imported("rpc.ServerLoop")(Shielded(send), Shielded(receive));
 }
 
 }  // namespace hetero_tvm::device

@@ -29,9 +29,9 @@ constexpr std::array kSettings = {
     Setting{"sync.poll_cpu", "HETERO_POLL_CPU"},              // 0 or 1
     Setting{"trusted.keys", "HETERO_TRUSTED_KEYS"},           // file; else nothing has to be signed
     Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
-    Setting{"ort.library", nullptr},
-    Setting{"qnn.library", nullptr},  // the execution provider's plug-in
-    Setting{"qnn.backend", nullptr},  // libQnnHtp.so
+    Setting{"ort.library", "HETERO_ORT_LIB"},
+    Setting{"qnn.library", "HETERO_QNN_LIB"},      // the execution provider's plug-in
+    Setting{"qnn.backend", "HETERO_QNN_BACKEND"},  // libQnnHtp.so
 };
 
 const Setting& Find(const std::string& key) {

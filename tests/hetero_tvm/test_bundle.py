@@ -24,6 +24,7 @@ MANIFEST = Manifest(
     htp_arch=None,
     soc_ids=(557,),
     npu_provider="cpu",
+    os="linux",
     host="x86_64",
     dtype="float32",
     model_name="tiny.onnx",

@@ -32,7 +32,7 @@ def test_result_and_manifest_agree(tmp_path):
 def test_a_failed_link_leaves_the_old_artefact(tmp_path, monkeypatch):
     (tmp_path / "m.so").write_bytes(b"what was there")
 
-    def fail(executable, path):
+    def fail(executable, path, _cross):
         path.write_bytes(b"half")
         raise RuntimeError("the linker stopped")
 
@@ -72,7 +72,7 @@ def test_bad_input(tmp_path, changes, message):
 
 
 def test_a_full_disk_is_the_environment(tmp_path, monkeypatch):
-    def fail(executable, path):
+    def fail(executable, path, _cross):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(vm_lowering, "export", fail)
@@ -120,3 +120,36 @@ def test_a_build_follows_the_measured_host(profiled, tmp_path):
     result = compiler.build(config(tmp_path, output=None))
     assert profiled
     assert result.plan.macs["gpu"] == 0  # far too slow
+
+
+@pytest.mark.parametrize(
+    ("name", "magic"),
+    [
+        pytest.param("linux-aarch64", b"\x7fELF", id="linux"),
+        # zig builds Windows' libraries first: two minutes where it has not yet.
+        pytest.param("windows-arm64", b"MZ", id="windows", marks=pytest.mark.nightly),
+    ],
+)
+def test_host_code_for_another_machine(tmp_path, name, magic):
+    pytest.importorskip("ziglang")
+    artefact = tmp_path / "mlp.so"
+    model = tiny.mlp(tmp_path / "mlp.onnx")
+    compiler.build(BuildConfig(model=model, target="host", output=artefact, os=name))
+    code = artefact.read_bytes()
+    assert code.startswith(magic)
+    # Where ELF and PE say what machine they are for.
+    at = 18 if magic == b"\x7fELF" else int.from_bytes(code[60:64], "little") + 4
+    assert int.from_bytes(code[at : at + 2], "little") in (0xB7, 0xAA64)
+    manifest = bundle.read_manifest(artefact)
+    assert (f"{manifest.os}", manifest.host) == (name.split("-")[0], "aarch64")
+    assert "measured_us" not in manifest.plan or not manifest.plan["measured_us"]
+
+
+def test_measuring_for_another_machine_is_refused(tmp_path):
+    model = tiny.mlp(tmp_path / "mlp.onnx")
+    config = BuildConfig(
+        model=model, target="host", output=tmp_path / "m.so", os="linux-aarch64", measure=True
+    )
+    pytest.importorskip("ziglang")
+    with pytest.raises(BadInput, match="use it without --os"):
+        compiler.build(config)

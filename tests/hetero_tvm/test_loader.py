@@ -86,8 +86,10 @@ def test_strided_input_is_taken_right(artefact):
 
 
 def test_other_host_is_refused(rewritten):
-    with pytest.raises(BadInput, match=r"built for vax host code, this machine is .*; rebuild it"):
+    with pytest.raises(BadInput, match=r"host code is for linux on vax, this machine is .*--os"):
         hetero_tvm.load(rewritten(host="vax"))
+    with pytest.raises(BadInput, match=r"host code is for windows on x86_64, this machine is"):
+        hetero_tvm.load(rewritten(os="windows", host="x86_64"))
 
 
 def test_other_tvm_is_refused(rewritten):

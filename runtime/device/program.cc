@@ -1,5 +1,5 @@
 /*!
- * \file device/main.cc
+ * \file device/program.cc
  * \brief The program that a deployment leaves on a device; it needs no Python there.
  *
  *   hetero_device [OPTION]… serve
@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "../src/imported.h"
 #include "run.h"
 #include "serve.h"
 
@@ -29,6 +30,7 @@ namespace {
 
 namespace ffi = tvm::ffi;
 namespace device = hetero_tvm::device;
+namespace runtime = hetero_tvm::runtime;
 
 constexpr int kBadInput = 2;
 constexpr int kEnvironment = 3;
@@ -45,8 +47,7 @@ std::string Value(const std::vector<std::string>& words, size_t* at) {
 void Set(const std::string& pair) {
   const size_t equals = pair.find('=');
   if (equals == std::string::npos) Refuse("--set " + pair + ": write KEY=VALUE");
-  ffi::Function::GetGlobalRequired("hetero_tvm.setting_set")(pair.substr(0, equals),
-                                                             pair.substr(equals + 1));
+  runtime::Imported("hetero_tvm.setting_set")(pair.substr(0, equals), pair.substr(equals + 1));
 }
 
 void Load(const std::string& library) {
@@ -88,7 +89,7 @@ void Main(const std::vector<std::string>& words) {
     } else if (words[at] == "run") {
       return device::Run(ReadRun(words, at + 1));
     } else if (words[at] == "devices") {
-      const auto devices = ffi::Function::GetGlobalRequired("hetero_tvm.opencl_devices")();
+      const auto devices = runtime::Imported("hetero_tvm.opencl_devices")();
       std::printf("%s\n", ffi::json::Stringify(devices).c_str());
       return;
     } else {
@@ -105,7 +106,9 @@ int CodeOf(const std::string& kind) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
+/*! \brief What main.c calls. */
+extern "C" __attribute__((visibility("default"))) int hetero_device_main(int count,
+                                                                         char** arguments) {
   try {
     Main({arguments + 1, arguments + count});
     return 0;

@@ -1,0 +1,217 @@
+/*!
+ * \file c_api/manifest.cc
+ * \brief Reading and checking of an artefact's description.
+ */
+#include "manifest.h"
+
+#include <sys/utsname.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/extra/json.h>
+
+#include <algorithm>
+#include <cstring>
+#include <fstream>
+#include <utility>
+
+#include "../check.h"
+#include "../imported.h"
+#include "sha256.h"
+
+namespace hetero_tvm::runtime {
+namespace {
+
+namespace ffi = tvm::ffi;
+namespace json = tvm::ffi::json;
+
+constexpr int64_t kFormatVersion = 5;
+constexpr std::string_view kMagic = "HETROTVM";
+constexpr std::string_view kSignatureMagic = "HETROSIG";
+constexpr uint64_t kSignatureBlockBytes = 64 + 32 + 8;  // signature, public key, magic
+constexpr uint64_t kDigestBytes = 32;
+constexpr uint64_t kFooterBytes = kDigestBytes + 8 + 8;  // digest, length, magic
+constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
+constexpr const char* kSocFile = "/sys/devices/soc0/soc_id";  // of Qualcomm's kernels
+#ifdef __ANDROID__
+constexpr const char* kSystem = "android";
+#else
+constexpr const char* kSystem = "linux";
+#endif
+
+/*! \brief Reads members of one object; throws ValueError naming the missing one. */
+class Reader {
+ public:
+  explicit Reader(json::Object object) : object_(std::move(object)) {}
+
+  template <typename T>
+  T Get(const char* key) const {
+    const auto found = object_.find(ffi::String(key));
+    std::optional<T> value;
+    if (found != object_.end()) value = (*found).second.template try_cast<T>();
+    HETERO_CHECK(value.has_value(), ValueError) << "no '" << key << "' in its description";
+    return *std::move(value);
+  }
+  std::string Text(const char* key) const { return std::string(Get<ffi::String>(key)); }
+
+ private:
+  json::Object object_;
+};
+
+std::vector<int64_t> Numbers(const json::Array& array) {
+  std::vector<int64_t> numbers;
+  for (const json::Value& value : array) numbers.push_back(value.cast<int64_t>());
+  return numbers;
+}
+
+BorderTensor ReadTensor(const json::Value& value) {
+  const Reader reader(value.cast<json::Object>());
+  BorderTensor tensor;
+  tensor.name = reader.Text("name");
+  tensor.dtype_name = reader.Text("dtype");
+  tensor.dtype = ffi::StringToDLDataType(tensor.dtype_name);
+  tensor.shape = Numbers(reader.Get<json::Array>("shape"));
+  size_t elements = 1;
+  for (const int64_t size : tensor.shape) elements *= static_cast<size_t>(size);
+  tensor.bytes = ffi::GetDataSize(elements, tensor.dtype);
+  return tensor;
+}
+
+Program ReadProgram(const json::Object& object, int64_t length, std::string function) {
+  const Reader reader(object);
+  Program program{length, std::move(function), {}, {}};
+  for (const json::Value& input : reader.Get<json::Array>("inputs")) {
+    program.inputs.push_back(ReadTensor(input));
+  }
+  const auto axes = reader.Get<json::Array>("output_axes");
+  size_t index = 0;
+  for (const json::Value& output : reader.Get<json::Array>("outputs")) {
+    program.outputs.push_back(ReadTensor(output));
+    const json::Value order = axes[static_cast<int64_t>(index++)];
+    if (order != nullptr) program.outputs.back().axes = Numbers(order.cast<json::Array>());
+  }
+  return program;
+}
+
+/*! \brief The signature at the end of a file of `size` bytes; empty where there is none. */
+std::string SignatureAt(std::ifstream& file, uint64_t size) {
+  if (size < kSignatureBlockBytes) return "";
+  std::string block(kSignatureBlockBytes, '\0');
+  file.seekg(static_cast<std::streamoff>(size - kSignatureBlockBytes));
+  file.read(block.data(), static_cast<std::streamsize>(block.size()));
+  return block.compare(block.size() - kSignatureMagic.size(), block.npos, kSignatureMagic) == 0
+             ? block
+             : "";
+}
+
+/*! \brief A description, and what a signature is of. */
+struct Checked {
+  json::Object description;
+  std::string footer;
+  std::string signature;  // empty: none
+};
+
+/*! \brief The manifest's text, once every byte of the file agrees with its checksums. */
+Checked ReadChecked(std::ifstream& file, uint64_t size) {
+  std::string signature = SignatureAt(file, size);
+  size -= signature.size();
+  HETERO_CHECK(size > kFooterBytes, ValueError) << "not an artefact of hetero_tvm, or cut short";
+  std::string footer(kFooterBytes, '\0');
+  file.seekg(static_cast<std::streamoff>(size - kFooterBytes));
+  file.read(footer.data(), static_cast<std::streamsize>(footer.size()));
+  HETERO_CHECK(footer.compare(kDigestBytes + 8, kMagic.size(), kMagic) == 0, ValueError)
+      << "not an artefact of hetero_tvm, or cut short";
+  uint64_t length = 0;
+  std::memcpy(&length, footer.data() + kDigestBytes, sizeof(length));
+  HETERO_CHECK(length <= kMaxManifestBytes && length <= size - kFooterBytes, ValueError)
+      << "damaged (description of " << length << " bytes)";
+  const uint64_t library_bytes = size - kFooterBytes - length;
+  std::string text(length, '\0');
+  file.seekg(static_cast<std::streamoff>(library_bytes));
+  file.read(text.data(), static_cast<std::streamsize>(length));
+  std::string expected;
+  for (size_t i = 0; i < kDigestBytes; ++i) {
+    static constexpr char kDigits[] = "0123456789abcdef";
+    const auto byte = static_cast<uint8_t>(footer[i]);
+    expected += {kDigits[byte >> 4], kDigits[byte & 15]};
+  }
+  Sha256 digest;
+  digest.Add(text.data(), text.size());
+  HETERO_CHECK(digest.Finish() == expected, ValueError)
+      << "damaged (its description does not match its checksum)";
+  ffi::String why;
+  const json::Value parsed = json::Parse(text, &why);
+  const auto object = parsed.try_cast<json::Object>();
+  HETERO_CHECK(why.empty() && object.has_value(), ValueError) << "its description is no JSON";
+  const Reader reader(*object);
+  HETERO_CHECK(reader.Get<int64_t>("format_version") == kFormatVersion, ValueError)
+      << "format version " << reader.Get<int64_t>("format_version") << ", this library reads "
+      << kFormatVersion;
+  for (const char* key : {"weights", "llm"}) {
+    const auto held = object->find(ffi::String(key));
+    HETERO_CHECK(held == object->end() || (*held).second == nullptr, ValueError)
+        << "has " << key
+        << " of its own, as a language model, which only hetero_tvm in Python runs";
+  }
+  Sha256 code;
+  std::vector<char> chunk(size_t{1} << 20);
+  file.seekg(0);
+  for (uint64_t left = library_bytes; left > 0;) {
+    const auto wanted = static_cast<std::streamsize>(std::min<uint64_t>(left, chunk.size()));
+    file.read(chunk.data(), wanted);
+    HETERO_CHECK(file.gcount() == wanted, ValueError) << "cannot be read to its end";
+    code.Add(chunk.data(), static_cast<size_t>(wanted));
+    left -= static_cast<uint64_t>(wanted);
+  }
+  HETERO_CHECK(code.Finish() == reader.Text("library_sha256"), ValueError)
+      << "damaged (the code does not match its checksum)";
+  return {*object, std::move(footer), std::move(signature)};
+}
+
+void CheckMachine(const Reader& manifest) {
+  utsname here{};
+  uname(&here);
+  const std::string system = manifest.Text("os");
+  const std::string machine = manifest.Text("host");
+  HETERO_CHECK(system == kSystem && machine == here.machine, ValueError)
+      << "its host code is for " << system << " on " << machine << ", this machine is " << kSystem
+      << " on " << here.machine;
+  std::ifstream soc_file(kSocFile);
+  int64_t soc = 0;
+  if (!(soc_file >> soc)) return;  // no Qualcomm kernel
+  const std::vector<int64_t> socs = Numbers(manifest.Get<json::Array>("soc_ids"));
+  HETERO_CHECK(socs.empty() || std::find(socs.begin(), socs.end(), soc) != socs.end(), ValueError)
+      << "its NPU part is compiled for " << manifest.Text("soc") << ", this device is SoC " << soc
+      << " (by " << kSocFile << ")";
+}
+
+}  // namespace
+
+Manifest Manifest::Read(const std::string& path) {
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  HETERO_CHECK(file.is_open(), ValueError) << path << ": cannot be opened";
+  Manifest manifest;
+  std::string footer;
+  std::string signature;
+  try {
+    const Checked checked = ReadChecked(file, static_cast<uint64_t>(file.tellg()));
+    footer = checked.footer;
+    signature = checked.signature;
+    const json::Object& object = checked.description;
+    const Reader reader(object);
+    CheckMachine(reader);
+    for (const json::Value& variant : reader.Get<json::Array>("variants")) {
+      const auto one = variant.cast<json::Object>();
+      const Reader of_one(one);
+      manifest.programs.push_back(
+          ReadProgram(one, of_one.Get<int64_t>("length"), of_one.Text("function")));
+    }
+    if (manifest.programs.empty()) manifest.programs.push_back(ReadProgram(object, 0, "main"));
+  } catch (const ffi::Error& error) {
+    TVM_FFI_THROW(ValueError) << path << ": " << error.message()
+                              << "; build it again, for this machine";
+  }
+  // Last, because a signature is of the hashes: they hold here.
+  Imported("hetero_tvm.signature_check")(path, ffi::Bytes(footer), ffi::Bytes(signature));
+  return manifest;
+}
+
+}  // namespace hetero_tvm::runtime
