@@ -127,7 +127,7 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
     with tempfile.TemporaryDirectory(prefix="hetero-deploy-") as folder:
         libraries = [
             (library, StoredFile.of(library.path, library.name))
-            for library in libraries_for(manifest)
+            for library in libraries_for(manifest, wish.cache_dir)
         ]
         artefact = StoredFile.of(wish.artefact)
         tests = part_tests(manifest, wish.cache_dir)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
-import platform
+import logging
 from pathlib import Path
 
-from hetero_tvm import runtime
+from hetero_tvm import cross_runtime, runtime
 from hetero_tvm.bundle import Manifest
+from hetero_tvm.device_os import OSES, DeviceOs, os_of, this_os
+from hetero_tvm.device_wheels import wheel_files
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 
-PROGRAM = "hetero_device"
+logger = logging.getLogger(__name__)
+
+PROGRAM = cross_runtime.PROGRAM
+_EXTRA = "tvm/lib/libtvm_runtime_extra.so"  # what generated host code calls for sorts
+_QNN = "onnxruntime_qnn/lib{}.so"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,25 +33,65 @@ class Library:
     load: bool = False
 
 
-def libraries_for(manifest: Manifest) -> list[Library]:
+def libraries_for(manifest: Manifest, cache_dir: Path) -> list[Library]:
     """Program and libraries that run the artefact on its device, the program first.
 
+    For this kind of machine they are the installed ones; for another one ours are cross-built and
+    the others come out of pip's wheels for it, both kept in `cache_dir`.
+
     Raises:
-        BadInput: its host code is for a machine that this one has no libraries for.
-        EnvironmentProblem: one of them is not installed.
+        BadInput: its host code is for a machine that there are no libraries for.
+        EnvironmentProblem: one of them is not installed, cannot be fetched or built.
     """
-    if manifest.host != platform.machine():
+    here = this_os()
+    if (manifest.os, manifest.host) == (here.system, here.machine):
+        return _installed(manifest)
+    target = os_of(manifest.os, manifest.host)
+    if target is None:
         raise BadInput(
-            f"its host code is for {manifest.host}, and this machine has libraries for "
-            f"{platform.machine()}; deploy from such a machine"
+            f"its host code is for {manifest.os} on {manifest.host}, and there are libraries for "
+            f"{', '.join(OSES)}; deploy from such a machine"
         )
+    return _fetched(manifest, target, cache_dir)
+
+
+def _fetched(manifest: Manifest, target: DeviceOs, cache_dir: Path) -> list[Library]:
+    """As `_installed`, for another machine; in the versions that the artefact was built with."""
+
+    def out_of(package: str, *patterns: str) -> list[Path]:
+        version = manifest.versions.get(package)
+        if version is None:
+            raise BadInput(f"it was built without {package}, which its NPU part needs; rebuild it")
+        return wheel_files(target, package, version, patterns, cache_dir=cache_dir)
+
+    note = logger.info
+    found = [
+        _library(cross_runtime.program(target, cache_dir, note)),
+        _library(cross_runtime.runtime_library(target, cache_dir, note)),
+        *map(_library, cross_runtime.tvm_libraries(target, cache_dir)),
+        _library(out_of("apache-tvm", _EXTRA)[0], load=True),
+    ]
+    if manifest.npu_regions:
+        (ort,) = out_of("onnxruntime", "onnxruntime/capi/libonnxruntime.so.*")
+        found.append(_library(ort, "ort.library"))
+        if manifest.npu_provider == "qnn":
+            arch = manifest.htp_arch
+            names = ["QnnSystem", "QnnHtpPrepare", f"QnnHtpV{arch}Stub", f"QnnHtpV{arch}Skel"]
+            (plugin,) = out_of("onnxruntime-qnn", _QNN.format("onnxruntime_providers_qnn"))
+            (backend,) = out_of("onnxruntime-qnn", _QNN.format("QnnHtp"))
+            found += [_library(plugin, "qnn.library"), _library(backend, "qnn.backend")]
+            parts = [path for n in names for path in out_of("onnxruntime-qnn", _QNN.format(n))]
+            found += map(_library, parts)
+    return found
+
+
+def _installed(manifest: Manifest) -> list[Library]:
     found = [
         _library(runtime.LIBRARY.with_name(PROGRAM)),
         _library(runtime.LIBRARY),
-        _library(_package("tvm") / "lib" / "libtvm_runtime.so"),
-        _library(_package("tvm_ffi") / "lib" / "libtvm_ffi.so"),
-        # What generated host code calls for sorts.
-        _library(_package("tvm") / "lib" / "libtvm_runtime_extra.so", load=True),
+        _library(runtime.package_folder("tvm") / "lib" / "libtvm_runtime.so"),
+        _library(runtime.package_folder("tvm_ffi") / "lib" / "libtvm_ffi.so"),
+        _library(runtime.package_folder("tvm").parent / _EXTRA, load=True),
     ]
     if manifest.npu_regions:
         runtime.require(ort=True, qnn=manifest.npu_provider == "qnn")
@@ -75,10 +120,3 @@ def _library(path: Path, setting: str | None = None, *, load: bool = False) -> L
     if not path.is_file():
         raise EnvironmentProblem(f"{path} is missing; install this package again: pip install .")
     return Library(path=path.resolve(), name=path.name, setting=setting, load=load)
-
-
-def _package(name: str) -> Path:
-    spec = importlib.util.find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise EnvironmentProblem(f"{name} is not installed; pip install hetero-tvm")
-    return Path(spec.submodule_search_locations[0])

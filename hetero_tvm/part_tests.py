@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from hetero_tvm import bundle, compiler, reference
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.device_os import os_of, this_os
 from hetero_tvm.errors import HeteroError
 from hetero_tvm.progress import Progress
 from target_specs.loader import list_specs
@@ -52,11 +53,14 @@ def _part_test(part: str, artefact: Manifest, cache_dir: Path) -> PartTest:
     key = [
         part,
         artefact.target,
+        artefact.os,
         artefact.host,
         artefact.format_version,
         *artefact.versions.items(),
     ]
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+    target_os = os_of(artefact.os, artefact.host) or this_os()
+    here = target_os == this_os()
     folder = cache_dir / "part_tests"
     path = folder / f"{part}-{digest}.so"
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +75,7 @@ def _part_test(part: str, artefact: Manifest, cache_dir: Path) -> PartTest:
                 model=model,
                 target=artefact.target,
                 output=path,
+                os=None if here else target_os.name,
                 devices="npu" if part == "npu" else "gpu",
                 cache_dir=cache_dir,
             ),

@@ -112,11 +112,25 @@ def _distribution_file(distribution: str, name: str) -> Path | None:
 
 def _package_file(package: str, pattern: str) -> Path | None:
     """Return a file inside an installed package, without importing it."""
+    folder = _package_folder(package)
+    return next(iter(sorted(folder.glob(pattern))), None) if folder else None
+
+
+def _package_folder(package: str) -> Path | None:
     spec = importlib.util.find_spec(package)
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        for path in sorted(Path(folder).glob(pattern)):
-            return path
-    return None
+    folders = (spec.submodule_search_locations or []) if spec else []
+    return next((Path(folder) for folder in folders), None)
+
+
+def package_folder(package: str) -> Path:
+    """Return the folder of an installed package, without importing it.
+
+    Raises EnvironmentProblem when it is not installed.
+    """
+    folder = _package_folder(package)
+    if folder is None:
+        raise errors.EnvironmentProblem(f"Python package {package} is not installed")
+    return folder
 
 
 def package_version(distribution: str) -> str | None:

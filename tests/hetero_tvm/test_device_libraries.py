@@ -5,8 +5,11 @@ import dataclasses
 import pytest
 
 from hetero_tvm import bundle
+from hetero_tvm.config import default_cache_dir
 from hetero_tvm.device_libraries import PROGRAM, libraries_for
 from hetero_tvm.errors import BadInput
+
+CACHE = default_cache_dir()
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +18,7 @@ def manifest(deployed_here):
 
 
 def test_the_program_first_and_nothing_for_building(manifest):
-    found = libraries_for(manifest)
+    found = libraries_for(manifest, CACHE)
     assert found[0].name == PROGRAM
     assert all(library.path.is_file() for library in found)
     assert "libtvm_compiler.so" not in [library.name for library in found]
@@ -23,13 +26,13 @@ def test_the_program_first_and_nothing_for_building(manifest):
 
 
 def test_without_npu_no_onnx_runtime(manifest):
-    found = libraries_for(dataclasses.replace(manifest, npu_regions=0))
+    found = libraries_for(dataclasses.replace(manifest, npu_regions=0), CACHE)
     assert not [library for library in found if library.setting]
 
 
 def test_qualcomms_libraries_where_the_npu_is_theirs(manifest):
     pytest.importorskip("onnxruntime_qnn")
-    found = libraries_for(dataclasses.replace(manifest, npu_provider="qnn"))
+    found = libraries_for(dataclasses.replace(manifest, npu_provider="qnn"), CACHE)
     assert {library.setting for library in found if library.setting} == {
         "ort.library",
         "qnn.library",
@@ -39,5 +42,5 @@ def test_qualcomms_libraries_where_the_npu_is_theirs(manifest):
 
 
 def test_another_processor(manifest):
-    with pytest.raises(BadInput, match="its host code is for riscv64"):
-        libraries_for(dataclasses.replace(manifest, host="riscv64"))
+    with pytest.raises(BadInput, match="its host code is for linux on riscv64"):
+        libraries_for(dataclasses.replace(manifest, host="riscv64"), CACHE)

@@ -132,7 +132,7 @@ def test_nothing_is_compiled(config, monkeypatch):
     report = explain(dataclasses.replace(config, devices="npu"), Progress(quiet=True))
     assert report.plan.macs["npu"] > 0
     assert report.regions is None
-    assert report.plan.provenance == "modelled"
+    assert report.provenance == "modelled"
 
 
 def test_energy_without_power_figures_is_one_line(config):

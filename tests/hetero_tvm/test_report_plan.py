@@ -234,9 +234,7 @@ def test_one_row_per_length():
 
 
 def test_regions_name_proxy_scale_and_ratio():
-    split = dataclasses.replace(REPORT.plan, estimated=True)
-    report = dataclasses.replace(with_modes(split=split), regions=(REGION,))
-    text = plan_summary(report, verbose=False)
+    text = plan_summary(dataclasses.replace(REPORT, regions=(REGION,)), verbose=False)
     (row,) = [line for line in text.splitlines() if line.startswith("npu_region_0")]
     assert row.split() == "npu_region_0 2 20.0 µs 25.0 µs 20 … 30 1.25 3 7 0".split()
     assert "(vendor-estimated), for the proxy QCS9100 (v73): there is no table of v75" in text

@@ -74,7 +74,7 @@ def test_summary_has_shares_reasons_and_refusals():
     assert "a view: stays with its neighbours" in text
     assert "the NPU declines: no; the GPU declines: sorts" in text
     assert "npu: take: int64 tensors\n       /embeddings/Gather" in text
-    assert "predicted 2.50 ms a run (modelled); GPU only 4.00 ms, " in text
+    assert "predicted 2.50 ms a run (modelled, from the target's spec); GPU only 4.00 ms, " in text
     assert "layer level 2.55 ms, split 2.50 ms" in text
 
 
