@@ -150,7 +150,6 @@ class _Work:
     columns: int = 1
     fuses: bool = False
     reduces: bool = False
-    staged_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

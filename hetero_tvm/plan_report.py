@@ -61,6 +61,13 @@ class PlanReport:
         """The mode with the least predicted time; of those equal to 0.01 µs the simplest."""
         return min(MODES, key=lambda name: round(self.modes[name].predicted_us, 2))
 
+    @property
+    def provenance(self) -> str:
+        """What the totals rest on."""
+        if not self.regions or not any(region.counts for region in self.regions):
+            return MODELLED
+        return f"{MODELLED}, NPU regions vendor-estimated"
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, the `--json` of the verb."""
         return {
@@ -77,7 +84,7 @@ class PlanReport:
                 for key, (value, origin) in self.waiting.items()
             },
             "operators": [self._operator(op) for op in self.plan.ops],
-            "modes": {name: mode_dict(self.modes[name]) for name in MODES},
+            "modes": {name: mode_dict(self.modes[name], self.provenance) for name in MODES},
             "best": self.best,
             "npu_regions": (
                 None if self.regions is None else [region.to_dict() for region in self.regions]
@@ -118,7 +125,7 @@ class PlanReport:
         }
 
 
-def mode_dict(plan: Plan) -> dict[str, Any]:
+def mode_dict(plan: Plan, provenance: str = MODELLED) -> dict[str, Any]:
     """A plan's totals as plain data."""
     placed = [op.device for op in plan.ops]
     pairs: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
@@ -126,7 +133,7 @@ def mode_dict(plan: Plan) -> dict[str, Any]:
         pairs[wait.waiter, wait.on].append(wait.us)
     return {
         "predicted_us": plan.predicted_us,
-        "provenance": plan.provenance,
+        "provenance": provenance,
         "operators": {place: placed.count(place) for place in _PLACES},
         "busy_us": dict(plan.busy_us),
         "device_us": plan.device_us,

@@ -105,12 +105,15 @@ def plan_by_regions(
             f"instead of {best[wanted].plan.predicted_us / 1e3:.3f} ms"
         )
         best[wanted] = cut
-    final = {
-        mode: _followed(best[mode], plan) if mode in best else plan for mode, plan in plans.items()
-    }
+    final = {mode: best[mode].plan if mode in best else plan for mode, plan in plans.items()}
     us = {mode: plan.predicted_us for mode, plan in final.items()}
     return Rounds(
-        plans={m: dataclasses.replace(plan, alternatives_us=us) for m, plan in final.items()},
+        plans={
+            mode: dataclasses.replace(
+                _bounded(plan, plans[mode]) if mode in best else plan, alternatives_us=us
+            )
+            for mode, plan in final.items()
+        },
         regions={mode: one.regions for mode, one in best.items()},
         costs={mode: one.costs for mode, one in best.items()},
     )
@@ -192,16 +195,11 @@ def _places_to_cut(region: Region, plan: Plan) -> list[str]:
     return list(places)[:_MOST_CUTS]
 
 
-def _followed(one: _Priced, searched: Plan) -> Plan:
-    """The plan with what the last search says of how good plans can be at its prices.
+def _bounded(plan: Plan, searched: Plan) -> Plan:
+    """`plan` with what the last search says of how good plans can be at its prices.
 
     It is exact only where the search ended with this very plan at these very prices.
     """
-    plan = one.plan
+    bound = min(searched.bound_us, plan.predicted_us)
     same = plan.places == searched.places and abs(plan.predicted_us - searched.predicted_us) < 0.01
-    return dataclasses.replace(
-        plan,
-        bound_us=min(searched.bound_us, plan.predicted_us),
-        exact=searched.exact and same,
-        estimated=any(region.counts for region in one.regions),
-    )
+    return dataclasses.replace(plan, bound_us=bound, exact=searched.exact and same)

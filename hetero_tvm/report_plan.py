@@ -40,7 +40,7 @@ def lengths_table(reports: Mapping[int, PlanReport]) -> str:
             f"{length:>8}{times}{split.split_share:>12.1%}{_exactness(split):>18}"
             f"  {MODE_TITLES[report.best]}"
         )
-    kinds = dict.fromkeys(report.plan.provenance for report in reports.values())
+    kinds = dict.fromkeys(report.provenance for report in reports.values())
     lines.append(f"Times are {'; or '.join(kinds)}.")
     return "\n".join(lines)
 
@@ -212,15 +212,15 @@ def _modes(report: PlanReport) -> Iterator[str]:
 def _verdict(report: PlanReport) -> str:
     us = {name: report.modes[name].predicted_us for name in MODES}
     if report.objective != "latency":
-        return f"The plan is the one with the least {report.objective} ({report.plan.provenance})."
+        return f"The plan is the one with the least {report.objective} ({report.provenance})."
     single = min(("gpu", "npu"), key=us.__getitem__)
     best = report.best
     if best == single:
-        return f"Best: {MODE_TITLES[best]}; both together gain nothing ({report.plan.provenance})."
+        return f"Best: {MODE_TITLES[best]}; both together gain nothing ({report.provenance})."
     gain = f"{us[single] / us[best]:.2f} x as fast as {MODE_TITLES[single]}"
     if best == "split":
         gain += f", {us['layer'] / us['split']:.2f} x as fast as {MODE_TITLES['layer']}"
-    return f"Best: {MODE_TITLES[best]}, {gain} ({report.plan.provenance})."
+    return f"Best: {MODE_TITLES[best]}, {gain} ({report.provenance})."
 
 
 def _regions(regions: tuple[Region, ...]) -> Iterator[str]:

@@ -83,7 +83,7 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
     )
     lines += [
         "",
-        f"predicted {plan.predicted_us / 1e3:.2f} ms a run ({plan.provenance})"
+        f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)"
         + (f"; {against}" if against else ""),
     ]
     lines += _lengths(result)

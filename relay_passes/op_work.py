@@ -37,8 +37,6 @@ class Work:
     columns: int = 0  # of a matmul's right operand
     fuses: bool = False  # one element out per element in: runs inside its producer's kernel
     reduces: bool = False  # several steps per byte: softmax, norm, pool, depthwise convolution
-    staged_bytes: int = 0  # read and written by a GPU kernel of its own on the way: padded
-    # pictures, and what a transposed convolution adds up
 
 
 # Nothing moves: the result is the operand's memory under another shape.
@@ -107,7 +105,6 @@ def op_work(call: relax.Call) -> Work:
         columns=columns,
         fuses=name in _FUSED,
         reduces=reduces,
-        staged_bytes=_STAGED[name](call) if name in _STAGED else 0,
     )
 
 
@@ -217,34 +214,6 @@ def _cached_attention(call: relax.Call) -> Count:
     macs = batch * heads * length * key[2] * (depth + value[3])
     return "batched_matmul", macs, length, False
 
-
-def _padded_bytes(call: relax.Call) -> int:
-    """A picture read, and written with its border; nothing without a border."""
-    data, padding = call.args[0], [int(side) for side in call.attrs.padding]
-    shape = _shape(data)
-    if not any(padding) or len(shape) != 4:
-        return 0
-    down = padding[0] + padding[2] if len(padding) == 4 else 2 * padding[0]
-    across = padding[1] + padding[3] if len(padding) == 4 else 2 * padding[-1]
-    layout = str(call.attrs.data_layout)
-    height, width = shape[layout.index("H")], shape[layout.index("W")]
-    border = math.prod(shape) // (height * width) * ((height + down) * (width + across))
-    return (math.prod(shape) + border) * dtype_bytes(str(data.ty.dtype))
-
-
-def _scattered_bytes(call: relax.Call) -> int:
-    """Every input pixel times every position of the kernel, written and read again."""
-    data, weight = call.args[:2]
-    kernel = str(call.attrs.kernel_layout)
-    per_pixel = math.prod(_shape(weight)) // _shape(weight)[kernel.index("I")]
-    pixels = math.prod(_shape(data)) // _shape(weight)[kernel.index("I")]
-    return 2 * pixels * per_pixel * dtype_bytes(str(data.ty.dtype))
-
-
-_STAGED: dict[str, Callable[[relax.Call], int]] = {
-    "relax.nn.conv2d": _padded_bytes,
-    "relax.nn.conv2d_transpose": _scattered_bytes,
-}
 
 _MULTIPLIERS: dict[str, Callable[[relax.Call], Count]] = {
     ATTENTION: _cached_attention,

@@ -97,7 +97,6 @@ class Plan:
     """Device -> all that it does: operators, starts of regions, borders; all but waiting."""
     joules: float | None = None  # of GPU and NPU at work; None where their power is not known
     objective: str = "latency"  # what was minimised: "latency", "energy" or "edp", their product
-    estimated: bool = False  # NPU regions are priced by the vendor's estimates of them
     breaks: tuple[str, ...] = ()
     """Operators before which a region of the NPU is cut, since the whole outgrew the chip."""
 
@@ -105,11 +104,6 @@ class Plan:
     def device(self) -> dict[str, str]:
         """Operator name -> device, "gpu+npu" for both."""
         return {op.name: op.device for op in self.ops}
-
-    @property
-    def provenance(self) -> str:
-        """What the prediction is."""
-        return "modelled, NPU regions vendor-estimated" if self.estimated else "modelled"
 
     @property
     def places(self) -> tuple[object, ...]:

@@ -99,8 +99,6 @@ def shard_work(call: relax.Call, work: Work, sharding: Sharding, cut: Cut, devic
         "weight_bytes": round(weights),
         "output_bytes": output,
     }
-    if sharding.kind != "weight":  # else the whole picture is padded for either part
-        changes["staged_bytes"] = round(work.staged_bytes * share)
     if sharding.kind == "weight" or columns:
         if getattr(work, "columns", 0):
             changes["columns"] = max(1, round(work.columns * share))

@@ -5,9 +5,7 @@
 GPU. All bytes come from memory. A kernel costs one launch. An element-wise operator costs neither
 a launch nor its main operand's traffic, because it runs inside its producer's kernel (TVM's
 FuseOps): only its other operands are read. The first of a chain has no such producer when that
-producer runs elsewhere, or cannot take it: then it is asked about with `fuses` off, as a kernel of
-its own (`relay_passes.gpu_fusion`). A convolution whose picture is padded first, or whose products
-are added up after, has a second kernel for that (`staged_bytes`).
+producer runs elsewhere; the wait, which holds a launch, stands for that.
 
 NPU. Weights come from memory, activations stay on the chip; what crosses a region's border is
 paid apart. Rows are padded to the matrix unit's tile. A region is launched as one, so an operator
@@ -64,7 +62,6 @@ class _Product:
     kind: str = "matmul"
     fuses: bool = False
     reduces: bool = False
-    staged_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -230,10 +227,7 @@ class CostModel:
             share = gpu.float32_rate if work.element_bytes == 4 else 1.0
             compute = _us(2 * work.macs, share * _rate(gpu, work, both))
         gbps = gpu.reduction_gbps if work.reduces else gpu.vector_gbps
-        us = max(compute, _us(work.bytes, gbps * left)) + gpu.launch_us
-        if work.staged_bytes:
-            us += _us(work.staged_bytes, gpu.vector_gbps * left) + gpu.launch_us
-        return us
+        return max(compute, _us(work.bytes, gbps * left)) + gpu.launch_us
 
     def _npu_us(self, work: OpWork, both: bool) -> float:
         return self._npu_cost(work, both).us_with(self._memory_left(both))

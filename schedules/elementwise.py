@@ -25,8 +25,6 @@ _SHORT_AXIS = 16
 _COMPARISONS = (prim.LT, prim.LE, prim.GT, prim.GE, prim.EQ, prim.NE)
 # Elements of one work-item where a work-item is a core: a group costs some 12 ns to start.
 _STRETCH = 2048
-# Rows of a transposed operand that are read together: a cache line's worth.
-_SQUARE = 16
 
 
 class Elementwise(Rule):
@@ -76,8 +74,6 @@ class Elementwise(Rule):
         ):  # a pixel of few channels: index arithmetic once for all of them
             *loops, inner = loops
             sch.unroll(inner)
-        if self.serial and inner is not None:
-            loops = _in_squares(sch, block, loops)
         if self.serial:
             self._bind_serial(sch, loops, 1 if inner is None else extent(sch, inner))
         else:
@@ -103,39 +99,6 @@ class Elementwise(Rule):
         if not outer:
             outer = [sch.add_unit_loop(loops[0])]
         sch.bind(sch.fuse(*outer) if len(outer) > 1 else outer[0], "blockIdx.x")
-
-
-def _in_squares(sch: s_tir.Schedule, block: Any, loops: list[Any]) -> list[Any]:
-    """`loops`, whose last one counts vectors, with steps of a transposed axis inside of it.
-
-    Neighbouring rows of the result then use what lies side by side in an operand while it is in the
-    first-level cache. `loops` as they are where no operand is transposed.
-    """
-    axis = _transposed_axis(sch, block)
-    if axis is None or axis >= len(loops) - 1:
-        return loops
-    *_, strips = loops
-    outer, step = sch.split(loops[axis], [None, math.gcd(extent(sch, loops[axis]), _SQUARE)])
-    order = [*loops[:axis], outer, *loops[axis + 1 : -1], strips, step]
-    (lane,) = sch.get_loops(block)[len(loops) + 1 :]
-    sch.reorder(*order, lane)
-    return order
-
-
-def _transposed_axis(sch: s_tir.Schedule, block: Any) -> int | None:
-    """The axis of the result, not the last, along which an operand is contiguous."""
-    statement = sch.get(block)
-    place = [var.var for var in statement.iter_vars]
-    found: list[int] = []
-
-    def visit(load: ir.TensorLoad) -> None:
-        *leading, last = load.indices
-        axes = [n for n, var in enumerate(place[:-1]) if last.same_as(var)]
-        if axes and any(index.same_as(place[-1]) for index in leading):
-            found.extend(axes)
-
-    tvm_ffi.structural_walk(statement.body, (ir.TensorLoad, visit))
-    return found[0] if found else None
 
 
 def is_flat(sch: s_tir.Schedule, block: Any) -> bool:

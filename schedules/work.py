@@ -40,5 +40,3 @@ class OpWork(Shape, Protocol):
     def output_bytes(self) -> int: ...  # noqa: D102
     @property
     def fuses(self) -> bool: ...  # noqa: D102
-    @property
-    def staged_bytes(self) -> int: ...  # noqa: D102

@@ -13,7 +13,7 @@ library=build/tsan/libhetero_runtime.so
 "$cmake" -G Ninja -S runtime -B build/tsan -DPython3_EXECUTABLE="$(realpath -s "$python")" \
   -DCMAKE_MAKE_PROGRAM="$(realpath "$ninja")" -DCMAKE_CXX_COMPILER=g++ \
   -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS="-fsanitize=thread -Wno-tsan" >/dev/null
-"$cmake" --build build/tsan --target hetero_runtime
+"$cmake" --build build/tsan
 report=$(mktemp -d)
 trap 'rm -rf "$report"' EXIT
 # Tests in processes of their own are left out: they would start the ordinary library.

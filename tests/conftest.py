@@ -38,6 +38,18 @@ def deployed_here(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def emulated_device():
+    """A running 64-bit ARM device, reached over ssh: `emulated_device.Device`."""
+    import emulated_device as emulator
+
+    try:
+        with emulator.started(emulator.default_cache()) as device:
+            yield device
+    except emulator.Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
 def hetero():
     """Run a verb as a user does; returns the finished process, with `.json` where it printed it."""
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy_relax import evaluate
 from split_models import CASES
-from split_programs import models, plan_of, random_plan
+from split_programs import models, random_plan
 from tvm import relax
 
 import hetero_tvm
@@ -30,7 +30,6 @@ from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.op_work import static_shape
 from relay_passes.ordering import violations
 from relay_passes.plan_memory import npu_or_kernel
-from relay_passes.program import read_program
 from target_specs.loader import load_spec
 
 HAS_QNN = importlib.util.find_spec("onnxruntime_qnn") is not None
@@ -223,21 +222,3 @@ def test_random_models_on_real_devices(mod, seed):
             seen = ours.numpy() if axes is None else np.transpose(ours.numpy(), axes)
             scale = max(1.0, float(np.abs(theirs).max()))
             np.testing.assert_allclose(seen, theirs, rtol=0, atol=1e-4 * scale)
-
-
-def test_a_region_cut_in_two_computes_the_same(tmp_path):
-    """Two jobs of the NPU, one after the other, without a wait between them."""
-    onnx = tiny.residual_mlp(tmp_path / "model.onnx", rows=16, wide=32)
-
-    def plan(mod):
-        nodes = read_program(mod)
-        whole = plan_of(nodes, [("npu", None)] * len(nodes))
-        halves = [dataclasses.replace(op, region=int(i > 1)) for i, op in enumerate(whole.ops)]
-        return dataclasses.replace(whole, ops=tuple(halves), breaks=(nodes[2].name,))
-
-    state = forced_plans.build(onnx, tmp_path / "model.so", plan)
-    assert [len(region.names) for region in state.regions] == [2, 3]
-    x = np.random.default_rng(5).standard_normal((16, 32), np.float32)
-    found = hetero_tvm.load(tmp_path / "model.so")(x=x)["y"]
-    want = tiny.run_with_onnxruntime(onnx, x=x)["y"]
-    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-4)

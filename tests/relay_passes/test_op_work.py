@@ -167,24 +167,3 @@ def test_flags(call, fuses, reduces):
 def test_depth_and_columns(call, depth, columns):
     work = op_work(typed(call))
     assert (work.depth, work.columns) == (depth, columns)
-
-
-@pytest.mark.parametrize(
-    ("call", "nbytes"),
-    [
-        (relax.op.nn.conv2d(V("x", [1, 3, 8, 8]), C([6, 3, 3, 3])), 0),
-        (relax.op.nn.conv2d(V("x", [1, 3, 8, 8]), C([6, 3, 3, 3]), padding=1), 3 * (64 + 100) * 4),
-        (
-            relax.op.nn.conv2d(
-                V("x", [1, 8, 6, 3]), C([6, 3, 3, 3]), padding=(0, 1, 2, 3), data_layout="NHWC"
-            ),
-            3 * (48 + 10 * 10) * 4,
-        ),
-        # 25 pixels times 6 x 2 x 2 products, there and back
-        (relax.op.nn.conv2d_transpose(V("x", [1, 4, 5, 5]), C([4, 6, 2, 2])), 2 * 25 * 24 * 4),
-    ],
-    ids=["none", "all_sides", "nhwc", "transposed"],
-)
-def test_what_the_gpu_stages(call, nbytes):
-    call = relax.BlockBuilder().normalize(call)
-    assert op_work(call).staged_bytes == nbytes

@@ -23,7 +23,6 @@ class Work:
     columns: int = 0
     fuses: bool = False
     reduces: bool = False
-    staged_bytes: int = 0
 
 
 BASE = load_spec("snapdragon-8-gen-3")
@@ -103,15 +102,6 @@ def test_an_operator_costs_in_its_region_what_the_vendor_says():
     # Half of the rows take half of what the whole takes there.
     half = dataclasses.replace(work, bytes=2_000_000, output_bytes=1_000_000)
     assert inside.cost_us(half, "npu") == pytest.approx(3 * MODEL.cost_us(half, "npu"))
-
-
-def test_what_is_staged_is_a_kernel_of_its_own():
-    plain = Work(kind="conv", macs=1_000_000, bytes=1_000, rows=100)
-    padded = dataclasses.replace(plain, staged_bytes=400_000)
-    # 400 kB at 40 GB/s, and a launch; the NPU pads while it reads
-    more = MODEL.cost_us(padded, "gpu") - MODEL.cost_us(plain, "gpu")
-    assert more == pytest.approx(10.0 + 10.0)
-    assert MODEL.cost_us(padded, "npu") == MODEL.cost_us(plain, "npu")
 
 
 def test_a_stand_in_computes_in_the_models_own_type():

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from on_gpu import assert_close, kernels, lower, module, normal, run, run_lowered
-from tvm import relax, s_tir
-
-from schedules.blocks import extent, leaf_blocks
+from on_gpu import assert_close, kernels, lower, module, normal, run
+from tvm import relax
 
 _SHAPE = st.lists(st.integers(1, 20), min_size=1, max_size=4)
 
@@ -77,21 +75,3 @@ def test_flat_arithmetic_uses_full_vectors_whatever_the_last_axis():
 def test_a_single_value():
     got = run(relax.op.add, np.float32(2.0).reshape(()), np.float32(3.0).reshape(()))
     assert got == 5.0
-
-
-@pytest.mark.parametrize(
-    ("shape", "axes", "steps"),
-    [
-        pytest.param((48, 80), [1, 0], 16, id="matrix"),
-        pytest.param((3, 20, 24), [0, 2, 1], 8, id="batch_of_less_than_a_cache_line"),
-    ],
-)
-def test_a_transpose_goes_by_squares_where_an_item_is_a_core(shape, axes, steps):
-    x = normal(1, *shape)
-    lowered = lower(module(lambda v: relax.op.permute_dims(v, axes), (shape, "float32")))
-    (got,) = run_lowered(lowered, [x])
-    assert np.array_equal(got, x.transpose(axes))
-    (kernel,) = kernels(lowered).values()
-    (block,) = leaf_blocks(schedule := s_tir.Schedule(kernel))
-    *_, before, _lanes = schedule.get_loops(block)
-    assert extent(schedule, before) == steps
