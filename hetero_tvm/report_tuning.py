@@ -27,10 +27,8 @@ def rows(db: TuningDb) -> list[dict[str, Any]]:
 def row(kernel: Kernel, standing: Standing, calls: int | None = None) -> dict[str, Any]:
     """One kernel on one device: plain data; times in µs."""
     best = standing.best()
-    race = standing.race if best is not None and standing.race else None
-    raced = race is not None and best is not None and race[0] == best[0]
-    default_s = race[2] if raced and race else standing.default_s
-    best_s = race[1] if raced and race else best[1] if best else None
+    seconds = (best[1], standing.default_s) if best else (None, standing.default_s)
+    best_s, default_s = standing.races.get(best[0], seconds) if best else seconds
     found: dict[str, Any] = {
         "kernel": kernel.key,
         "name": kernel.name,

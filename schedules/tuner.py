@@ -3,7 +3,7 @@
     baseline    the default schedule of every kernel: its time, and if it is right
     steps       a batch of one kernel's search at a time; the kernel with the most to gain has it
     proof       what would be the best is verified on the device; else it is quarantined
-    race        in the end best and default run in turns
+    race        in the end the fastest few and the default run in turns
 
 Every result is in the database before the next batch begins, so that whatever ends the program
 loses no more than the trials in flight.
@@ -38,6 +38,7 @@ from schedules.verify import Reference, Verdict, verify
 
 BATCH = 16
 _BETTER = 0.98  # of the best time so far, to be worth a verification
+_RACERS = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,9 +167,8 @@ class Tuner:
     def _best_s(self, job: Job) -> float:
         """Of the fastest kernel that may be used."""
         standing = self._standings[job.kernel.key]
-        best = standing.best()
         default = standing.default_s if standing.default_good else None
-        return min(best[1] if best else math.inf, math.inf if default is None else default)
+        return min(standing.fastest_s, math.inf if default is None else default)
 
     def _worth(self, job: Job) -> float:
         """What a kernel takes of a run, less the more was tried for it already."""
@@ -262,23 +262,27 @@ class Tuner:
         return verdict.good
 
     def _race(self, jobs: Sequence[Job]) -> None:
-        """Best against default, in turns, wherever that was not done for this best."""
+        """The fastest few against the default, in turns, where that was not done before."""
         for job in jobs:
             standing = self._standings[job.kernel.key]
-            best = standing.best()
-            if best is None or standing.default_s is None or not standing.default_good:
+            if standing.default_s is None or not standing.default_good:
                 continue
-            if standing.race is not None and standing.race[0] == best[0]:
+            ranked = sorted(standing.trials, key=lambda trial: trial[1])
+            few = [choice for choice, seconds in ranked if math.isfinite(seconds)][:_RACERS]
+            racers = []
+            for choice in few:
+                judged = standing.verdicts.get(choice)
+                if choice in standing.races or (judged is not None and not judged[0]):
+                    continue
+                candidate = self._search(job).draw(choice)
+                if candidate is not None and (judged or self._prove(job, candidate)):
+                    racers.append(candidate)
+            if not racers:
                 continue
-            module = self._module(job, best[0])
-            if module is None:
-                continue
-            ours, default = self.pool.race([module, job.default])
-            self._note(_race_records(job.kernel.key, self.where, best[0], ours, default))
-
-    def _module(self, job: Job, choice: Choice) -> IRModule | None:
-        candidate = self._search(job).draw(choice)
-        return None if candidate is None else candidate.mod
+            *ours, default = self.pool.race([*(racer.mod for racer in racers), job.default])
+            for racer, outcome in zip(racers, ours, strict=True):
+                key, choice = job.kernel.key, racer.choice
+                self._note(_race_records(key, self.where, choice, outcome, default))
 
 
 def reverify(

@@ -73,6 +73,17 @@ def test_a_race_says_the_gain(tmp_path):
     assert db.standings()["k", HERE].gain == 1.5
 
 
+def test_races_count_more_than_trials(tmp_path):
+    """A trial at a quiet moment looked faster than it is."""
+    db = TuningDb(tmp_path)
+    db.append([_default(), _trial(FAST, 1e-3), _trial(SLOW, 3e-3), _verdict(FAST), _verdict(SLOW)])
+    db.append([record("race", "k", HERE, FAST, seconds=2.0, default=1.0)])
+    db.append([record("race", "k", HERE, SLOW, seconds=0.8, default=1.0)])
+    standing = db.standings()["k", HERE]
+    assert standing.best()[0] == SLOW and standing.gain == 1.25
+    assert standing.fastest_s == 1e-3
+
+
 def test_a_line_cut_short_is_dropped(tmp_path):
     TuningDb(tmp_path).append([_trial(), _trial(SLOW)])
     path = tmp_path / FILE
