@@ -40,6 +40,12 @@ class CMakeRuntime(build_ext):
         self.run_tool([tool("cmake"), "--build", str(build_dir)])
         for name, output in zip(BUILT, self.get_outputs(), strict=True):
             install(build_dir / name, Path(output))
+        # What cross-building the runtime for a device compiles (hetero_tvm/cross_runtime.py).
+        shutil.copytree(
+            ROOT / "runtime",
+            Path(self.build_lib).resolve() / FOLDER / "runtime",
+            dirs_exist_ok=True,
+        )
 
     def copy_extensions_to_source(self) -> None:
         """Put the library into the source tree too: editable and in-place builds."""
