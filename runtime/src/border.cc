@@ -14,7 +14,11 @@ namespace ffi = tvm::ffi;
 // Loading a file of this kind fails with the error that is pending: the one function of tvm-ffi
 // that calls a function by name and lets C++ errors out.
 constexpr const char* kLoader = "ffi.Module.load_from_file.hetero_pending_error";
-const ffi::String* const kFile = new ffi::String("x.hetero_pending_error");  // never freed
+
+const ffi::String& File() {
+  static const auto* const file = new ffi::String("x.hetero_pending_error");  // never freed
+  return *file;
+}
 
 int FailWithPending(void*, const TVMFFIAny*, int32_t, TVMFFIAny*) { return -1; }
 
@@ -22,7 +26,7 @@ int FailWithPending(void*, const TVMFFIAny*, int32_t, TVMFFIAny*) { return -1; }
 
 void ThrowFromTvm() {
   alignas(ffi::Module) unsigned char bytes[sizeof(ffi::Module)];
-  new (bytes) ffi::Module(ffi::Module::LoadFromFile(*kFile));  // in plain bytes: see AtBorder
+  new (bytes) ffi::Module(ffi::Module::LoadFromFile(File()));  // in plain bytes: see AtBorder
   __builtin_trap();
 }
 

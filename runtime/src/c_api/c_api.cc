@@ -109,7 +109,7 @@ hetero_status hetero_set(const char* key, const char* value) {
 
 hetero_status hetero_model_load(const char* path, hetero_model** model) {
   return Guarded([&] {
-    NotNull(model, "model");
+    NotNull(static_cast<const void*>(model), "model");
     *model = nullptr;
     NotNull(path, "path");
     UseNeighbours();

@@ -32,6 +32,7 @@ void Permute(const char* from, char* to, const BorderTensor& tensor) {
   const size_t item = (tensor.dtype.bits * tensor.dtype.lanes + 7U) / 8U;
   // numpy.transpose(memory, axes): axis i of the result is axis axes[i] of the memory.
   std::vector<Axis> axes;
+  axes.reserve(tensor.shape.size());
   for (const int64_t size : tensor.shape) axes.push_back({static_cast<size_t>(size), 0, 0});
   size_t stride = item;
   for (size_t lies = axes.size(); lies-- > 0; /* innermost of the memory first */) {
@@ -117,6 +118,7 @@ void Model::Run() {
   }
   outputs_.clear();
   std::vector<ffi::AnyView> args;
+  args.reserve(inputs_.size());
   for (const ffi::Tensor& input : inputs_) args.emplace_back(input);
   ffi::Any result;
   main_.CallPacked(args.data(), static_cast<int32_t>(args.size()), &result);
