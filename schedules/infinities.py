@@ -1,7 +1,8 @@
 """A maximum begins at minus infinity.
 
 TVM begins it at the lowest finite number, so that the maximum of a row that is all -inf, as masks
-make them, is not -inf. The same holds for a minimum and the highest finite number.
+make them, is not -inf. The same holds for a minimum and the highest finite number. Reductions
+across work-items keep TVM's beginning, which is all that its lowering knows.
 """
 
 from __future__ import annotations

@@ -21,6 +21,8 @@ class LockstepReduction(Rule):
     """One group per row, its items across the row; declines where an item is a core."""
 
     kind: ClassVar[str] = "opencl"
+    # TVM reduces across work-items only from the finite extremes, which it knows.
+    takes_infinities: ClassVar[bool] = False
 
     def __init__(self, gpu: GpuSpec) -> None:
         self.lockstep = gpu.wave_size > 1

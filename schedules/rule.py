@@ -30,6 +30,7 @@ class Rule(ScheduleRule):
     """
 
     kind: ClassVar[str]
+    takes_infinities: ClassVar[bool] = True  # as what a maximum begins at
     takes_pairs: ClassVar[bool] = False  # blocks with two results, as an argmin and its value
 
     def apply(
@@ -43,7 +44,8 @@ class Rule(ScheduleRule):
         try:
             if self.kind != "opencl":
                 return self.schedule(func)
-            schedule = self.schedule(infinite_identities(opencl_math(scalar_conditions(func))))
+            func = opencl_math(scalar_conditions(func))
+            schedule = self.schedule(infinite_identities(func) if self.takes_infinities else func)
             return None if schedule is None else without_byte_vectors(schedule)
         except s_tir.ScheduleError as error:
             # A primitive said no: this is an answer about the function, not a failure.
