@@ -75,10 +75,10 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded(session, deployed_h
         damaged = bytearray(data)
         damaged[at] ^= 1
         (tmp_path / "damaged.so").write_bytes(damaged)
-        with pytest.raises(DeviceFailure, match=f"damaged .*{words}.*deploy it again"):
+        with pytest.raises(DeviceFailure, match=f"damaged .*{words}.*copy it again"):
             session.load(str(tmp_path / "damaged.so"), manifest)
     (tmp_path / "short.so").write_bytes(data[:-100])
-    with pytest.raises(DeviceFailure, match="no artefact of hetero_tvm, or cut short"):
+    with pytest.raises(DeviceFailure, match="not an artefact of hetero_tvm, or cut short"):
         session.load(str(tmp_path / "short.so"), manifest)
 
 

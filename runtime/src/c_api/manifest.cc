@@ -136,7 +136,7 @@ Checked ReadChecked(std::ifstream& file, uint64_t size) {
   Sha256 digest;
   digest.Add(text.data(), text.size());
   HETERO_CHECK(digest.Finish() == expected, ValueError)
-      << "damaged (its description does not match its checksum)";
+      << "damaged (its description does not match its checksum); copy it again";
   ffi::String why;
   const json::Value parsed = json::Parse(text, &why);
   const auto object = parsed.try_cast<json::Object>();
@@ -162,7 +162,7 @@ Checked ReadChecked(std::ifstream& file, uint64_t size) {
     left -= static_cast<uint64_t>(wanted);
   }
   HETERO_CHECK(code.Finish() == reader.Text("library_sha256"), ValueError)
-      << "damaged (the code does not match its checksum)";
+      << "damaged (the code does not match its checksum); copy it again";
   return {*object, std::move(footer), std::move(signature)};
 }
 
