@@ -69,6 +69,7 @@ NOT_HERE(clCreateProgramWithBinary) NOT_HERE(clBuildProgram) NOT_HERE(clGetProgr
 NOT_HERE(clGetProgramBuildInfo) NOT_HERE(clReleaseProgram) NOT_HERE(clCreateKernel)
 NOT_HERE(clReleaseKernel) NOT_HERE(clSetKernelArg) NOT_HERE(clEnqueueNDRangeKernel)
 NOT_HERE(clEnqueueMarkerWithWaitList) NOT_HERE(clGetEventInfo) NOT_HERE(clWaitForEvents)
+NOT_HERE(clGetEventProfilingInfo)
 NOT_HERE(clReleaseEvent) NOT_HERE(clFlush) NOT_HERE(clFinish)
 """
 
