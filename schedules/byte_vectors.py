@@ -17,9 +17,14 @@ _BYTES = ("int8", "uint8")
 def without_byte_vectors(schedule: s_tir.Schedule) -> s_tir.Schedule:
     """`schedule`, with plain loops for vectors where its function touches 8-bit numbers."""
     func = schedule.mod["main"]
-    if not any(str(buffer.dtype) in _BYTES for buffer in _buffers(func)):
+    if not touches_bytes(func):
         return schedule
     return s_tir.Schedule(tvm_ffi.structural_map(func, [(tirx.For, _as_loop)]))
+
+
+def touches_bytes(func: tirx.PrimFunc) -> bool:
+    """Whether `func` reads or writes 8-bit numbers."""
+    return any(str(buffer.dtype) in _BYTES for buffer in _buffers(func))
 
 
 def _as_loop(loop: tirx.For) -> tirx.For:

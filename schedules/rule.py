@@ -39,13 +39,12 @@ class Rule(ScheduleRule):
         """The scheduled function; None where the target or the function is not this rule's."""
         if target.kind.name != self.kind:
             return None
-        if _has_pairs(func) and not self.takes_pairs:
+        if has_pairs(func) and not self.takes_pairs:
             return None
         try:
             if self.kind != "opencl":
                 return self.schedule(func)
-            func = opencl_math(scalar_conditions(func))
-            schedule = self.schedule(infinite_identities(func) if self.takes_infinities else func)
+            schedule = self.schedule(prepared(func, infinities=self.takes_infinities))
             return None if schedule is None else without_byte_vectors(schedule)
         except s_tir.ScheduleError as error:
             # A primitive said no: this is an answer about the function, not a failure.
@@ -57,7 +56,14 @@ class Rule(ScheduleRule):
         raise NotImplementedError
 
 
-def _has_pairs(func: tirx.PrimFunc) -> bool:
+def prepared(func: tirx.PrimFunc, *, infinities: bool = True) -> tirx.PrimFunc:
+    """`func` in a form that TVM's OpenCL code generator gets right, whoever schedules it."""
+    func = opencl_math(scalar_conditions(func))
+    return infinite_identities(func) if infinities else func
+
+
+def has_pairs(func: tirx.PrimFunc) -> bool:
+    """Whether a block of `func` has two results."""
     found: list[bool] = []
     tvm_ffi.structural_walk(
         func.body, (s_tir.SBlock, lambda block: found.append(len(block.writes) > 1))

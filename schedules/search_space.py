@@ -34,8 +34,9 @@ from schedules.blocks import (
     inline_all_but,
     is_reduction,
 )
+from schedules.byte_vectors import touches_bytes
 from schedules.column_reduction import walks_contiguously
-from schedules.conditions import is_bool, scalar_conditions
+from schedules.conditions import is_bool
 from schedules.elementwise import is_flat, uniform_lanes
 from schedules.register_tile import (
     TILE_ATTR,
@@ -44,6 +45,7 @@ from schedules.register_tile import (
     take_contraction,
 )
 from schedules.row_reduction import ROW_ATTR, schedule_rows
+from schedules.rule import has_pairs, prepared
 from target_specs.spec import GpuSpec
 
 Decisions = dict[str, list[int]]  # name of a choice -> factors, outermost first
@@ -381,7 +383,9 @@ def apply_sketch(name: str, sch: s_tir.Schedule, choose: Choices, limit: Limits)
 
 def space_of(func: tirx.PrimFunc, limit: Limits) -> Space | None:
     """The space of an unscheduled kernel; None where no sketch is for it."""
-    func = scalar_conditions(func)
+    if has_pairs(func) or touches_bytes(func):  # sketches have one result, and vectors
+        return None
+    func = prepared(func)
     names: dict[str, tuple[str, ...]] = {}
     for name in SKETCHES:
         choose = Choices()

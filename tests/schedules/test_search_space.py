@@ -42,6 +42,23 @@ def test_each_family_has_its_sketches(family):
         assert set(space_of(plain(func), cases.LIMIT).names) == wanted
 
 
+@pytest.mark.parametrize(
+    ("build", "dtype"),
+    [
+        pytest.param(lambda x: relax.op.add(x, x), "int8", id="bytes"),
+        pytest.param(lambda x: relax.op.argmax(x, 1), "float32", id="index_and_value"),
+    ],
+)
+def test_what_only_default_rules_get_right_has_no_space(build, dtype):
+    for func in cases.unscheduled(build, ((9, 48), dtype)):
+        assert space_of(plain(func), cases.LIMIT) is None
+
+
+def test_searched_kernels_are_prepared_as_default_ones_are():
+    (func,) = cases.unscheduled(lambda x: relax.op.max(x, 0), ((9, 48), "float32"))
+    assert "-inf" in space_of(plain(func), cases.LIMIT).func.script()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_are_right(family):
     """Random points of every sketch, run on the device, against LLVM."""
