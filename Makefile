@@ -19,7 +19,7 @@ $(VENV)/.made:
 # TVM first: the runtime is compiled against its headers, without a second copy in a build sandbox.
 $(VENV)/.dependencies: pyproject.toml $(VENV)/.made
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
-	$(PY) scripts/requirements.py --build sign qnn cpu-opencl cross plot llm serve tune dev > $(VENV)/requirements.txt
+	$(PY) scripts/requirements.py --build sign qnn cpu-opencl cross plot llm serve completion tune dev > $(VENV)/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 

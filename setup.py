@@ -112,7 +112,10 @@ setup(
             for pattern in (name, f"{name}.*")
         ]
     ),
-    package_data={"hetero_tvm": ["lib/*.so", "lib/hetero_device"], "target_specs": ["**/*.toml"]},
+    package_data={
+        "hetero_tvm": ["lib/*.so", "lib/hetero_device", "*.toml"],
+        "target_specs": ["**/*.toml"],
+    },
     ext_modules=[Extension("hetero_tvm.lib.hetero_runtime", sources=[])],
     cmdclass={"build_ext": CMakeRuntime},
     zip_safe=False,

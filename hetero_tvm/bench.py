@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hetero_tvm import __version__, cli, memory
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, ContextFull, WrongKindOfModel
 from hetero_tvm.system_state import machine, read_state
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
         timed = functools.partial(_answer, llm, count, answers)
     else:
         if args.generate is not None:
-            raise BadInput(f"--generate: {args.artefact} is no language model")
+            raise WrongKindOfModel(f"--generate: {args.artefact} is no language model")
         work = workload.open_model(args)
         timed = functools.partial(_timed, work)
     first_ms = timed()
@@ -170,7 +170,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json or args.format == "json":
         cli.emit_json("bench", data)
-    elif not args.quiet:
+    else:
         cli.emit(bench_report.RENDER[args.format](data))
     return 0
 
@@ -214,7 +214,7 @@ def check_room(work: LlmWorkload, count: int) -> None:
     """
     room = work.session.capacity - len(work.prompt)
     if count > room:
-        raise BadInput(
+        raise ContextFull(
             f"--generate {count}: behind {len(work.prompt)} tokens of prompt there is room for "
             f"{room} in this artefact"
         )

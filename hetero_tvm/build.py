@@ -20,7 +20,7 @@ from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config, read_fill, read_lengths
 from hetero_tvm.config import BuildConfig, Objective
 from hetero_tvm.device_os import OSES
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, WrongKindOfModel
 from hetero_tvm.progress import Progress
 from hetero_tvm.quantize import add_scheme_arguments, quantized_copy, read_settings
 
@@ -145,7 +145,9 @@ def build(
         raise BadInput(str(error)) from None
     if model.is_dir():
         if length is not None or shapes or pad or measure:
-            raise BadInput(f"{model}: a language model takes no inputs, length, pad or measure")
+            raise WrongKindOfModel(
+                f"{model}: a language model takes no inputs, length, pad or measure"
+            )
         from hetero_tvm import llm_build
 
         with _quantized(
@@ -153,9 +155,11 @@ def build(
         ) as taken:
             return llm_build.build(taken, prefill=prefill or llm_build.PREFILL, capacity=context)
     if quantize is not None:
-        raise BadInput(f"quantize is for a language model's folder; {model} is none")
+        raise WrongKindOfModel(f"quantize is for a language model's folder; {model} is none")
     if context is not None or prefill is not None:
-        raise BadInput(f"context and prefill are for a language model's folder; {model} is none")
+        raise WrongKindOfModel(
+            f"context and prefill are for a language model's folder; {model} is none"
+        )
     if length is None:
         return compiler.build(config)
     from hetero_tvm import variants
@@ -269,7 +273,7 @@ def run(args: argparse.Namespace) -> int:
     if args.model is not None and args.model.is_dir():
         result = _language_model(args, at(None))
     elif args.context is not None or args.prefill is not None or args.quantize is not None:
-        raise BadInput(
+        raise WrongKindOfModel(
             f"--context, --prefill and --quantize are for a folder; {args.model} is none"
         )
     elif args.length is None:
@@ -287,7 +291,7 @@ def run(args: argparse.Namespace) -> int:
             result = variants.build(configs, longer=longer, fill=fill, progress=progress)
     if args.json:
         cli.emit_json("build", result.to_dict())
-    elif not args.quiet:
+    else:
         cli.emit(report_text.build_summary(result, verbose=args.verbose > 0))
     return 0
 
@@ -297,7 +301,9 @@ def _language_model(args: argparse.Namespace, config: BuildConfig) -> BuildResul
 
     for flag in ("input", "length", "pad", "measure"):
         if getattr(args, flag):
-            raise BadInput(f"--{flag}: {args.model} is a language model's folder, which takes none")
+            raise WrongKindOfModel(
+                f"--{flag}: {args.model} is a language model's folder, which takes none"
+            )
     prefill = read_lengths(args.prefill, "--prefill") if args.prefill else llm_build.PREFILL
     with (
         _quantized(

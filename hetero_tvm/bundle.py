@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ArtefactUnreadable
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules
@@ -222,7 +222,7 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         BadInput: no such file, not an artefact, damaged, or of another format version.
     """
     if not path.is_file():
-        raise BadInput(
+        raise ArtefactUnreadable(
             f"{path}: no such file; build it with `hetero-tvm build MODEL.onnx -o {path}`"
         )
     size = size_without_signature(path)
@@ -230,33 +230,41 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         file.seek(max(0, size - _FOOTER.size))
         footer = file.read(_FOOTER.size)
         if len(footer) < _FOOTER.size or not footer.endswith(_MAGIC):
-            raise BadInput(
+            raise ArtefactUnreadable(
                 f"{path}: not an artefact of hetero_tvm, or cut short; "
                 "rebuild it with `hetero-tvm build`"
             )
         digest, length, _ = _FOOTER.unpack(footer)
         start = size - _FOOTER.size - length
         if length > _MAX_MANIFEST_BYTES or start < 0:
-            raise BadInput(f"{path}: damaged (manifest length {length}); rebuild it")
+            raise ArtefactUnreadable(f"{path}: damaged (manifest length {length}); rebuild it")
         file.seek(start)
         text = file.read(length)
     if hashlib.sha256(text).digest() != digest:
-        raise BadInput(f"{path}: damaged (its description does not match its checksum); rebuild it")
+        raise ArtefactUnreadable(
+            f"{path}: damaged (its description does not match its checksum); rebuild it"
+        )
     try:
         manifest = Manifest.from_json(text.decode())
     except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
+        raise ArtefactUnreadable(
             f"{path}: made by another version of hetero_tvm ({error}); rebuild it with this one"
         ) from None
     weights = manifest.weights
     end = manifest.library_bytes if weights is None else weights.offset + weights.nbytes
     if end != start:
-        raise BadInput(f"{path}: damaged ({start} bytes of code and weights, expected {end})")
+        raise ArtefactUnreadable(
+            f"{path}: damaged ({start} bytes of code and weights, expected {end})"
+        )
     if verify and _sha256(path, 0, manifest.library_bytes) != manifest.library_sha256:
-        raise BadInput(f"{path}: damaged (the code does not match its checksum); rebuild it")
+        raise ArtefactUnreadable(
+            f"{path}: damaged (the code does not match its checksum); rebuild it"
+        )
     if verify and weights is not None:
         if _sha256(path, weights.offset, weights.nbytes) != weights.sha256:
-            raise BadInput(f"{path}: damaged (its weights do not match their checksum); rebuild it")
+            raise ArtefactUnreadable(
+                f"{path}: damaged (its weights do not match their checksum); rebuild it"
+            )
     return manifest
 
 

@@ -2,12 +2,15 @@
 
 A verb is a module with `EXAMPLES`, `add_arguments(parser)` and `run(args) -> int`; a new one is
 that module and one row in `VERBS`. Its imports happen only when it runs. Data goes to stdout, talk
-to stderr. Exit codes: see `hetero_tvm.errors`.
+to stderr; `-q` silences the talk alone. Nothing is coloured. Every failure is one line that ends
+with the command that explains it, and an exit code of `hetero_tvm.errors`; a traceback is for
+`--debug`, or goes into a report where the fault is ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import json
 import logging
@@ -18,10 +21,18 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from hetero_tvm import __version__
-from hetero_tvm.errors import HeteroError
+from hetero_tvm import __version__, crash_report, vendor_codes
+from hetero_tvm.errors import (
+    CannotWrite,
+    ComparisonFailed,
+    EnvironmentProblem,
+    HeteroError,
+    MissingPackage,
+    OutputLost,
+    UsageError,
+)
 
 VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "build": "compile an ONNX model into one .so for a target",
@@ -34,6 +45,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "bench": "time an artefact: spread, memory, minute by minute if asked",
     "compare": "is one measurement of `bench` worse than another? with an exit code",
     "debug": "find the first layer whose numbers leave the reference, on each device",
+    "explain": "say what an error's id or a driver's code means, and what to do next",
     "doctor": "check everything that has to be right on this machine",
     "inspect": "what a model is made of, what each device takes of it, the memory it needs",
     "devices": "devices that can be reached, what they are, and what they lack",
@@ -46,26 +58,65 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
 SCHEMA_VERSION = 1
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _TERMINATED = 143  # 128 + SIGTERM
-_NO_OUTPUT = 3
-_OUR_BUG = 5
+_OUR_BUG = HeteroError.exit_code
+_COMPLETION = "--print-completion"
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints leave the program as all others do."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `hetero-tvm VERB …`; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
+    verb = next((word for word in argv if word in VERBS), None)
+    name = f"hetero-tvm {verb}" if verb else "hetero-tvm"
+    try:
+        if argv[:1] == [_COMPLETION]:
+            return _print_completion(argv[1:])
+        args = build_parser([verb] if verb else []).parse_args(argv)
+        _set_up_logging(args)
+        code = int(args.run(args))
+        if code == ComparisonFailed.exit_code:
+            say(_line(name, ComparisonFailed("what was asked does not hold")))
+        return code
+    except KeyboardInterrupt:
+        say(f"{name}: interrupted; nothing was left half-written")
+        return _INTERRUPTED
+    except Exception as error:
+        if "--debug" in argv or _is_of_stdout(error):
+            raise  # of stdout: `entry` says it, since a result that nobody can read is not one
+        known = _as_known(error)
+        if known is not None and known.exit_code != _OUR_BUG:
+            say(_line(name, known))
+            return known.exit_code
+        say(_line(name, HeteroError(_bug(error, argv))))
+        return _OUR_BUG
+
+
+def build_parser(verbs: Sequence[str] | None = None) -> argparse.ArgumentParser:
+    """The parser of `hetero-tvm`, with the flags of these verbs; of all where not given.
+
+    Without its flags a verb costs no import, and is listed all the same.
+    """
+    parser = _Parser(
         prog="hetero-tvm",
         description="Compile an ONNX model for a SoC's GPU and NPU at once, and run it.",
+        epilog="`hetero-tvm explain ID` says more about an error. For completion by Tab: "
+        f"`hetero-tvm {_COMPLETION} bash`, zsh or fish, into your shell's folder for it.",
     )
     parser.add_argument("--version", action="version", version=f"hetero-tvm {__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    wanted = next((word for word in argv if word in VERBS), None)
     for name, summary in VERBS.items():
-        if name == wanted:
+        if verbs is None or name in verbs:
             _add_verb(subparsers, name, summary)
         else:
             subparsers.add_parser(name, add_help=False, help=summary)
-    return _guarded(parser.parse_args(argv))
+    return parser
 
 
 def entry() -> int:
@@ -88,9 +139,10 @@ def entry() -> int:
         say("hetero-tvm: interrupted")
         return _INTERRUPTED
     except OSError as error:  # the reader of our output went away, or its disk is full
-        say(f"hetero-tvm: the output could not be written: {error.strerror}")
+        lost = OutputLost(f"the output could not be written: {error.strerror}")
+        say(_line("hetero-tvm", lost))
         sys.stdout = Path(os.devnull).open("w")
-        return _NO_OUTPUT
+        return lost.exit_code
     return code
 
 
@@ -151,29 +203,52 @@ def _add_verb(subparsers: Any, name: str, summary: str) -> None:
     parser.set_defaults(run=module.run)
 
 
-def _guarded(args: argparse.Namespace) -> int:
+def _set_up_logging(args: argparse.Namespace) -> None:
     level = logging.DEBUG if args.verbose > 1 else logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
     if not args.verbose:
         warnings.filterwarnings("ignore")
+
+
+def _print_completion(words: Sequence[str]) -> int:
+    """The shell's script that completes verbs, flags and files."""
     try:
-        return int(args.run(args))
-    except HeteroError as error:
-        if args.debug:
-            raise
-        say(f"hetero-tvm {args.verb}: error: {error}")
-        return error.exit_code
-    except KeyboardInterrupt:
-        say(f"hetero-tvm {args.verb}: interrupted; nothing was left half-written")
-        return _INTERRUPTED
-    except BrokenPipeError:
-        raise  # `entry` reports it: a result that nobody could read is not a result
-    except Exception as error:
-        if args.debug:
-            raise
-        first = str(error).strip().splitlines() or [""]
-        say(
-            f"hetero-tvm {args.verb}: internal error: {type(error).__name__}: {first[-1][:300]}\n"
-            "This is a bug of ours; run again with --debug and report what it prints."
-        )
-        return _OUR_BUG
+        import shtab
+    except ImportError:
+        raise MissingPackage("run: pip install 'hetero-tvm[completion]'") from None
+    if len(words) != 1 or words[0] not in shtab.SUPPORTED_SHELLS:
+        raise UsageError(f"{_COMPLETION}: one of {', '.join(shtab.SUPPORTED_SHELLS)}")
+    emit(shtab.complete(build_parser(), shell=words[0]))
+    return 0
+
+
+def _line(name: str, error: HeteroError) -> str:
+    """`error` on one line, ending with the command that explains it and the codes in it."""
+    message = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    codes = "".join(f" {code.words}" for code in vendor_codes.mentioned(message))
+    return f"{name}: error: {message} [hetero-tvm explain {error.id}{codes}]"
+
+
+def _is_of_stdout(error: Exception) -> bool:
+    """Whether a write without a file's name failed: the reader is gone, or its disk is full."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    return error.errno in (errno.EPIPE, errno.ENOSPC)
+
+
+def _as_known(error: Exception) -> HeteroError | None:
+    """The user's error that `error` is; None where it is a mistake of ours."""
+    if isinstance(error, HeteroError):
+        return error
+    if isinstance(error, MemoryError):
+        return EnvironmentProblem("out of memory; close other programs, or use a smaller input")
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return CannotWrite(f"{error.filename}: {error.strerror}")
+    return None
+
+
+def _bug(error: Exception, argv: Sequence[str]) -> str:
+    first = str(error).strip().splitlines() or [""]
+    path = crash_report.write(error, argv)
+    said = f"a report to attach is in {path}" if path else "run again with --debug for a report"
+    return f"internal error, a bug of ours: {type(error).__name__}: {first[-1][:300]}; {said}"

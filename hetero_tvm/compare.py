@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, NotComparable
 
 EXAMPLES = """\
 examples:
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json:
         cli.emit_json("compare", data)
-    elif not args.quiet:
+    else:
         cli.emit(_text(data))
     return 1 if worse else 0
 
@@ -109,9 +109,9 @@ def read_bench(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadInput(f"{path}: cannot be read: {error}") from None
     if not isinstance(data, dict) or data.get("verb") != "bench":
-        raise BadInput(f"{path}: is not of `hetero-tvm bench --json`")
+        raise NotComparable(f"{path}: is not of `hetero-tvm bench --json`")
     if data.get("schema_version") != cli.SCHEMA_VERSION:
-        raise BadInput(
+        raise NotComparable(
             f"{path}: schema version {data.get('schema_version')}, this program reads "
             f"{cli.SCHEMA_VERSION}; measure again"
         )
@@ -128,22 +128,24 @@ def check_comparable(
     """
     for key in _SAME:
         if before[key] != after[key]:
-            raise BadInput(f"not comparable: {key} is {before[key]} and {after[key]}")
+            raise NotComparable(f"not comparable: {key} is {before[key]} and {after[key]}")
     if (before["llm"] is None) is not (after["llm"] is None):
-        raise BadInput("not comparable: only one is of a language model")
+        raise NotComparable("not comparable: only one is of a language model")
     for key in ("prompt_tokens", "generated_tokens") if before["llm"] else ():
         if before["llm"][key] != after["llm"][key]:
-            raise BadInput(f"not comparable: {key} is {before['llm'][key]} and {after['llm'][key]}")
+            raise NotComparable(
+                f"not comparable: {key} is {before['llm'][key]} and {after['llm'][key]}"
+            )
     if before["machine"] != after["machine"]:
         differing = [
             f"{key} is {before['machine'].get(key)} and {after['machine'].get(key)}"
             for key in {**before["machine"], **after["machine"]}
             if before["machine"].get(key) != after["machine"].get(key)
         ]
-        raise BadInput(f"not comparable, another machine: {', '.join(differing)}")
+        raise NotComparable(f"not comparable, another machine: {', '.join(differing)}")
     why = _warmth_differs(before["thermal"], after["thermal"])
     if why is not None and not any_warmth:
-        raise BadInput(f"not comparable: {why}; measure both alike, or say --any-warmth")
+        raise NotComparable(f"not comparable: {why}; measure both alike, or say --any-warmth")
 
 
 def _warmth_differs(before: Mapping[str, Any], after: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.cross_compiler import CrossCompiler, cross_compiler
 from hetero_tvm.device_os import DeviceOs, device_os, this_os
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, BadOutputPath, CannotWrite, TargetUnusable
 from hetero_tvm.host_profile import host_profile, is_measured
 from hetero_tvm.lengths import LengthRules
 from hetero_tvm.progress import Progress
@@ -128,7 +128,7 @@ def prepare(config: BuildConfig, progress: Progress) -> CostModel:
     if config.sign is not None:
         signing.load_key(config.sign)  # a wrong one is said now, not after the work
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
-        raise BadInput(f"--dump-ir {config.dump_ir}: is a file; name a folder")
+        raise BadOutputPath(f"--dump-ir {config.dump_ir}: is a file; name a folder")
     _cross_compiler(config)
     runtime.load()
     return costs
@@ -195,13 +195,13 @@ def summed(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str,
 def _check_output(path: Path, model: Path) -> None:
     """Say now what would otherwise be found out after the work."""
     if path.resolve() == model.resolve():
-        raise BadInput(f"{path}: is the model itself; give the artefact another name")
+        raise BadOutputPath(f"{path}: is the model itself; give the artefact another name")
     if not path.parent.is_dir():
-        raise BadInput(f"{path}: the folder {path.parent} does not exist")
+        raise BadOutputPath(f"{path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise BadInput(f"{path}: is a folder; give a file name, as in -o {path / 'model.so'}")
+        raise BadOutputPath(f"{path}: is a folder; give a file name, as in -o {path / 'model.so'}")
     if not os.access(path.parent, os.W_OK):
-        raise BadInput(f"{path}: the folder {path.parent} cannot be written to")
+        raise BadOutputPath(f"{path}: the folder {path.parent} cannot be written to")
 
 
 def target_spec(name: str, progress: Progress) -> SocSpec:
@@ -214,7 +214,7 @@ def target_spec(name: str, progress: Progress) -> SocSpec:
             progress.note(f"target {name} stands for {resolved}")
         return load_spec(resolved)
     except SpecError as error:
-        raise BadInput(str(error)) from None
+        raise TargetUnusable(str(error)) from None
 
 
 def _is_here(target: str) -> bool:
@@ -279,7 +279,7 @@ def write_artefact(
                 signing.append_signature(temporary, key)
             return sealed
     except OSError as error:  # a full disk, a folder that went away
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _reference(state: pipeline.State) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, ContextFull
 from hetero_tvm.sampling import Sampler, Sampling
 from hetero_tvm.stop_strings import StopStrings
 
@@ -115,7 +115,7 @@ class Completion:
         if not prompt:
             raise BadInput("the prompt is empty")
         if room < 1:
-            raise BadInput(
+            raise ContextFull(
                 f"the prompt has {len(prompt)} tokens, and prompt and answer together may have "
                 f"{session.capacity}; shorten it, or build the model with a larger --context"
             )

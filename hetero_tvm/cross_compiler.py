@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hetero_tvm.device_os import DeviceOs
-from hetero_tvm.errors import EnvironmentProblem
+from hetero_tvm.errors import MissingPackage, NoCompiler
 
 ANDROID_API = 29  # Android 10, the first on which programs may load the vendor's libcdsprpc.so
 _NDK_HELP = (
@@ -85,7 +85,7 @@ def run_compiler(command: Sequence[str], *, what: str, env: Mapping[str, str] = 
     if process.returncode != 0:
         errors = [line.strip() for line in said.splitlines() if "error:" in line]
         last = (errors or said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
-        raise EnvironmentProblem(f"{what} failed: {last[:300]}")
+        raise NoCompiler(f"{what} failed: {last[:300]}")
 
 
 def cross_compiler(target: DeviceOs, cache_dir: Path) -> CrossCompiler:
@@ -97,7 +97,7 @@ def cross_compiler(target: DeviceOs, cache_dir: Path) -> CrossCompiler:
     if target.system == "android":
         return _ndk(target)
     if target.zig is None:
-        raise EnvironmentProblem(f"there is no cross-compiler for {target.name}")
+        raise NoCompiler(f"there is no cross-compiler for {target.name}")
     zig, cache = str(_zig()), str(cache_dir / "zig")
     return CrossCompiler(
         target=target,
@@ -118,7 +118,7 @@ def _import_libraries(zig: str, folder: Path) -> tuple[str, ...]:
         words = [zig, "dlltool", "-m", "arm64", "-d", str(definition), "-l", str(path)]
         done = subprocess.run(words, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise EnvironmentProblem(f"zig dlltool failed: {done.stderr.strip()[-300:]}")
+            raise NoCompiler(f"zig dlltool failed: {done.stderr.strip()[-300:]}")
         made.append(str(path))
     return tuple(made)
 
@@ -129,7 +129,7 @@ def _zig() -> Path:
         for name in ("zig", "zig.exe"):
             if (found := Path(folder) / name).is_file():
                 return found
-    raise EnvironmentProblem(
+    raise MissingPackage(
         "the cross-compiler is not installed; run: pip install 'hetero-tvm[cross]'"
     )
 
@@ -137,14 +137,14 @@ def _zig() -> Path:
 def _ndk(target: DeviceOs) -> CrossCompiler:
     where = os.environ.get("ANDROID_NDK_HOME", "")
     if not where:
-        raise EnvironmentProblem(
+        raise NoCompiler(
             f"--os {target.name} needs Android's NDK, and ANDROID_NDK_HOME is not set: {_NDK_HELP}"
         )
     found = sorted(Path(where).glob("toolchains/llvm/prebuilt/*/bin"))
     clang = [folder / f"{target.triple}{ANDROID_API}-clang" for folder in found]
     compiler = next((path for path in clang if path.is_file()), None)
     if compiler is None:
-        raise EnvironmentProblem(
+        raise NoCompiler(
             f"ANDROID_NDK_HOME={where}: no toolchains/llvm/prebuilt/*/bin/"
             f"{target.triple}{ANDROID_API}-clang in it: {_NDK_HELP}"
         )

@@ -17,7 +17,7 @@ from hetero_tvm import runtime
 from hetero_tvm.cross_compiler import CrossCompiler, cross_compiler
 from hetero_tvm.device_os import DeviceOs, this_os
 from hetero_tvm.device_wheels import wheel_files
-from hetero_tvm.errors import EnvironmentProblem
+from hetero_tvm.errors import MissingPackage, NoWheel, RuntimeUnusable
 
 LIBRARY = runtime.LIBRARY.name
 PROGRAM = "hetero_device"
@@ -40,7 +40,7 @@ def sources() -> Path:
     for folder in (package.parent / "runtime", package / "lib" / "runtime"):
         if (folder / "CMakeLists.txt").is_file():
             return folder
-    raise EnvironmentProblem("the runtime's sources are not installed; pip install . again")
+    raise RuntimeUnusable("the runtime's sources are not installed; pip install . again")
 
 
 def tvm_libraries(target: DeviceOs, cache_dir: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def tvm_libraries(target: DeviceOs, cache_dir: Path) -> list[Path]:
         EnvironmentProblem: TVM has none for it, or it cannot be fetched.
     """
     if not target.has_tvm:
-        raise EnvironmentProblem(
+        raise NoWheel(
             f"apache-tvm has no wheel for {target.name}, so the runtime cannot be built for it; an "
             f"artefact can (`build --os {target.name}`), but to run it TVM's runtime and runtime/ "
             "have to be built there from source"
@@ -157,5 +157,5 @@ def _key(root: Path, compiler: CrossCompiler, libraries: Sequence[Path]) -> str:
 def _version(package: str) -> str:
     version = runtime.package_version(package)
     if version is None:
-        raise EnvironmentProblem(f"{package} is not installed; pip install {package}")
+        raise MissingPackage(f"{package} is not installed; pip install {package}")
     return version

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import AnotherModel, BadInput, LengthNotBuilt
 
 if TYPE_CHECKING:
     from hetero_tvm.loader import Model
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
                 "held": held,
             },
         )
-    elif not args.quiet:
+    else:
         rows = found if args.verbose else _interesting(found)
         cli.emit(_text(rows, found, unknown, bad, grown, errors, advice, tolerance.relative_error))
     return 0 if held else 1
@@ -131,7 +131,9 @@ def probe_model(
     if fed.way is not None:
         if len(fed.way) != 1 or fed.way[0].size != fed.way[0].length:
             built = ", ".join(map(str, model.lengths))
-            raise BadInput(f"inputs that are filled up or cut: use a built --length, of {built}")
+            raise LengthNotBuilt(
+                f"inputs that are filled up or cut: use a built --length, of {built}"
+            )
         (variant,) = (v for v in manifest.variants if v.length == fed.way[0].length)
         function, border, plan = variant.function, variant.inputs, variant.plan
     imported = frontend.import_model(
@@ -140,7 +142,7 @@ def probe_model(
         check=False,
     )
     if imported.sha256 != manifest.model_sha256:
-        raise BadInput(
+        raise AnotherModel(
             f"{against} is not the model that the artefact was built of "
             f"({manifest.model_name}, sha256 {manifest.model_sha256[:12]}…)"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 from hetero_tvm import cli, signing
 from hetero_tvm.arguments import add_device_arguments
 from hetero_tvm.config import default_cache_dir
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, KeyUnusable
 from hetero_tvm.report_deployment import bundles_table, deployed_text
 
 EXAMPLES = """\
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     if sum(asked) > 1 or not (any(asked) or keys):
         raise BadInput("name an artefact to deploy, or --list, or --remove NAME: one of them")
     if keys is not None and not signing.read_keys(keys):
-        raise BadInput(f"{keys}: holds no key; make one with `hetero-tvm sign --new-key FILE`")
+        raise KeyUnusable(f"{keys}: holds no key; make one with `hetero-tvm sign --new-key FILE`")
     with open_transport(args.to) as transport:
         if keys is not None:
             DeviceStore(transport, args.root).accept_only(keys.read_text())
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
             done = deployment.deploy(wish, transport, args.root, progress)
     if args.json:
         cli.emit_json("deploy", done.to_dict())
-    elif not args.quiet:
+    else:
         cli.emit(deployed_text(done, args.to, args.artefact))
     return 0
 

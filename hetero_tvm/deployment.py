@@ -25,7 +25,14 @@ from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.device_facts import DeviceFacts, read_facts
 from hetero_tvm.device_libraries import libraries_for
 from hetero_tvm.device_store import DeviceStore, StoredFile, check_name
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import (
+    BadInput,
+    DeviceFailure,
+    DeviceLacks,
+    StorageFull,
+    WrongKindOfModel,
+    WrongMachine,
+)
 from hetero_tvm.output_error import OutputError
 from hetero_tvm.part_tests import PartTest, part_tests
 from hetero_tvm.progress import Progress
@@ -101,7 +108,7 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
     check_name(wish.name)
     manifest = read_manifest(wish.artefact)
     if manifest.llm is not None:
-        raise BadInput(
+        raise WrongKindOfModel(
             f"{wish.artefact}: a language model; only models that are one function are deployed"
         )
     clock, seconds = time.perf_counter(), dict[str, float]()
@@ -171,22 +178,22 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
 def check_fits(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
     """Refuse what cannot run there, before anything travels; each with the next step."""
     if manifest.host != facts.machine:
-        raise BadInput(
+        raise WrongMachine(
             f"{path}: its host code is for {manifest.host}, {facts.where} is a {facts.machine}; "
             f"build it for that device"
         )
     if facts.lacks:
-        raise DeviceFailure(f"{facts.where}: {'; '.join(facts.missing())}")
+        raise DeviceLacks(f"{facts.where}: {'; '.join(facts.missing())}")
     if manifest.npu_provider != "qnn" or not manifest.npu_regions:
         return
     if facts.soc_id is not None and manifest.soc_ids and facts.soc_id not in manifest.soc_ids:
         there = f"{facts.soc} (HTP v{facts.htp_arch})" if facts.soc else f"SoC {facts.soc_id}"
-        raise BadInput(
+        raise WrongMachine(
             f"{path}: its NPU part is for {manifest.soc} (HTP v{manifest.htp_arch}), "
             f"{facts.where} is {there}; build it with that device's --target"
         )
     if facts.soc_id is not None and not facts.fastrpc:
-        raise DeviceFailure(f"{facts.where}: {'; '.join(facts.missing())}")
+        raise DeviceLacks(f"{facts.where}: {'; '.join(facts.missing())}")
 
 
 def _check_signed(wish: Wish, facts: DeviceFacts, trusted: str) -> None:
@@ -232,7 +239,7 @@ def _push(
     missing = store.missing(files)
     wanted = sum(file.size for file in missing)
     if wanted + _SPARE_BYTES > facts.storage_free_bytes:
-        raise DeviceFailure(
+        raise StorageFull(
             f"{facts.where}: {wanted / 1e6:.0f} MB are to be pushed and "
             f"{facts.storage_free_bytes / 1e6:.0f} MB are free; make room, or choose other storage "
             "with --root"

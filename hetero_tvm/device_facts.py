@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from hetero_tvm.errors import DeviceFailure
+from hetero_tvm.errors import DeviceLacks
 from hetero_tvm.transports.transport import Transport
 from target_specs.loader import list_specs, load_spec
 
@@ -116,7 +116,7 @@ def read_facts(transport: Transport, folder: str = "/") -> DeviceFacts:
         else:
             values[key] = value.strip()
     if "system" not in values or "machine" not in values:
-        raise DeviceFailure(f"{transport.where}: no POSIX shell answers there")
+        raise DeviceLacks(f"{transport.where}: no POSIX shell answers there")
     soc_id = _number(values.get("soc_id", ""))
     soc, htp_arch = _known_soc(soc_id)
     believed = [t for t in temperatures if t is not None and 0 < t < _HOTTEST_BELIEVED_C]

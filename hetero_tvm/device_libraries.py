@@ -10,7 +10,7 @@ from hetero_tvm import cross_runtime, runtime
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.device_os import OSES, DeviceOs, os_of, this_os
 from hetero_tvm.device_wheels import wheel_files
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import RuntimeUnusable, WrongMachine
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def libraries_for(manifest: Manifest, cache_dir: Path) -> list[Library]:
         return _installed(manifest)
     target = os_of(manifest.os, manifest.host)
     if target is None:
-        raise BadInput(
+        raise WrongMachine(
             f"its host code is for {manifest.os} on {manifest.host}, and there are libraries for "
             f"{', '.join(OSES)}; deploy from such a machine"
         )
@@ -61,7 +61,9 @@ def _fetched(manifest: Manifest, target: DeviceOs, cache_dir: Path) -> list[Libr
     def out_of(package: str, *patterns: str) -> list[Path]:
         version = manifest.versions.get(package)
         if version is None:
-            raise BadInput(f"it was built without {package}, which its NPU part needs; rebuild it")
+            raise WrongMachine(
+                f"it was built without {package}, which its NPU part needs; rebuild it"
+            )
         return wheel_files(target, package, version, patterns, cache_dir=cache_dir)
 
     note = logger.info
@@ -118,5 +120,5 @@ def _beside(backend: Path) -> list[Path]:
 
 def _library(path: Path, setting: str | None = None, *, load: bool = False) -> Library:
     if not path.is_file():
-        raise EnvironmentProblem(f"{path} is missing; install this package again: pip install .")
+        raise RuntimeUnusable(f"{path} is missing; install this package again: pip install .")
     return Library(path=path.resolve(), name=path.name, setting=setting, load=load)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import TargetUnusable
 
 _GLIBC = "2.28"  # the oldest that TVM's wheels run with
 _MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}  # as other systems call them -> as Linux does
@@ -81,7 +81,7 @@ def device_os(name: str) -> DeviceOs:
         BadInput: none is called so.
     """
     if name not in OSES:
-        raise BadInput(f"--os {name}: not known; one of {', '.join(OSES)}")
+        raise TargetUnusable(f"--os {name}: not known; one of {', '.join(OSES)}")
     return OSES[name]
 
 

@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, EnvironmentProblem, KeyUnusable, OpenToNetwork
 from hetero_tvm.transports.rpc import (
     DEFAULT_PORT,
     LENGTH,
@@ -224,7 +224,7 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(f"--listen {args.listen}: write an address and a port") from None
     context = _context(args)
     if not address.is_loopback and context is None:
-        raise BadInput(
+        raise OpenToNetwork(
             f"--listen {args.listen}: TVM's RPC runs code, so a network gets it only by TLS: give "
             "--cert and --key; or stay at 127.0.0.1 and come in by ssh -L or adb forward"
         )
@@ -264,7 +264,7 @@ def _context(args: argparse.Namespace) -> ssl.SSLContext | None:
             context.load_verify_locations(args.client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
     except (OSError, ssl.SSLError) as error:
-        raise BadInput(f"--cert, --key or --client-ca: {error}") from None
+        raise KeyUnusable(f"--cert, --key or --client-ca: {error}") from None
     return context
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm import chunks
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import BadInput, DeviceFailure, NotDeployed
 from hetero_tvm.transports.transport import Meter, Transport
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -213,7 +213,7 @@ class DeviceStore:
         names = [bundle.name for bundle in self.bundles()]
         if name not in names:
             there = f"there are {', '.join(names)}" if names else "nothing is deployed there"
-            raise BadInput(f"{self.transport.where}: no bundle {name}; {there}")
+            raise NotDeployed(f"{self.transport.where}: no bundle {name}; {there}")
         self.transport.check(f"rm -rf {shlex.quote(f'{self.root}/bundles/{check_name(name)}')}")
         self.collect()
 

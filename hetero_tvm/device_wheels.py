@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hetero_tvm.device_os import DeviceOs
-from hetero_tvm.errors import EnvironmentProblem
+from hetero_tvm.errors import NoWheel
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ def wheel_files(
             if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
         ]
         if not members:
-            raise EnvironmentProblem(
+            raise NoWheel(
                 f"{package} {version} for {target.name} has no file {' or '.join(patterns)}"
             )
         for member in members:
@@ -73,7 +73,7 @@ def _unpack(wheel: zipfile.ZipFile, member: str, folder: Path) -> None:
 
 def _fetch(target: DeviceOs, package: str, version: str, folder: Path) -> None:
     if not target.wheels:
-        raise EnvironmentProblem(f"PyPI has no wheels for {target.name}: none of {package}")
+        raise NoWheel(f"PyPI has no wheels for {target.name}: none of {package}")
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     words = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder)]
     words += ["--only-binary=:all:", "--python-version", python, "--disable-pip-version-check"]
@@ -86,6 +86,4 @@ def _fetch(target: DeviceOs, package: str, version: str, folder: Path) -> None:
         said = done.stderr.splitlines()
         lines = [line for line in said if "ERROR" in line or "No module" in line]
         last = (lines or said or ["it said nothing"])[-1]
-        raise EnvironmentProblem(
-            f"pip found no {package} {version} for {target.name}: {last.strip()[:300]}"
-        )
+        raise NoWheel(f"pip found no {package} {version} for {target.name}: {last.strip()[:300]}")

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     if args.json:
         cli.emit_json("inspect", {**found.to_dict(), "failed": failed, "held": not failed})
-    elif not args.quiet:
+    else:
         cli.emit(_text(found, verbose=args.verbose > 0))
     for line in failed:
         cli.say(f"hetero-tvm inspect: {line}")

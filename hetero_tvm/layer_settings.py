@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.block_quantization import Settings
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadLayerSettings
 
 _FIELDS = {"bits": int, "group": int, "symmetric": bool, "keep": bool}
 
@@ -46,11 +46,13 @@ def read_overrides(file: Path) -> tuple[Override, ...]:
     try:
         tables = tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise BadInput(f"{file}: {error}") from None
+        raise BadLayerSettings(f"{file}: {error}") from None
     unknown = sorted(set(tables) - {"layer"})
     layers = tables.get("layer", [])
     if unknown or not isinstance(layers, list):
-        raise BadInput(f"{file}: write [[layer]] tables, found {', '.join(unknown) or 'another'}")
+        raise BadLayerSettings(
+            f"{file}: write [[layer]] tables, found {', '.join(unknown) or 'another'}"
+        )
     return tuple(_override(file, number, table) for number, table in enumerate(layers, start=1))
 
 
@@ -59,14 +61,16 @@ def _override(file: Path, number: int, table: Any) -> Override:
     values = dict(table)
     match = values.pop("match", None)
     if not isinstance(match, str) or not match:
-        raise BadInput(f'{where}: say which layers, as in match = "*/lm_head/*"')
+        raise BadLayerSettings(f'{where}: say which layers, as in match = "*/lm_head/*"')
     for key, value in values.items():
         if key not in _FIELDS:
-            raise BadInput(f"{where}: no key {key}; there are match, {', '.join(_FIELDS)}")
+            raise BadLayerSettings(f"{where}: no key {key}; there are match, {', '.join(_FIELDS)}")
         if type(value) is not _FIELDS[key]:
-            raise BadInput(f"{where}: {key} must be {_FIELDS[key].__name__}, not {value!r}")
+            raise BadLayerSettings(f"{where}: {key} must be {_FIELDS[key].__name__}, not {value!r}")
     if not values:
-        raise BadInput(f"{where}: says nothing of {match}; give one of {', '.join(_FIELDS)}")
+        raise BadLayerSettings(
+            f"{where}: says nothing of {match}; give one of {', '.join(_FIELDS)}"
+        )
     return Override(match=match, values=values)
 
 
@@ -87,13 +91,13 @@ def settings_of(
         if not matching:
             near = difflib.get_close_matches(override.match, names, n=1, cutoff=0.0)
             hint = f"; the nearest is {near[0]}" if near else ""
-            raise BadInput(f"no layer is named {override.match}{hint}")
+            raise BadLayerSettings(f"no layer is named {override.match}{hint}")
         values = dict(override.values)
         keep = values.pop("keep", False)
         for name in matching:
             try:
                 changed = dataclasses.replace(found[name] or default, **values)
             except ValueError as error:
-                raise BadInput(f"{override.match}: {error}") from None
+                raise BadLayerSettings(f"{override.match}: {error}") from None
             found[name] = None if keep else changed
     return found

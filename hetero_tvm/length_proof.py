@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, ReferenceRefuses
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
 from hetero_tvm.frontend.random_inputs import InputRange, draw_inputs, ranges_at
@@ -142,7 +142,7 @@ class _Trial:
                 str(self.model), quiet_options(threads=0), providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # ONNX Runtime has no common base class
-            raise BadInput(
+            raise ReferenceRefuses(
                 f"{self.model}: ONNX Runtime cannot load the model, so nothing can be said about "
                 f"other lengths (--no-check skips this): {_first_line(error)}"
             ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from hetero_tvm import llm_session
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, ImportDiffers
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.self_check import relative_error
@@ -90,7 +90,7 @@ def check(artefact: Path, folder: LlmFolder, note: Callable[[str], None]) -> flo
         errors.append(relative_error(session.decode(token), reference.step([token])))
     limit = ROUGH_TOLERANCE if rounds_activations(folder.model) else TOLERANCE
     if not max(errors) <= limit:
-        raise BadInput(
+        raise ImportDiffers(
             f"{folder.model}: the built model differs from ONNX Runtime by {max(errors):.1e} "
             f"(relative; at most {limit:.0e}) in {'decoding' if errors[0] <= limit else 'a prompt'}"
             "; please report this model, or build it with --no-check"

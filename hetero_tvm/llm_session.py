@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hetero_tvm import bundle, runtime
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import BadInput, ContextFull, RunFailed, SavedCacheRefused, WrongKindOfModel
 from hetero_tvm.lengths import way
 from hetero_tvm.loader import (
     Around,
@@ -51,7 +51,7 @@ def load_llm(path: str | Path) -> LlmSession:
     """
     opened = open_artefact(Path(path))
     if opened.manifest.llm is None:
-        raise BadInput(f"{path}: not a language model; run it with `hetero-tvm run`")
+        raise WrongKindOfModel(f"{path}: not a language model; run it with `hetero-tvm run`")
     return LlmSession(opened, opened.manifest.llm)
 
 
@@ -211,19 +211,23 @@ class LlmSession:
             with np.load(path, allow_pickle=False) as file:
                 found = {name: file[name] for name in file.files}
         except (OSError, ValueError, EOFError) as error:
-            raise BadInput(f"{path}: not a saved cache ({error})") from error
+            raise SavedCacheRefused(f"{path}: not a saved cache ({error})") from error
         if str(found.get("format")) != _FORMAT:
-            raise BadInput(f"{path}: not a saved cache of this version")
+            raise SavedCacheRefused(f"{path}: not a saved cache of this version")
         if str(found["model"]) != self.manifest.model_sha256:
-            raise BadInput(f"{path}: the cache of another model")
+            raise SavedCacheRefused(f"{path}: the cache of another model")
         tokens = self._in_vocabulary([int(token) for token in found["tokens"]])
         if len(tokens) > self.capacity:
-            raise BadInput(f"{path}: {len(tokens)} tokens, this artefact holds {self.capacity}")
+            raise SavedCacheRefused(
+                f"{path}: {len(tokens)} tokens, this artefact holds {self.capacity}"
+            )
         held = [found.get(f"cache {index}") for index in range(len(self.description.caches))]
         for spec, array in zip(self.description.caches, held, strict=True):
             wanted = (*spec.shape[:2], len(tokens), spec.shape[3])
             if array is None or array.shape != wanted or str(array.dtype) != spec.dtype:
-                raise BadInput(f"{path}: damaged: {spec.name} is not {list(wanted)} {spec.dtype}")
+                raise SavedCacheRefused(
+                    f"{path}: damaged: {spec.name} is not {list(wanted)} {spec.dtype}"
+                )
         for spec, array in zip(self.description.caches, held, strict=True):
             runtime.host_view(self._caches[spec.name])[:, :, : len(tokens)] = array
         self._tokens = tokens
@@ -235,7 +239,7 @@ class LlmSession:
         if not found:
             raise BadInput("no tokens given")
         if len(self._tokens) + len(found) > self.capacity:
-            raise BadInput(
+            raise ContextFull(
                 f"{len(self._tokens) + len(found)} tokens in one sequence, this artefact holds "
                 f"{self.capacity}; shorten the prompt, or rebuild it with a larger --context"
             )
@@ -263,7 +267,7 @@ class LlmSession:
                 )
             logits = runtime.host_view(_only(result))
         except (RuntimeError, self._device_error) as error:
-            raise DeviceFailure(last_line(error)) from error
+            raise RunFailed(last_line(error)) from error
         self._tokens += tokens
         return logits.reshape(-1)
 

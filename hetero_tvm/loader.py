@@ -15,7 +15,13 @@ import numpy as np
 from hetero_tvm import runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.device_os import this_os
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import (
+    LengthNotBuilt,
+    RunFailed,
+    WrongKindOfModel,
+    WrongMachine,
+    WrongTensors,
+)
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way, with_length
 from hetero_tvm.weights_layout import read_weights
@@ -94,7 +100,7 @@ class Model:
         if args:
             names = [spec.name for spec in self.manifest.inputs]
             if len(args) > len(names):
-                raise BadInput(f"{len(args)} inputs given, the model has {len(names)}")
+                raise WrongTensors(f"{len(args)} inputs given, the model has {len(names)}")
             inputs = {**dict(zip(names, args, strict=False)), **inputs}
         return self.run(inputs)
 
@@ -108,7 +114,7 @@ class Model:
         unknown = sorted(set(inputs) - {spec.name for spec in specs})
         missing = [self._shown(spec) for spec in specs if spec.name not in inputs]
         if unknown or missing:
-            raise BadInput(
+            raise WrongTensors(
                 "; ".join(
                     ([f"no input named {', '.join(unknown)}"] if unknown else [])
                     + ([f"missing {', '.join(missing)}"] if missing else [])
@@ -161,7 +167,7 @@ class Model:
             why = f"cutting longer inputs is not offered: {rules.chunking_words}"
         else:
             why = f"filling up others is not offered: {rules.padding_words}"
-        raise BadInput(f"length {size}: built are {built}; {why}; add it to --length")
+        raise LengthNotBuilt(f"length {size}: built are {built}; {why}; add it to --length")
 
     def _shown(self, spec: TensorSpec) -> str:
         """An input as the user gives it: `input_ids=1xL:int64`."""
@@ -190,7 +196,7 @@ class Model:
                     values.append(program.call(*tensors))
             self._device.sync()
         except (tvm.error.InternalError, RuntimeError) as error:
-            raise DeviceFailure(last_line(error)) from error
+            raise RunFailed(last_line(error)) from error
         return Results(fed.way, values)
 
     def measure(self, fed: Fed, runs: int) -> tuple[Results, list[float]]:
@@ -289,7 +295,7 @@ def load(path: str | Path) -> Model:
     """
     opened = open_artefact(Path(path))
     if opened.manifest.llm is not None:
-        raise BadInput(f"{path}: a language model; use hetero_tvm.load_llm")
+        raise WrongKindOfModel(f"{path}: a language model; use hetero_tvm.load_llm")
     model = Model(opened.manifest, opened.machine, opened.device)
     model.load_seconds = opened.load_seconds
     return model
@@ -312,7 +318,7 @@ def open_artefact(path: Path) -> Opened:
         machine = relax.VirtualMachine(module, device)
         weights = _weights(path, manifest, device)
     except (tvm.error.InternalError, RuntimeError) as error:
-        raise DeviceFailure(f"{path}: {last_line(error)}") from error
+        raise RunFailed(f"{path}: {last_line(error)}") from error
     return Opened(manifest, machine, device, time.perf_counter() - started, weights)
 
 
@@ -334,7 +340,7 @@ def _check_fits(path: Path, manifest: Manifest) -> None:
     """Refuse an artefact of another machine, TVM or SoC before any of its code is loaded."""
     here = this_os()
     if (manifest.os, manifest.host) != (here.system, here.machine):
-        raise BadInput(
+        raise WrongMachine(
             f"{path}: its host code is for {manifest.os} on {manifest.host}, this machine is "
             f"{here.system} on {here.machine}; rebuild it here, or with --os {here.name}"
         )
@@ -342,13 +348,13 @@ def _check_fits(path: Path, manifest: Manifest) -> None:
         built = manifest.versions.get(package)
         installed = runtime.package_version(package)
         if installed != built:
-            raise BadInput(
+            raise WrongMachine(
                 f"{path}: built with {package} {built}, {installed} is installed; "
                 f"rebuild it, or pip install {package}=={built}"
             )
     here_soc = soc_id()
     if here_soc is not None and manifest.soc_ids and here_soc not in manifest.soc_ids:
-        raise BadInput(
+        raise WrongMachine(
             f"{path}: its NPU part is compiled for {manifest.soc}, this device is SoC {here_soc} "
             f"(by {_SOC_FILE}); rebuild it with this device's --target"
         )
@@ -370,9 +376,9 @@ def _array(value: Any) -> np.ndarray:
 
 def _checked(array: np.ndarray, spec: TensorSpec) -> np.ndarray:
     if str(array.dtype) != spec.dtype:
-        raise BadInput(f"input {spec.name}: dtype {array.dtype}, the model takes {spec.dtype}")
+        raise WrongTensors(f"input {spec.name}: dtype {array.dtype}, the model takes {spec.dtype}")
     if array.shape != spec.shape:
-        raise BadInput(
+        raise WrongTensors(
             f"input {spec.name}: shape {list(array.shape)}, the model takes {list(spec.shape)}"
         )
     return array
@@ -390,15 +396,15 @@ def length_of(arrays: Mapping[str, np.ndarray], rules: LengthRules) -> int:
             continue
         shape = arrays[name].shape
         if max(axes) >= len(shape):
-            raise BadInput(f"input {name}: shape {list(shape)} has no dimension {max(axes)}")
+            raise WrongTensors(f"input {name}: shape {list(shape)} has no dimension {max(axes)}")
         found.update({name if axis == axes[0] else f"{name}[{axis}]": shape[axis] for axis in axes})
     sizes = set(found.values())
     if len(sizes) > 1:
         said = ", ".join(f"{name} {size}" for name, size in found.items())
-        raise BadInput(f"inputs differ in length: {said}")
+        raise WrongTensors(f"inputs differ in length: {said}")
     (size,) = sizes
     if size == 0:
-        raise BadInput(f"inputs of length 0: {', '.join(found)}")
+        raise WrongTensors(f"inputs of length 0: {', '.join(found)}")
     return size
 
 

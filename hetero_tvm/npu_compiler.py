@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm.errors import EnvironmentProblem, HeteroError
+from hetero_tvm.errors import MissingPackage, RegionRejected, VendorCompilerFailed
 from relay_passes.lower_npu import NpuRegion, TensorSpec
 from target_specs.spec import NpuSpec
 
@@ -39,10 +39,8 @@ _WORKER = ("-m", "hetero_tvm.npu_session")
 _MISSING = "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
 
 
-class NpuRegionRejected(HeteroError):
+class NpuRegionRejected(RegionRejected):
     """The vendor's compiler did not take a region although our rules did."""
-
-    exit_code = 2
 
     def __init__(self, symbol: str, reasons: Sequence[str], ops: Sequence[str] = ()) -> None:
         self.symbol = symbol
@@ -54,7 +52,7 @@ class NpuRegionRejected(HeteroError):
         )
 
 
-class NpuCompilerFailed(EnvironmentProblem):
+class NpuCompilerFailed(VendorCompilerFailed):
     """The vendor's compiler crashed, was killed, or hung: it said nothing about the region."""
 
     def __init__(self, symbol: str, what: str) -> None:
@@ -114,7 +112,7 @@ def compile_regions(
     if npu.provider != "qnn":
         return tuple(_finished(region, region.onnx) for region in regions)
     if importlib.util.find_spec("onnxruntime_qnn") is None:
-        raise EnvironmentProblem(_MISSING)
+        raise MissingPackage(_MISSING)
     keys = {region.symbol: _key(region.onnx, npu) for region in regions}
     done: dict[str, CompiledRegion] = {}  # by key: equal regions are compiled once
     waiting: dict[str, NpuRegion] = {}

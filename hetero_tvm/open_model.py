@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetero_tvm import bundle
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import NotDeployed
 
 if TYPE_CHECKING:
     from hetero_tvm.loader import Model
@@ -44,7 +44,7 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
         store = DeviceStore(transport, root)
         found = [b for b in store.bundles() if b.record.get("artefact") == artefact.sha256]
         if not found:
-            raise BadInput(
+            raise NotDeployed(
                 f"{path} is not deployed on {transport.where}, or in another version; run: "
                 f"hetero-tvm deploy {path} --to {to}"
             )

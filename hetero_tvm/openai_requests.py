@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hetero_tvm.completion import Options
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, RequestRefused
 from hetero_tvm.sampling import Sampling
 from hetero_tvm.text_model import TextModel
 
@@ -36,7 +36,7 @@ _UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
 }
 
 
-class RequestError(BadInput):
+class RequestError(RequestRefused):
     """A request that cannot be answered."""
 
     def __init__(

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, NotALanguageModel, ReferenceRefuses
 
 _CACHE = re.compile(r".*\d+\.(decoder\.)?(key|value)")
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -74,7 +74,7 @@ def _session(model: Path) -> Any:
     try:
         return onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
-        raise BadInput(f"{model}: ONNX Runtime cannot load it: {error}") from None
+        raise ReferenceRefuses(f"{model}: ONNX Runtime cannot load it: {error}") from None
 
 
 def _logits(model: Path, session: Any, tokens: Sequence[int], head_dim: int | None) -> np.ndarray:
@@ -84,7 +84,7 @@ def _logits(model: Path, session: Any, tokens: Sequence[int], head_dim: int | No
     if logits.shape == (1, len(tokens), logits.shape[-1]):
         return logits[0]
     if logits.shape[:2] != (1, 1):
-        raise BadInput(f"{model}: gives logits of {logits.shape} for {len(tokens)} tokens")
+        raise NotALanguageModel(f"{model}: gives logits of {logits.shape} for {len(tokens)} tokens")
     rows = []
     for place, token in enumerate(tokens):
         row, caches = _run(model, session, [token], place, caches)
@@ -113,9 +113,9 @@ def _run(
     try:
         logits, *grown = session.run(wanted, {**feeds, **caches})
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
-        raise BadInput(f"{model}: ONNX Runtime cannot run it: {error}") from None
+        raise ReferenceRefuses(f"{model}: ONNX Runtime cannot run it: {error}") from None
     if logits.ndim != 3:
-        raise BadInput(f"{model}: gives logits of {logits.shape}, not of a sequence")
+        raise NotALanguageModel(f"{model}: gives logits of {logits.shape}, not of a sequence")
     found = dict(zip(wanted[1:], grown, strict=True))
     return logits, {name: found.get(present, caches[name]) for name, present in later.items()}
 
@@ -127,11 +127,13 @@ def _empty_caches(model: Path, session: Any, head_dim: int | None) -> dict[str, 
         if entry.name in ("input_ids", "attention_mask", "position_ids"):
             continue
         if not (_CACHE.fullmatch(entry.name) and len(entry.shape) == 4 and entry.type in _DTYPES):
-            raise BadInput(f"{model}: not a language model that is known here: input {entry.name}")
+            raise NotALanguageModel(
+                f"{model}: not a language model that is known here: input {entry.name}"
+            )
         _, heads, _, depth = entry.shape
         depth = depth if isinstance(depth, int) else head_dim
         if not isinstance(heads, int) or not isinstance(depth, int):
-            raise BadInput(
+            raise NotALanguageModel(
                 f"{model}: {entry.name} leaves its heads open, {entry.shape}, and no config.json "
                 "beside it says them"
             )

@@ -18,7 +18,7 @@ from hetero_tvm import frontend, measure_plans, npu_compiler, runtime, vm_loweri
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import can_estimate, product_form, products_of, with_estimates
 from hetero_tvm.device_os import device_os
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, TargetUnusable
 from hetero_tvm.plan_regions import Region, estimate_regions
 from hetero_tvm.plan_rounds import plan_by_regions
 from relay_passes import gpu_support, npu_precision, npu_support
@@ -260,7 +260,7 @@ def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:
     known = {device: watts for device, watts in power.items() if watts is not None}
     if needed and len(known) < len(power):
         missing = " and ".join(f"[{d}] power_w" for d in power if d not in known)
-        raise BadInput(
+        raise TargetUnusable(
             f"target {spec.name} does not say what power its devices take ({missing}): "
             "plan for latency, or add it to a TOML file of the target"
         )

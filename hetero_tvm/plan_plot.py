@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadOutputPath, CannotWrite, MissingPackage
 from relay_passes.op_work import Work
 from relay_passes.planner.problem import Op, Problem, Waiting
 from relay_passes.planner.product_choices import product_choices
@@ -130,11 +130,13 @@ def check(path: Path) -> None:
         EnvironmentProblem: matplotlib is not installed.
     """
     if path.suffix.lower() != ".png":
-        raise BadInput(f"--plot {path}: the picture is a PNG; name it so, as in {path.stem}.png")
+        raise BadOutputPath(
+            f"--plot {path}: the picture is a PNG; name it so, as in {path.stem}.png"
+        )
     if not path.parent.is_dir():
-        raise BadInput(f"--plot {path}: the folder {path.parent} does not exist")
+        raise BadOutputPath(f"--plot {path}: the folder {path.parent} does not exist")
     if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentProblem(
+        raise MissingPackage(
             "--plot needs matplotlib, which is not installed; run: pip install 'hetero-tvm[plot]'"
         )
 
@@ -162,7 +164,7 @@ def draw(path: Path, target: str, dtype: str, series: Sequence[Series]) -> None:
     try:
         canvas.print_png(str(path), metadata={"Software": None})
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _panel(axes: Axes, series: Series, longest: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, CannotWrite, WrongKindOfModel
 from relay_passes.plan import Plan
 from target_specs.loader import SpecError, load_spec
 from target_specs.spec import SocSpec
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if workload.is_llm(args.artefact):
         work = workload.open_llm(args, args.phase or "decode")
     elif args.phase is not None:
-        raise BadInput(f"--phase: {args.artefact} is no language model")
+        raise WrongKindOfModel(f"--phase: {args.artefact} is no language model")
     else:
         work = workload.open_model(args)
     manifest = work.manifest
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.json:
         cli.emit_json("profile", data)
-    elif not args.quiet:
+    else:
         cli.emit(_text(data, summary, rows=None if args.verbose else _ROWS))
     return 0
 
@@ -155,7 +155,7 @@ def write_trace(path: Path, document: dict[str, Any]) -> None:
         with whole_file(path) as temporary:
             temporary.write_text(json.dumps(document))
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _text(data: dict[str, Any], summary: Summary, rows: int | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ArtefactUnreadable
 from hetero_tvm.recording import Event
 from relay_passes.calls import Call, part_names
 from relay_passes.plan import OpPlan, Plan
@@ -161,7 +161,9 @@ def _call_times(run: Run, table: Sequence[Call]) -> list[float]:
     """Time of the device's work for each entry of the table."""
     made = calls_by_number(run)
     if [event.name for event in made] != [call.symbol for call in table]:
-        raise BadInput("the artefact's own list of its calls is not what it does; build it again")
+        raise ArtefactUnreadable(
+            "the artefact's own list of its calls is not what it does; build it again"
+        )
     worked: dict[int | None, float] = defaultdict(float)
     for event in run.events:
         if event.kind in ("kernel", "region"):

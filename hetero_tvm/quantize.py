@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
 from hetero_tvm.block_quantization import Settings
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, BadOutputPath, CannotWrite, TokenizerUnusable
 from hetero_tvm.layer_settings import Override, read_overrides, settings_of
 from hetero_tvm.perplexity import Perplexity, perplexity
 from hetero_tvm.progress import Progress
@@ -149,7 +149,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.json:
         cli.emit_json("quantize", summary(result))
-    elif not args.quiet:
+    else:
         cli.emit(_text(result, verbose=args.verbose > 0))
     return 0
 
@@ -182,9 +182,9 @@ def quantize_model(
     progress = progress or Progress(quiet=True)
     path, beside = find_model(source), folder_of(source)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise BadInput(f"{output}: exists already; name a new folder")
+        raise BadOutputPath(f"{output}: exists already; name a new folder")
     if not output.resolve().parent.is_dir():
-        raise BadInput(f"{output}: the folder {output.parent} does not exist")
+        raise BadOutputPath(f"{output}: the folder {output.parent} does not exist")
     model = Model(path)
     names = [layer.name for layer in model.layers]
     heads = frozenset(layer.name for layer in model.layers if layer.is_head)
@@ -216,7 +216,7 @@ def quantize_model(
                 output.rmdir()
             written.parent.rename(output)
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write {output}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {output}: {error.strerror or error}") from error
     return Result(
         model=output / path.name,
         layers=reports,
@@ -292,7 +292,7 @@ def read_tokens(text: Path, folder: Path, most: int) -> list[int]:
     from hetero_tvm.tokenizer import Tokenizer
 
     if not (folder / "tokenizer.json").is_file():
-        raise BadInput(f"--text needs {folder}/tokenizer.json, which is not there")
+        raise TokenizerUnusable(f"--text needs {folder}/tokenizer.json, which is not there")
     try:
         words = text.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ArtefactUnreadable, ModelUnreadable, ReferenceRefuses
 from hetero_tvm.frontend.random_inputs import InputRange, draw_inputs
 from hetero_tvm.output_error import OutputError, Tolerance, compare
 
@@ -27,7 +27,7 @@ def compute(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     import onnxruntime
 
     if not model.is_file():
-        raise BadInput(f"{model}: no such file")
+        raise ModelUnreadable(f"{model}: no such file")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -37,7 +37,9 @@ def compute(model: Path, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(inputs)), strict=True))
     except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
-        raise BadInput(f"{model}: ONNX Runtime cannot run it on these inputs: {error}") from None
+        raise ReferenceRefuses(
+            f"{model}: ONNX Runtime cannot run it on these inputs: {error}"
+        ) from None
 
 
 def record(model: Path, ranges: Sequence[InputRange]) -> dict[str, Any]:
@@ -74,12 +76,14 @@ def check(
     for entry in reference["outputs"]:
         name, shape = entry["name"], tuple(entry["shape"])
         if name not in outputs:
-            raise BadInput(f"the recorded outputs have {name}, the artefact has not; rebuild it")
+            raise ArtefactUnreadable(
+                f"the recorded outputs have {name}, the artefact has not; rebuild it"
+            )
         try:
             raw = zlib.decompress(base64.b64decode(entry["values"]))
             wanted[name] = np.frombuffer(raw, np.dtype(entry["dtype"]))
         except (ValueError, TypeError, zlib.error) as error:
-            raise BadInput(f"the recorded output {name} is damaged: {error}") from None
+            raise ArtefactUnreadable(f"the recorded output {name} is damaged: {error}") from None
         # Of another shape: as it is, so that the comparison fails by it.
         array = outputs[name]
         found[name] = _sample(array) if array.shape == shape else array

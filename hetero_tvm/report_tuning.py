@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadOutputPath, MissingPackage, TuningDbUnusable
 from schedules.tuning_db import Kernel, Standing, TuningDb
 
 _CURVES = 12  # of a picture: the kernels with the most trials
@@ -94,9 +94,9 @@ def draw(path: Path, db: TuningDb) -> None:
         EnvironmentProblem: matplotlib is not installed.
     """
     if path.suffix != ".png":
-        raise BadInput(f"--plot {path}: name a .png file")
+        raise BadOutputPath(f"--plot {path}: name a .png file")
     if importlib.util.find_spec("matplotlib") is None:
-        raise EnvironmentProblem("matplotlib is not installed; run: pip install 'hetero-tvm[plot]'")
+        raise MissingPackage("matplotlib is not installed; run: pip install 'hetero-tvm[plot]'")
     from matplotlib.figure import Figure
 
     kernels = db.kernels()
@@ -106,7 +106,7 @@ def draw(path: Path, db: TuningDb) -> None:
         if key in kernels and standing.trials and standing.default_s
     ]
     if not searches:
-        raise BadInput("--plot: the database has no trial")
+        raise TuningDbUnusable("--plot: the database has no trial")
     searches.sort(key=lambda pair: -len(pair[1].trials))
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
@@ -126,7 +126,7 @@ def draw(path: Path, db: TuningDb) -> None:
     try:
         figure.savefig(path, dpi=130)
     except OSError as error:
-        raise BadInput(f"--plot {path}: {error.strerror}") from None
+        raise BadOutputPath(f"--plot {path}: {error.strerror}") from None
 
 
 def _number(value: float | None, digits: int = 1) -> str:

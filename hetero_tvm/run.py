@@ -16,7 +16,14 @@ import numpy as np
 from hetero_tvm import cli, reference
 from hetero_tvm.arguments import add_device_arguments
 from hetero_tvm.bundle import Manifest, whole_file
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import (
+    AnotherModel,
+    BadInput,
+    BadOutputPath,
+    CannotWrite,
+    LengthNotBuilt,
+    WrongTensors,
+)
 from hetero_tvm.lengths import words
 from hetero_tvm.output_error import FLOAT16, FLOAT32, OutputError, Tolerance, compare
 
@@ -106,7 +113,7 @@ def _run(args: argparse.Namespace, model: Model, given: dict[str, np.ndarray]) -
             tolerance = dataclasses.replace(tolerance, relative_error=args.tolerance)
         wanted = reference.compute(args.compare, inputs)
         if set(wanted) != set(outputs):
-            raise BadInput(
+            raise AnotherModel(
                 f"{args.compare}: its outputs are {', '.join(wanted)}, the artefact's are "
                 f"{', '.join(outputs)}; compare with the model it was built from"
             )
@@ -137,7 +144,7 @@ def _run(args: argparse.Namespace, model: Model, given: dict[str, np.ndarray]) -
     }
     if args.json:
         cli.emit_json("run", summary)
-    elif not args.quiet:
+    else:
         cli.emit(_text(summary, errors))
     return 1 if held is False else 0
 
@@ -154,9 +161,9 @@ def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
                 arrays.update(loaded)  # reads the members
                 continue
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise BadInput(f"--inputs {flag}: {error}") from None
+            raise WrongTensors(f"--inputs {flag}: {error}") from None
         if not separator:
-            raise BadInput(f"--inputs {flag}: say which input it is, as in NAME={file}")
+            raise WrongTensors(f"--inputs {flag}: say which input it is, as in NAME={file}")
         arrays[name] = loaded
     return arrays
 
@@ -178,13 +185,13 @@ def complete_inputs(
     rules, ranges = manifest.lengths, manifest.ranges
     if rules is None:
         if length is not None:
-            raise BadInput(f"--length {length}: the artefact was built without --length")
+            raise LengthNotBuilt(f"--length {length}: the artefact was built without --length")
     else:
         carrying = {name: array for name, array in given.items() if name in rules.input_axes}
         found = length_of(carrying, rules) if carrying else None
         if length is not None and (length < 1 or found not in (None, length)):
             said = f"the given inputs are {found} long" if found else "at least 1"
-            raise BadInput(f"--length {length}: {said}")
+            raise LengthNotBuilt(f"--length {length}: {said}")
         size = found or length or max(variant.length for variant in manifest.variants)
         ranges = ranges_at(ranges, rules.input_axes, size)
     if {spec.name for spec in manifest.inputs} <= set(given):
@@ -203,11 +210,11 @@ def default_tolerance(manifest: Manifest) -> Tolerance:
 def check_save(path: Path, inputs: list[Path | None], flag: str = "--save") -> None:
     """Say before the run what would go wrong after it."""
     if not path.parent.is_dir():
-        raise BadInput(f"{flag} {path}: the folder {path.parent} does not exist")
+        raise BadOutputPath(f"{flag} {path}: the folder {path.parent} does not exist")
     if path.is_dir():
-        raise BadInput(f"{flag} {path}: is a folder; give a file name")
+        raise BadOutputPath(f"{flag} {path}: is a folder; give a file name")
     if path.resolve() in [file.resolve() for file in inputs if file is not None]:
-        raise BadInput(f"{flag} {path}: would overwrite an input")
+        raise BadOutputPath(f"{flag} {path}: would overwrite an input")
 
 
 def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
@@ -216,7 +223,7 @@ def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
         with whole_file(path) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **outputs)
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _gpu_words(devices: list[dict[str, Any]], manifest: Manifest) -> str:

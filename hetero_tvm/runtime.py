@@ -63,7 +63,7 @@ def load() -> None:
     Raises EnvironmentProblem when the library was not built or does not fit the installed TVM.
     """
     if not LIBRARY.is_file():
-        raise errors.EnvironmentProblem(
+        raise errors.RuntimeUnusable(
             f"{LIBRARY} is missing; build it: pip install . (or setup.py build_ext --inplace)"
         )
     import tvm
@@ -74,7 +74,7 @@ def load() -> None:
     try:
         ctypes.CDLL(str(LIBRARY), mode=ctypes.RTLD_GLOBAL)
     except OSError as error:
-        raise errors.EnvironmentProblem(
+        raise errors.RuntimeUnusable(
             f"{LIBRARY} does not load with apache-tvm {tvm.__version__}: {error}; build it again: "
             "pip install --force-reinstall --no-deps ."
         ) from error
@@ -129,7 +129,7 @@ def package_folder(package: str) -> Path:
     """
     folder = _package_folder(package)
     if folder is None:
-        raise errors.EnvironmentProblem(f"Python package {package} is not installed")
+        raise errors.MissingPackage(f"Python package {package} is not installed")
     return folder
 
 
@@ -148,9 +148,9 @@ def require(*, opencl: bool = False, ort: bool = False, qnn: bool = False) -> No
     """
     paths = library_paths()
     if ort and paths["ort.library"] is None:
-        raise errors.EnvironmentProblem("ONNX Runtime is not installed; pip install onnxruntime")
+        raise errors.MissingPackage("ONNX Runtime is not installed; pip install onnxruntime")
     if qnn and (paths["qnn.library"] is None or paths["qnn.backend"] is None):
-        raise errors.EnvironmentProblem(
+        raise errors.MissingPackage(
             "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
         )
     if opencl:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import BadInput, WrongNumbers
 
 _FIRST_CANDIDATES = 64  # that top-p looks at; four times as many while they are too few
 
@@ -71,9 +71,7 @@ class Sampler:
         best = int(np.argmax(logits))  # of a NaN too, if there is one
         highest = float(logits[best])
         if math.isnan(highest) or highest == -math.inf:
-            raise DeviceFailure(
-                "the model's logits are not numbers; the artefact is not to be used"
-            )
+            raise WrongNumbers("the model's logits are not numbers; the artefact is not to be used")
         if settings.temperature == 0.0:
             return best
         candidates = None

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, MissingPackage, OpenToNetwork
 
 EXAMPLES = """\
 examples:
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     token = read_token(args.token_file)
     if token is None and not is_loopback(args.host):
-        raise BadInput(
+        raise OpenToNetwork(
             f"--host {args.host} can be reached from other machines: give --token-file FILE, or "
             f"set {_TOKEN_VARIABLE}"
         )
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
 
         from hetero_tvm.openai_app import Limits, make_app
     except ImportError as error:
-        raise EnvironmentProblem(f"{error}: pip install 'hetero-tvm[llm,serve]'") from error
+        raise MissingPackage(f"{error}: pip install 'hetero-tvm[llm,serve]'") from error
     listening = listen(args.host, args.port)  # before the model is loaded, which takes seconds
     with contextlib.closing(listening):
         model = text_model.open_text_model(args.artefact, args.device)

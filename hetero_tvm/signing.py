@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import bundle
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import CannotWrite, KeyUnusable, MissingPackage, SignatureRefused
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,7 +34,7 @@ def new_key(path: Path) -> Path:
     public = path.with_name(f"{path.name}.pub")
     for file in (path, public):
         if file.exists():
-            raise BadInput(f"{file}: exists; a key is never overwritten")
+            raise KeyUnusable(f"{file}: exists; a key is never overwritten")
     key = ed25519.Ed25519PrivateKey.generate()
     text = key.private_bytes(
         serialization.Encoding.PEM,
@@ -46,7 +46,7 @@ def new_key(path: Path) -> Path:
             out.write(text)
         public.write_text(f"{public_line(_raw(key))}\n")
     except OSError as error:
-        raise EnvironmentProblem(f"cannot write {path}: {error.strerror or error}") from error
+        raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
     return public
 
 
@@ -60,11 +60,11 @@ def load_key(path: Path) -> Ed25519PrivateKey:
     try:
         key = serialization.load_pem_private_key(path.read_bytes(), None)
     except (OSError, ValueError, TypeError) as error:
-        raise BadInput(
+        raise KeyUnusable(
             f"{path}: no private key ({error}); make one with `hetero-tvm sign --new-key {path}`"
         ) from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise BadInput(f"{path}: a key of another kind than Ed25519")
+        raise KeyUnusable(f"{path}: a key of another kind than Ed25519")
     return key
 
 
@@ -98,7 +98,7 @@ def signer(artefact: Path) -> bytes | None:
             signature, _CONTEXT + bundle.read_footer(artefact)
         )
     except InvalidSignature:
-        raise BadInput(
+        raise SignatureRefused(
             f"{artefact}: its signature is not of this artefact: it was changed, or its signature "
             "was; get it again from who made it"
         ) from None
@@ -119,7 +119,7 @@ def check_trusted(artefact: Path, trusted: Path | None = None) -> None:
     if found in keys:
         return
     said = f"signed by {public_line(found)}, which is not" if found else "not signed by any"
-    raise BadInput(
+    raise SignatureRefused(
         f"{artefact}: {said} among the keys in {trusted}, and nothing else is accepted here; sign "
         f"it: hetero-tvm sign {artefact} --key KEY"
     )
@@ -143,7 +143,7 @@ def read_keys(path: Path) -> list[bytes]:
     try:
         lines = path.read_text().splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path}: no file of trusted keys: {error}") from None
+        raise KeyUnusable(f"{path}: no file of trusted keys: {error}") from None
     return [
         _key_in(line, f"{path}, line {number}")
         for number, line in enumerate(lines, 1)
@@ -165,7 +165,7 @@ def _key_in(line: str, where: str) -> bytes:
                 return public
     except ValueError:
         pass
-    raise BadInput(f"{where}: no key; one is written as: {_KIND} BASE64")
+    raise KeyUnusable(f"{where}: no key; one is written as: {_KIND} BASE64")
 
 
 def _raw(key: Ed25519PrivateKey) -> bytes:
@@ -178,7 +178,7 @@ def _library() -> tuple[Any, Any]:
         from cryptography.hazmat.primitives import serialization
         from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError:
-        raise EnvironmentProblem(
+        raise MissingPackage(
             "signatures need the package cryptography; run: pip install 'hetero-tvm[sign]'"
         ) from None
     return serialization, ed25519

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from hetero_tvm import cli
 from hetero_tvm.arguments import add_onnx_arguments, onnx_config
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, BadOutputPath, CannotWrite
 from hetero_tvm.progress import Progress
 
 if TYPE_CHECKING:
@@ -193,9 +193,9 @@ def _share(flag: str, text: str) -> float:
 def _check_trace(path: Path | None) -> None:
     """Before the work, not after it."""
     if path is not None and path.is_dir():
-        raise BadInput(f"--trace {path}: a folder; give a file's name")
+        raise BadOutputPath(f"--trace {path}: a folder; give a file's name")
     if path is not None and not path.absolute().parent.is_dir():
-        raise BadInput(f"--trace {path}: the folder {path.absolute().parent} does not exist")
+        raise BadOutputPath(f"--trace {path}: the folder {path.absolute().parent} does not exist")
 
 
 def _write_trace(
@@ -208,7 +208,7 @@ def _write_trace(
     try:
         args.trace.write_text(json.dumps(trace(runs, title)), encoding="utf-8")
     except OSError as error:
-        raise EnvironmentProblem(f"--trace {args.trace}: {error.strerror}") from None
+        raise CannotWrite(f"--trace {args.trace}: {error.strerror}") from None
     cli.say(f"{args.trace}: open it in ui.perfetto.dev or chrome://tracing", quiet=args.quiet)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.completion import Completion, Options, Session
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import TokenizerUnusable
 from hetero_tvm.tokenizer import Message, Tokenizer
 
 
@@ -50,7 +50,7 @@ class TextModel:
 
     def _text(self) -> Tokenizer:
         if self.tokenizer is None:
-            raise BadInput(
+            raise TokenizerUnusable(
                 "the model came without tokenizer.json and works on token ids: give them "
                 "(generate: --ids 1,2,3)"
             )

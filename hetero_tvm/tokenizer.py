@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import MissingPackage, TokenizerUnusable
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of half a character decode to
 _PATIENCE = 8  # tokens; a character is at most four bytes, and so four tokens
@@ -33,15 +33,17 @@ class Tokenizer:
             EnvironmentProblem: the package `tokenizers` is missing.
         """
         if "tokenizer.json" not in texts:
-            raise BadInput("the model came without tokenizer.json; it works on token ids only")
+            raise TokenizerUnusable(
+                "the model came without tokenizer.json; it works on token ids only"
+            )
         try:
             import tokenizers
         except ImportError as error:
-            raise EnvironmentProblem(f"{error}: pip install 'hetero-tvm[llm]'") from error
+            raise MissingPackage(f"{error}: pip install 'hetero-tvm[llm]'") from error
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(texts["tokenizer.json"])
         except Exception as error:  # the package raises bare Exception
-            raise BadInput(f"tokenizer.json: {error}") from error
+            raise TokenizerUnusable(f"tokenizer.json: {error}") from error
         # What a file says of training batches is no matter of one text.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -95,7 +97,7 @@ class Tokenizer:
     def render(self, messages: Sequence[Message]) -> str:
         """The text that the chat template makes of `messages`; see `chat`."""
         if not self._template:
-            raise BadInput("the model came without a chat template; give a plain prompt")
+            raise TokenizerUnusable("the model came without a chat template; give a plain prompt")
         if self._compiled is None:
             self._compiled = _compiled(self._template)
         known = {name: self._special(name) for name in _SPECIAL}
@@ -108,7 +110,9 @@ class Tokenizer:
                 )
             )
         except Exception as error:
-            raise BadInput(f"the model's chat template refuses the messages: {error}") from error
+            raise TokenizerUnusable(
+                f"the model's chat template refuses the messages: {error}"
+            ) from error
 
     def stream(self) -> TextStream:
         """A text that grows token by token."""
@@ -160,9 +164,9 @@ def _object(texts: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
         found = json.loads(texts.get(name) or "{}")
     except ValueError as error:
-        raise BadInput(f"{name}: not JSON ({error})") from error
+        raise TokenizerUnusable(f"{name}: not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise BadInput(f"{name}: expected an object")
+        raise TokenizerUnusable(f"{name}: expected an object")
     return found
 
 
@@ -181,7 +185,7 @@ def _compiled(template: str) -> Any:
         import jinja2
         from jinja2.sandbox import ImmutableSandboxedEnvironment
     except ImportError as error:
-        raise EnvironmentProblem(f"{error}: pip install 'hetero-tvm[llm]'") from error
+        raise MissingPackage(f"{error}: pip install 'hetero-tvm[llm]'") from error
 
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
@@ -195,7 +199,7 @@ def _compiled(template: str) -> Any:
     try:
         return environment.from_string(template)
     except jinja2.TemplateError as error:
-        raise BadInput(f"the model's chat template: {error}") from error
+        raise TokenizerUnusable(f"the model's chat template: {error}") from error
 
 
 def _to_json(value: Any, indent: int | None = None) -> str:

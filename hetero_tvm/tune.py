@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config
 from hetero_tvm.config import default_cache_dir
-from hetero_tvm.errors import BadInput, DeviceFailure, EnvironmentProblem
+from hetero_tvm.errors import (
+    BadInput,
+    DeviceFailure,
+    EnvironmentProblem,
+    MissingPackage,
+    TuningDbUnusable,
+)
 
 if TYPE_CHECKING:
     from hetero_tvm.config import BuildConfig
@@ -106,7 +112,7 @@ def _keep(args: argparse.Namespace, what: str) -> int:
 
     folder = args.show or _folder(args)
     if what != "merge" and not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; `hetero-tvm tune` makes one")
+        raise TuningDbUnusable(f"{folder}: no such folder; `hetero-tvm tune` makes one")
     db = tuning.open_db(folder, tell=cli.say)
     try:
         if what == "export":
@@ -121,7 +127,7 @@ def _keep(args: argparse.Namespace, what: str) -> int:
             rows = report_tuning.rows(db)
             data, text = {"kernels": rows}, report_tuning.table(rows, verbose=args.verbose > 0)
     except DbRefused as error:
-        raise BadInput(str(error)) from None
+        raise TuningDbUnusable(str(error)) from None
     except OSError as error:
         raise BadInput(f"{args.export or args.merge}: {error.strerror}") from None
     if args.plot is not None:
@@ -143,7 +149,7 @@ def _search(args: argparse.Namespace) -> int:
         raise BadInput(f"--trials {args.trials}: at least 1")
     only = _regex(args.only)
     if importlib.util.find_spec("xgboost") is None:
-        raise EnvironmentProblem("xgboost is not installed; run: pip install 'hetero-tvm[tune]'")
+        raise MissingPackage("xgboost is not installed; run: pip install 'hetero-tvm[tune]'")
     folder = _folder(args)
     with Progress(quiet=args.quiet) as progress:
         return _tune(args, folder, only, budget_s, progress)

@@ -17,7 +17,14 @@ from tvm import IRModule, relax, tirx
 from tvm.s_tir import dlight
 
 from hetero_tvm import pipeline, runtime
-from hetero_tvm.errors import BadInput, DeviceFailure, EnvironmentProblem
+from hetero_tvm.errors import (
+    BadInput,
+    EnvironmentProblem,
+    MissingPackage,
+    NotReached,
+    TuningDbUnusable,
+    WrongNumbers,
+)
 from relay_passes.lower_gpu import OPS_ATTR, lower_gpu
 from schedules.defaults import default_legalizations, default_rules
 from schedules.measure import NoDevice, Place, Pool
@@ -44,7 +51,7 @@ def open_db(folder: Path, *, tell: Tell, write: bool = False) -> TuningDb:
     try:
         return TuningDb(folder, tell=tell, write=write)
     except DbRefused as error:
-        raise BadInput(str(error)) from None
+        raise TuningDbUnusable(str(error)) from None
 
 
 def jobs_of(state: pipeline.State) -> list[Job]:
@@ -65,7 +72,7 @@ def schedule_with(
         DeviceFailure: a kernel has no schedule that is right on this device.
     """
     if not folder.is_dir():
-        raise BadInput(f"--db {folder}: no such folder; `hetero-tvm tune` makes one")
+        raise TuningDbUnusable(f"--db {folder}: no such folder; `hetero-tvm tune` makes one")
     gpu = state.spec.gpu
     limit = limits(gpu)
     db = open_db(folder, tell=tell)
@@ -80,7 +87,7 @@ def schedule_with(
         wrong = wrong_default(db, key, limit, here) if here is not None else None
         if picks[key][0] is None and wrong is not None:
             ops = ", ".join(map(str, func.attrs.get(OPS_ATTR) or ()))
-            raise DeviceFailure(
+            raise WrongNumbers(
                 f"the kernel of {ops} is wrong on {here[0] if here else ''} ({wrong}), and no "
                 "other schedule of it is verified: tune it longer, or build with --devices npu"
             )
@@ -111,12 +118,12 @@ def places(device: str, gpu: GpuSpec) -> list[Place]:
             socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
         except OSError as error:
             what = "the tracker" if scheme == "tracker" else "the device server"
-            raise DeviceFailure(
+            raise NotReached(
                 f"--device {device}: {what} at {address} does not answer: {error.strerror or error}"
             ) from None
         for package in _NEEDS[scheme]:
             if importlib.util.find_spec(package) is None:
-                raise EnvironmentProblem(
+                raise MissingPackage(
                     f"{package} is not installed; run: pip install 'hetero-tvm[tune]'"
                 )
     count = free_devices(device) if scheme == "tracker" else 1
@@ -141,7 +148,7 @@ def free_devices(device: str) -> int:
     try:
         summary = rpc.connect_tracker(host, int(port)).summary()
     except (OSError, RuntimeError, ValueError) as error:
-        raise DeviceFailure(f"the tracker at {address} does not answer: {_last(error)}") from None
+        raise NotReached(f"the tracker at {address} does not answer: {_last(error)}") from None
     queues = summary.get("queue_info", {})
     free = int(queues.get(key, {}).get("free", 0))
     if free == 0:
@@ -163,7 +170,7 @@ def open_pool(device: str, gpu: GpuSpec, tell: Tell) -> Pool:
     try:
         return Pool(places(device, gpu), note=tell)
     except NoDevice as error:
-        raise DeviceFailure(f"no device to measure on: {error}") from None
+        raise NotReached(f"no device to measure on: {error}") from None
 
 
 def _here(spec: SocSpec) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ from tvm.relax import transform
 from tvm.support import cc
 
 from hetero_tvm.cross_compiler import CrossCompiler, run_compiler
-from hetero_tvm.errors import EnvironmentProblem
+from hetero_tvm.errors import NoCompiler
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.ordering import CheckOrder
 from relay_passes.plan_memory import PlanMemory, npu_or_kernel
@@ -104,7 +104,7 @@ def export(executable: relax.VMExecutable, path: Path, cross: CrossCompiler | No
         return
     compiler = cc.get_cc()
     if compiler is None or shutil.which(compiler) is None:
-        raise EnvironmentProblem(
+        raise NoCompiler(
             f"no C++ compiler to link {path.name} with (CXX={os.environ.get('CXX', '')!r}); "
             "install one (Debian: apt-get install g++) or point CXX at one"
         )

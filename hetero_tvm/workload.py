@@ -13,7 +13,7 @@ import numpy as np
 
 from hetero_tvm import bundle, llm_session, loader, runtime
 from hetero_tvm.bundle import Manifest
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, ContextFull, WrongKindOfModel
 from hetero_tvm.loader import Around, nothing_around
 from hetero_tvm.run import complete_inputs, read_inputs
 from hetero_tvm.workload_arguments import PROMPT
@@ -63,7 +63,7 @@ class LlmWorkload:
         self, session: llm_session.LlmSession, phase: Phase, prompt: int, seed: int
     ) -> None:
         if not 1 <= prompt < session.capacity:
-            raise BadInput(
+            raise ContextFull(
                 f"--prompt {prompt}: 1 to {session.capacity - 1} tokens, of the "
                 f"{session.capacity} that the artefact holds"
             )
@@ -110,7 +110,7 @@ def open_model(args: argparse.Namespace) -> ModelWorkload:
     """
     _check(args)
     if args.prompt is not None:
-        raise BadInput(f"--prompt: {args.artefact} is no language model; use --length")
+        raise WrongKindOfModel(f"--prompt: {args.artefact} is no language model; use --length")
     given = read_inputs(args.inputs)
     model = loader.load(args.artefact)
     return ModelWorkload(model, complete_inputs(given, model.manifest, args.seed, args.length))
@@ -120,7 +120,7 @@ def open_llm(args: argparse.Namespace, phase: Phase) -> LlmWorkload:
     """As `open_model`, of a language model."""
     _check(args)
     if args.inputs or args.length is not None:
-        raise BadInput(f"{args.artefact} is a language model: use --prompt TOKENS")
+        raise WrongKindOfModel(f"{args.artefact} is a language model: use --prompt TOKENS")
     session = llm_session.load_llm(args.artefact)
     prompt = min(PROMPT, session.capacity - 1) if args.prompt is None else args.prompt
     return LlmWorkload(session, phase, prompt, args.seed)

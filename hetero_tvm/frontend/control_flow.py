@@ -12,9 +12,8 @@ from typing import Protocol
 import numpy as np
 import onnx
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ModelTooLarge, ShapeMismatchError, UnsupportedModel
 from hetero_tvm.frontend.emitter import Emitter
-from hetero_tvm.frontend.node_types import ShapeMismatchError
 from hetero_tvm.frontend.node_view import NodeView, ValueType
 
 logger = logging.getLogger(__name__)
@@ -92,7 +91,7 @@ def _select(view: NodeView, walker: Walker, then: list[str], other: list[str]) -
         kinds = [walker.kind(name) for name in pair]
         if kinds[0] != kinds[1] and None not in kinds:
             shapes = [list(kind.shape) for kind in kinds if kind]
-            raise BadInput(
+            raise UnsupportedModel(
                 f"node {view.label}: the shape of output {index} depends on the condition "
                 f"({shapes[0]} or {shapes[1]}); make the condition a constant in the model"
             )
@@ -113,7 +112,7 @@ def _expand_loop(view: NodeView, walker: Walker) -> bool:
         if not bool(going.reshape(-1)[0]):
             break
         if step == MAX_ITERATIONS:
-            raise BadInput(f"node {view.label} runs more than {MAX_ITERATIONS} iterations")
+            raise ModelTooLarge(f"node {view.label} runs more than {MAX_ITERATIONS} iterations")
         emitter = walker.emitter(view)
         fixed = [emitter.const(step, "int64"), emitter.const(True, "bool")]
         walker.emit(view, emitter)
@@ -163,7 +162,7 @@ def _expand_scan(view: NodeView, walker: Walker) -> bool:
     shapes = [view.shape(held + index) for index in range(count)]
     steps = shapes[0][axes[0]]
     if steps > MAX_ITERATIONS:
-        raise BadInput(f"node {view.label} runs more than {MAX_ITERATIONS} iterations")
+        raise ModelTooLarge(f"node {view.label} runs more than {MAX_ITERATIONS} iterations")
     for step in range(steps):
         emitter = walker.emitter(view)
         slices = []

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import WrongInputShapes
 from hetero_tvm.frontend.node_view import COMPUTED_DTYPES
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 
@@ -41,13 +41,13 @@ def parse_input_flag(text: str) -> InputSpec:
     """Read `NAME=DIMS[:DTYPE]`; a scalar is `NAME=scalar` or `NAME=`."""
     name, equals, rest = text.rpartition("=")
     if not equals or not name:
-        raise BadInput(
+        raise WrongInputShapes(
             f"--input {text}: write NAME=DIMS[:DTYPE], for example input_ids=1x128:int64"
         )
     dims, _, dtype = rest.partition(":")
     dims = dims.strip()
     if dims not in _SCALAR_WORDS and not _DIMS.fullmatch(dims):
-        raise BadInput(
+        raise WrongInputShapes(
             f"--input {text}: {dims!r} is no shape; write the dimensions as whole numbers with 'x' "
             "between them (1x3x320x320), or 'scalar'"
         )
@@ -98,7 +98,7 @@ def fix_input_shapes(
         specs.append(TensorSpec(name=value.name, dtype=dtype, shape=tuple(shape)))
     if problems:
         hint = f"; for example: {' '.join(filter(None, open_flags))}" if open_flags else ""
-        raise BadInput("; ".join(problems) + hint)
+        raise WrongInputShapes("; ".join(problems) + hint)
     return tuple(specs)
 
 
@@ -117,7 +117,7 @@ def _check_names(inputs: list[onnx.ValueInfoProto], wanted: Mapping[str, InputSp
     for name in unknown:
         near = difflib.get_close_matches(name, names, n=1)
         parts.append(f"no input {name!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
-    raise BadInput(
+    raise WrongInputShapes(
         f"{'; '.join(parts)}; the model's inputs are: {', '.join(map(describe, inputs))}"
     )
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import onnx
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import NotALanguageModel
 from hetero_tvm.frontend.read_model import parse_model
 
 # What goes into the artefact as it is, for whoever turns text into tokens and back.
@@ -101,11 +101,11 @@ def _text(file: Path) -> str | None:
     if not file.is_file():
         return None
     if file.stat().st_size > _MAX_TEXT_BYTES:
-        raise BadInput(f"{file}: {file.stat().st_size} bytes, at most {_MAX_TEXT_BYTES}")
+        raise NotALanguageModel(f"{file}: {file.stat().st_size} bytes, at most {_MAX_TEXT_BYTES}")
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: cannot be read as text ({error})") from error
+        raise NotALanguageModel(f"{file}: cannot be read as text ({error})") from error
 
 
 def _json(file: Path) -> dict[str, Any]:
@@ -115,9 +115,9 @@ def _json(file: Path) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError as error:
-        raise BadInput(f"{file}: not JSON ({error})") from error
+        raise NotALanguageModel(f"{file}: not JSON ({error})") from error
     if not isinstance(found, dict):
-        raise BadInput(f"{file}: expected an object")
+        raise NotALanguageModel(f"{file}: expected an object")
     return found
 
 
@@ -127,7 +127,7 @@ def _model_file(path: Path, genai: Mapping[str, Any]) -> Path:
     if isinstance(named, str):
         parts = PurePosixPath(named).parts
         if ".." in parts or PurePosixPath(named).is_absolute():
-            raise BadInput(f"{path}/genai_config.json: {named!r} leaves the folder")
+            raise NotALanguageModel(f"{path}/genai_config.json: {named!r} leaves the folder")
         return _existing(path / named, path)
     for name in _USUAL_NAMES:
         if (path / name).is_file():
@@ -136,8 +136,8 @@ def _model_file(path: Path, genai: Mapping[str, Any]) -> Path:
     if len(found) == 1:
         return found[0]
     if not found:
-        raise BadInput(f"{path}: no ONNX file in this folder; expected {_USUAL_NAMES[0]}")
-    raise BadInput(
+        raise NotALanguageModel(f"{path}: no ONNX file in this folder; expected {_USUAL_NAMES[0]}")
+    raise NotALanguageModel(
         f"{path}: several ONNX files ({', '.join(file.name for file in found[:4])}); "
         f"rename the one to build to {_USUAL_NAMES[0]}"
     )
@@ -145,7 +145,9 @@ def _model_file(path: Path, genai: Mapping[str, Any]) -> Path:
 
 def _existing(file: Path, folder: Path) -> Path:
     if not file.is_file():
-        raise BadInput(f"{folder}: genai_config.json names {file.name}, which is not there")
+        raise NotALanguageModel(
+            f"{folder}: genai_config.json names {file.name}, which is not there"
+        )
     return file
 
 
@@ -173,7 +175,7 @@ def _caches(model: Path, proto: onnx.ModelProto, head_depth: int) -> tuple[Cache
             continue
         heads, depth = dims[1].dim_value, dims[3].dim_value or head_depth
         if heads < 1 or depth < 1:
-            raise BadInput(
+            raise NotALanguageModel(
                 f"{model}: {value.name} leaves its heads or their size open, and no config.json or "
                 "genai_config.json beside it says them"
             )
@@ -191,7 +193,7 @@ def _caches(model: Path, proto: onnx.ModelProto, head_depth: int) -> tuple[Cache
     kinds = {(cache.layer, cache.kind) for cache in found}
     layers = {cache.layer for cache in found}
     if not found or len(kinds) != len(found) or len(kinds) != 2 * len(layers):
-        raise BadInput(
+        raise NotALanguageModel(
             f"{model}: not a language model with a cache: expected inputs such as "
             "past_key_values.0.key and past_key_values.0.value; export it with its past "
             "(optimum: --task text-generation-with-past)"
@@ -213,7 +215,7 @@ def _vocabulary(model: Path, proto: onnx.ModelProto) -> int:
             if dims and dims[-1].dim_value > 0:
                 return int(dims[-1].dim_value)
             return 0  # found out when shapes are known
-    raise BadInput(f"{model}: no output named logits; its outputs are {_names(proto)}")
+    raise NotALanguageModel(f"{model}: no output named logits; its outputs are {_names(proto)}")
 
 
 def _names(proto: onnx.ModelProto) -> str:

@@ -23,7 +23,7 @@ import onnx
 from onnx import TensorProto, helper
 from tvm import IRModule, relax
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import NotALanguageModel
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.canonicalise import Pass, canonicalise
 from hetero_tvm.frontend.cpu_run import run_on_cpu
@@ -88,7 +88,7 @@ def import_step(
     try:
         imported = canonicalise(to_relax(folded), more)
     except PlacementError as error:
-        raise BadInput(f"{folder.model}: {error}") from error
+        raise NotALanguageModel(f"{folder.model}: {error}") from error
     imported = replace(imported, mod=drop_unread_params(imported.mod))
     used = _border(imported.mod, folded.inputs)
     _check_border(folder, used)
@@ -142,15 +142,15 @@ def _mask_values(rows: int, capacity: int) -> MaskValues:
 def _check_border(folder: LlmFolder, used: tuple[TensorSpec, ...]) -> None:
     names = {spec.name for spec in used}
     if IDS not in names:
-        raise BadInput(f"{folder.model}: its logits do not follow from an input {IDS}")
+        raise NotALanguageModel(f"{folder.model}: its logits do not follow from an input {IDS}")
     if _MASK in names:
-        raise BadInput(
+        raise NotALanguageModel(
             f"{folder.model}: {_MASK} takes part in a way that is not understood; expected a "
             "causal mask over one sequence"
         )
     for cache in folder.caches:
         if cache.name not in names:
-            raise BadInput(f"{folder.model}: {cache.name} takes no part in the logits")
+            raise NotALanguageModel(f"{folder.model}: {cache.name} takes no part in the logits")
 
 
 def _ranges(
@@ -188,7 +188,7 @@ def _step_graph(
     inputs = {value.name for value in graph.input} - weights
     foreign = inputs - shapes.keys() - {PAST, LAST}
     if foreign or IDS not in inputs:
-        raise BadInput(
+        raise NotALanguageModel(
             f"{folder.model}: not a language model on token ids: expected the input {IDS}, "
             f"found {', '.join(sorted(foreign)) or 'caches alone'}"
         )
@@ -232,7 +232,7 @@ def _keep_logits(model: Path, graph: onnx.GraphProto) -> None:
     """Caches are written in place: the logits are the only output."""
     logits = [value for value in graph.output if value.name == LOGITS]
     if not logits:
-        raise BadInput(f"{model}: no output named {LOGITS}")
+        raise NotALanguageModel(f"{model}: no output named {LOGITS}")
     del graph.output[:]
     graph.output.extend(logits)
     graph.output[0].type.tensor_type.ClearField("shape")
@@ -259,7 +259,7 @@ def _pick_row(model: Path, graph: onnx.GraphProto) -> None:
         if top.op_type in ("MatMul", "MatMulNBits", "Gemm"):
             break
     if top is None or node is None or top.op_type not in ("MatMul", "MatMulNBits", "Gemm"):
-        raise BadInput(f"{model}: the product that makes the {LOGITS} was not found")
+        raise NotALanguageModel(f"{model}: the product that makes the {LOGITS} was not found")
     source = top.input[0]
     if node.op_type == "Unsqueeze" and node.input[0] in makers:
         inner_node = makers[node.input[0]]

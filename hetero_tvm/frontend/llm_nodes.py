@@ -15,7 +15,7 @@ import math
 
 import numpy as np
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend.contrib_ops import MICROSOFT, unpack_bits
 from hetero_tvm.frontend.emitter import Emitter
 from hetero_tvm.frontend.node_view import NodeView
@@ -75,8 +75,8 @@ def _group_query_attention(node: NodeView, out: Emitter) -> bool:
     return True
 
 
-def _unsupported(node: NodeView, what: str) -> BadInput:
-    return BadInput(f"node {node.label}: {what} is not supported")
+def _unsupported(node: NodeView, what: str) -> UnsupportedModel:
+    return UnsupportedModel(f"node {node.label}: {what} is not supported")
 
 
 def _counted(parts: list[str], heads: int, groups: int) -> list[tuple[str, int]]:

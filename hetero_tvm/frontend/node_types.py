@@ -9,20 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import OpenShapeError, ShapeMismatchError
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, ValueType, qualified_op
 from hetero_tvm.frontend.own_nodes import OWN_DOMAIN, own_types
 
 _MAX_SHAPE_DATA_BYTES = 1 << 16  # constants up to this size are shown to shape inference
 _DATA_DEPENDENT_OPS = frozenset("NonZero Unique Compress NonMaxSuppression StringSplit".split())
-
-
-class OpenShapeError(BadInput):
-    """The shape of a node's result cannot be known at compile time."""
-
-
-class ShapeMismatchError(BadInput):
-    """A node cannot take the shapes that it is given; running it would fail as well."""
 
 
 class Schemas:

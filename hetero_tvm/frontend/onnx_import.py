@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from tvm import IRModule, relax
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ImportDiffers, UnsupportedModel
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.converters.context import Conversion, NodeBuilder, constant, static_shape
 from hetero_tvm.frontend.folded_model import FoldedModel
@@ -119,7 +119,7 @@ class _Importer:
                 Conversion(view, self._builder, self._values, self._weight)
             )
         except (RuntimeError, TypeError, ValueError) as error:
-            raise BadInput(f"node {view.label} cannot be imported: {error}") from error
+            raise UnsupportedModel(f"node {view.label} cannot be imported: {error}") from error
         for index, name in enumerate(proto.output):
             if not name:
                 continue
@@ -139,7 +139,7 @@ class _Importer:
                 continue
             dtype = self._model.types[name].dtype
             if dtype not in COMPUTED_DTYPES:
-                raise BadInput(
+                raise UnsupportedModel(
                     f"node {view.label} computes with {dtype} ({name!r}), which devices do not; "
                     "such numbers can be constants that a DequantizeLinear reads"
                 )
@@ -149,7 +149,7 @@ class _Importer:
         wanted = self._model.types[name]
         found = (str(value.ty.dtype), static_shape(value))
         if found != (wanted.dtype, wanted.shape):
-            raise BadInput(
+            raise ImportDiffers(
                 f"node {view.label} was imported as {found[0]}{list(found[1])} and is "
                 f"{wanted.dtype}{list(wanted.shape)} in ONNX; please report this model"
             )

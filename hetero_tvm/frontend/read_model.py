@@ -22,7 +22,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import external_data_helper
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ModelTooLarge, ModelUnreadable, WeightsMissing
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +57,14 @@ def read_model(path: Path) -> RawModel:
 def parse_model(path: Path) -> onnx.ModelProto:
     """What `path` holds, without its external data and unchecked; `BadInput` if it is no model."""
     if not path.exists():
-        raise BadInput(f"{path}: no such file")
+        raise ModelUnreadable(f"{path}: no such file")
     if not path.is_file():
-        raise BadInput(f"{path}: not a file; give the .onnx file itself")
+        raise ModelUnreadable(f"{path}: not a file; give the .onnx file itself")
     size = path.stat().st_size
     if size == 0:
-        raise BadInput(f"{path}: the file is empty")
+        raise ModelUnreadable(f"{path}: the file is empty")
     if size >= MAX_FILE_BYTES:
-        raise BadInput(
+        raise ModelTooLarge(
             f"{path}: {size} bytes, and an ONNX file ends at {MAX_FILE_BYTES}; "
             "save it with its weights as external data"
         )
@@ -72,9 +72,9 @@ def parse_model(path: Path) -> onnx.ModelProto:
     try:
         proto.ParseFromString(path.read_bytes())
     except (DecodeError, RuntimeError) as error:
-        raise BadInput(f"{path}: not an ONNX file, or a truncated one ({error})") from error
+        raise ModelUnreadable(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     except OSError as error:
-        raise BadInput(f"{path}: cannot be read ({error.strerror})") from error
+        raise ModelUnreadable(f"{path}: cannot be read ({error.strerror})") from error
     return proto
 
 
@@ -98,7 +98,7 @@ def read_tensor(path: Path, tensor: onnx.TensorProto) -> onnx.TensorProto:
             name=tensor.name, dims=tensor.dims, data_type=tensor.data_type, raw_data=data
         )
     if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-        raise BadInput(
+        raise ModelUnreadable(
             f"{path}: tensor {tensor.name!r} of shape {list(tensor.dims)} needs {size} bytes and "
             f"has {len(tensor.raw_data)}; the file is damaged"
         )
@@ -107,29 +107,29 @@ def read_tensor(path: Path, tensor: onnx.TensorProto) -> onnx.TensorProto:
 
 def _check_structure(path: Path, proto: onnx.ModelProto) -> None:
     if not proto.HasField("graph") or not proto.graph.output:
-        raise BadInput(
+        raise ModelUnreadable(
             f"{path}: not an ONNX file, or a truncated one (no graph with outputs in it)"
         )
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     opset = opsets.get("", opsets.get("ai.onnx"))
     if opset is None:
-        raise BadInput(f"{path}: names no operator set; is it a plain ONNX model?")
+        raise ModelUnreadable(f"{path}: names no operator set; is it a plain ONNX model?")
     newest = onnx.defs.onnx_opset_version()
     if not OLDEST_OPSET <= opset <= newest:
-        raise BadInput(
+        raise ModelUnreadable(
             f"{path}: operator set {opset} is outside {OLDEST_OPSET}..{newest}; "
             "convert the model with onnx.version_converter"
         )
     counts = {"nodes": 0, "tensors": 0}
     for graph, depth in _graphs(proto.graph):
         if depth > MAX_NESTING:
-            raise BadInput(f"{path}: graphs nest more than {MAX_NESTING} deep")
+            raise ModelTooLarge(f"{path}: graphs nest more than {MAX_NESTING} deep")
         counts["nodes"] += len(graph.node)
         counts["tensors"] += len(graph.initializer)
     for function in proto.functions:
         counts["nodes"] += len(function.node)
     if counts["nodes"] > MAX_NODES or counts["tensors"] > MAX_TENSORS:
-        raise BadInput(
+        raise ModelTooLarge(
             f"{path}: {counts['nodes']} nodes and {counts['tensors']} tensors; "
             f"the limits are {MAX_NODES} and {MAX_TENSORS}"
         )
@@ -144,7 +144,7 @@ def _check_names(path: Path, graph: onnx.GraphProto, outer: set[str]) -> None:
     for node in graph.node:
         for name in node.input:
             if name and name not in known:
-                raise BadInput(
+                raise ModelUnreadable(
                     f"{path}: node {node.name or node.op_type!r} reads {name!r}, which nothing "
                     "before it produces; the file is damaged"
                 )
@@ -154,7 +154,7 @@ def _check_names(path: Path, graph: onnx.GraphProto, outer: set[str]) -> None:
         known.update(node.output)
     for value in graph.output:
         if value.name not in known:
-            raise BadInput(
+            raise ModelUnreadable(
                 f"{path}: output {value.name!r} is produced by no node; "
                 "the file is damaged or truncated"
             )
@@ -197,7 +197,9 @@ def _attribute_tensors(nodes: Iterator[onnx.NodeProto]) -> Iterator[tuple[str, o
 def _tensor_bytes(path: Path, name: str, tensor: onnx.TensorProto) -> int:
     """Bytes that the dimensions of `tensor` ask for."""
     if len(tensor.dims) > MAX_RANK or any(dim < 0 for dim in tensor.dims):
-        raise BadInput(f"{path}: tensor {name!r} has the impossible shape {list(tensor.dims)}")
+        raise ModelUnreadable(
+            f"{path}: tensor {name!r} has the impossible shape {list(tensor.dims)}"
+        )
     count = math.prod(tensor.dims)
     kinds = onnx.TensorProto
     if tensor.data_type in (kinds.INT4, kinds.UINT4, kinds.FLOAT4E2M1):
@@ -208,11 +210,11 @@ def _tensor_bytes(path: Path, name: str, tensor: onnx.TensorProto) -> int:
         try:
             size = count * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
         except (KeyError, ValueError, TypeError) as error:
-            raise BadInput(
+            raise ModelUnreadable(
                 f"{path}: tensor {name!r} has the unknown type {tensor.data_type}"
             ) from error
     if size > MAX_WEIGHT_BYTES:
-        raise BadInput(f"{path}: tensor {name!r} asks for {size} bytes")
+        raise ModelUnreadable(f"{path}: tensor {name!r} asks for {size} bytes")
     return size
 
 
@@ -226,7 +228,7 @@ def _load_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
         size = _tensor_bytes(path, name, tensor)
         total_bytes += size
         if total_bytes > MAX_WEIGHT_BYTES:
-            raise BadInput(f"{path}: external data of more than {MAX_WEIGHT_BYTES} bytes")
+            raise ModelTooLarge(f"{path}: external data of more than {MAX_WEIGHT_BYTES} bytes")
         file, data = _read_external(path, name, tensor, size)
         tensor.raw_data = data
         tensor.data_location = onnx.TensorProto.DEFAULT
@@ -244,10 +246,10 @@ def _read_external(
         offset = int(entries.get("offset") or 0)
         length = int(entries.get("length") or size)
     except ValueError as error:
-        raise BadInput(f"{path}: tensor {name!r} has a malformed external offset") from error
+        raise WeightsMissing(f"{path}: tensor {name!r} has a malformed external offset") from error
     file_bytes = file.stat().st_size
     if length != size or offset < 0 or offset + length > file_bytes:
-        raise BadInput(
+        raise WeightsMissing(
             f"{path}: tensor {name!r} wants {size} bytes and names bytes {offset} to "
             f"{offset + length} of {file.name}, which has {file_bytes}; copy the file again"
         )
@@ -259,14 +261,14 @@ def _read_external(
 def _contained(path: Path, name: str, location: str) -> Path:
     """The external file of tensor `name`: regular, unlinked, inside the model's folder."""
 
-    def refuse(what: str) -> BadInput:
-        return BadInput(
+    def refuse(what: str) -> WeightsMissing:
+        return WeightsMissing(
             f"{path}: external data of tensor {name!r}: {location!r} {what}; "
             "put a real copy of the file inside the model's folder"
         )
 
     if not location or "\x00" in location:
-        raise BadInput(f"{path}: external data of tensor {name!r} names no file")
+        raise WeightsMissing(f"{path}: external data of tensor {name!r} names no file")
     parts = PurePosixPath(location).parts
     if PurePosixPath(location).is_absolute() or PureWindowsPath(location).anchor:
         raise refuse("is an absolute path")
@@ -292,7 +294,7 @@ def _check_tensors(path: Path, proto: onnx.ModelProto) -> None:
     for name, tensor in _tensors(proto):
         size = _tensor_bytes(path, name, tensor)
         if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-            raise BadInput(
+            raise ModelUnreadable(
                 f"{path}: tensor {name!r} of shape {list(tensor.dims)} needs {size} bytes and has "
                 f"{len(tensor.raw_data)}; the file is damaged"
             )

@@ -23,7 +23,7 @@ import onnx
 import onnxruntime
 from tvm import IRModule, relax
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ImportDiffers, ReferenceRefuses
 from hetero_tvm.frontend.cpu_run import run_on_cpu
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.folded_model import FoldedModel
@@ -128,7 +128,7 @@ def _run_original(
         session = _session(path)
         return session.run([spec.name for spec in folded.outputs], dict(inputs))
     except Exception as error:  # ONNX Runtime has no common base class
-        raise BadInput(
+        raise ReferenceRefuses(
             f"{path}: ONNX Runtime cannot run the model, so the import cannot be checked "
             f"(--no-check skips the check): {_first_line(error)}"
         ) from error
@@ -144,7 +144,7 @@ def _blame(
     inputs: Mapping[str, np.ndarray],
     errors: Sequence[OutputError],
     every_node: bool,
-) -> BadInput:
+) -> ImportDiffers:
     worst = max(errors, key=lambda error: error.relative)
     summary = (
         f"{original}: the import differs from ONNX Runtime: output {worst.name!r} by "
@@ -165,11 +165,11 @@ def _blame(
         if nodes:
             listed = ", ".join(nodes if every_node else nodes[:1])
             plural = "nodes" if every_node and len(nodes) > 1 else "first differing node"
-            return BadInput(
+            return ImportDiffers(
                 f"{summary}; {plural}: {listed} ({cause}). Please report this model; "
                 "--no-check builds it as it is"
             )
-    return BadInput(
+    return ImportDiffers(
         f"{summary}, though every node agrees on its own: rounding errors pile up in this model. "
         "--no-check builds it as it is"
     )

@@ -28,13 +28,19 @@ import numpy as np
 import onnx
 import onnx.inliner
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import (
+    BadInput,
+    ModelTooLarge,
+    OpenShapeError,
+    ShapeMismatchError,
+    UnsupportedModel,
+)
 from hetero_tvm.frontend import control_flow
 from hetero_tvm.frontend.emitter import Emitter
 from hetero_tvm.frontend.evaluate import evaluate_node
 from hetero_tvm.frontend.folded_model import FoldedModel, Walked, assemble
 from hetero_tvm.frontend.inlining import FreshNames, function_copy, graph_copy, named_copies
-from hetero_tvm.frontend.node_types import OpenShapeError, Schemas, ShapeMismatchError
+from hetero_tvm.frontend.node_types import Schemas
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, NodeView, ValueType, qualified_op
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 
@@ -113,7 +119,7 @@ class _Folder:
         self._walk(named_copies(self._model.graph.node, self._names))
         if self._unsupported:
             count = len(self._unsupported)
-            raise BadInput(
+            raise UnsupportedModel(
                 f"{count} node{'s' if count > 1 else ''} cannot be imported: "
                 f"{'; '.join(self._unsupported)}. Replace them in the model, "
                 "or add a rule in hetero_tvm/frontend"
@@ -125,7 +131,7 @@ class _Folder:
         while work:
             self._budget -= 1
             if self._budget < 0:
-                raise BadInput(f"the model expands to more than {_MAX_WORK} nodes")
+                raise ModelTooLarge(f"the model expands to more than {_MAX_WORK} nodes")
             work.extendleft(reversed(self._step(work.popleft())))
 
     def _step(self, original: onnx.NodeProto) -> list[onnx.NodeProto]:

@@ -20,7 +20,7 @@ import sys
 import threading
 from collections.abc import Iterator
 
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import BadAddress, DeviceFailure
 from hetero_tvm.transports.transport import Transport
 
 _PORT = 5037
@@ -41,7 +41,7 @@ class Adb(Transport):
 
     def __init__(self, serial: str | None = None) -> None:
         if serial is not None and (not serial.isprintable() or " " in serial):
-            raise BadInput(f"--to adb:{serial}: no serial number of a device")
+            raise BadAddress(f"--to adb:{serial}: no serial number of a device")
         self._serial = serial
         super().__init__(f"adb:{serial}" if serial else "adb")
 

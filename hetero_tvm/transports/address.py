@@ -5,7 +5,7 @@ from __future__ import annotations
 import urllib.parse
 from pathlib import Path
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadAddress
 from hetero_tvm.transports.adb import Adb
 from hetero_tvm.transports.local import Local
 from hetero_tvm.transports.ssh import Ssh
@@ -22,7 +22,7 @@ def open_transport(address: str) -> Transport:
     """
     kind, _, rest = address.partition(":")
     if kind in ("rpc", "rpcs"):
-        raise BadInput(
+        raise BadAddress(
             f"--to {address}: a device server has its own program and libraries, and takes a model "
             "when it is run: hetero-tvm run MODEL.so --to " + address
         )
@@ -32,7 +32,7 @@ def open_transport(address: str) -> Transport:
         return Adb(rest or None)
     if kind == "ssh":
         return _ssh(address)
-    raise BadInput(f"--to {address}: one of {FORMS}")
+    raise BadAddress(f"--to {address}: one of {FORMS}")
 
 
 def _ssh(address: str) -> Ssh:
@@ -40,9 +40,9 @@ def _ssh(address: str) -> Ssh:
         url = urllib.parse.urlsplit(address)
         port = url.port
     except ValueError as error:
-        raise BadInput(f"--to {address}: {error}") from None
+        raise BadAddress(f"--to {address}: {error}") from None
     if not url.hostname or url.path not in ("", "/") or url.query or url.password is not None:
-        raise BadInput(f"--to {address}: write ssh://[user@]host[:port], no folder, no password")
+        raise BadAddress(f"--to {address}: write ssh://[user@]host[:port], no folder, no password")
     # Not `url.hostname`, which is in small letters: an alias of OpenSSH's configuration may not be.
     host = url.netloc.rpartition("@")[2]
     if port is not None:

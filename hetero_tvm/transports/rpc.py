@@ -22,7 +22,14 @@ import sys
 import threading
 import urllib.parse
 
-from hetero_tvm.errors import BadInput, DeviceFailure, HeteroError
+from hetero_tvm.errors import (
+    BadAddress,
+    DeviceFailure,
+    HeteroError,
+    KeyUnusable,
+    NotReached,
+    OpenToNetwork,
+)
 
 MAGIC = b"HTVMDEV1"
 LENGTH = struct.Struct("<I")
@@ -56,11 +63,11 @@ def parse(text: str) -> Address:
         url = urllib.parse.urlsplit(text)
         host, port = url.hostname, url.port
     except ValueError as error:
-        raise BadInput(f"--to {text}: {error}") from None
+        raise BadAddress(f"--to {text}: {error}") from None
     if url.scheme not in ("rpc", "rpcs") or not host or url.path not in ("", "/") or url.username:
-        raise BadInput(f"--to {text}: write rpc://127.0.0.1:PORT or rpcs://host:PORT")
+        raise BadAddress(f"--to {text}: write rpc://127.0.0.1:PORT or rpcs://host:PORT")
     if url.scheme == "rpc" and host not in _LOOPBACK:
-        raise BadInput(
+        raise OpenToNetwork(
             f"--to {text}: nothing is sent to another machine in plain; use rpcs://, or forward "
             "the port: ssh -L 9180:127.0.0.1:9180 DEVICE, then --to rpc://127.0.0.1:9180"
         )
@@ -76,7 +83,7 @@ def connect(address: Address) -> socket.socket:
     try:
         line = socket.create_connection((address.host, address.port), _CONNECT_S)
     except OSError as error:
-        raise DeviceFailure(
+        raise NotReached(
             f"{address}: not reached: {error.strerror or error}; is `hetero-tvm device_server` "
             "running there?"
         ) from None
@@ -90,7 +97,7 @@ def connect(address: Address) -> socket.socket:
         said = exactly(line, min(size, MOST_HELLO_BYTES)).decode(errors="replace")
     except (OSError, EOFError) as error:
         line.close()
-        raise DeviceFailure(f"{address}: {error or 'it hung up'}") from None
+        raise NotReached(f"{address}: {error or 'it hung up'}") from None
     if not let_in:
         line.close()
         raise DeviceFailure(f"{address}: {said}")
@@ -115,7 +122,7 @@ def _context() -> ssl.SSLContext:
         if certificate := os.environ.get("HETERO_RPC_CERT"):
             context.load_cert_chain(certificate, os.environ.get("HETERO_RPC_KEY"))
     except (OSError, ssl.SSLError) as error:
-        raise BadInput(f"HETERO_RPC_CA, HETERO_RPC_CERT or HETERO_RPC_KEY: {error}") from None
+        raise KeyUnusable(f"HETERO_RPC_CA, HETERO_RPC_CERT or HETERO_RPC_KEY: {error}") from None
     return context
 
 

@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import BadAddress, NotReached
 from hetero_tvm.transports.transport import Transport
 
 _SAFE = re.compile(r"[A-Za-z0-9_.:%\[\]][A-Za-z0-9_.:%\[\]-]*")  # and no leading dash: no option
@@ -40,7 +40,7 @@ class Ssh(Transport):
     def __init__(self, host: str, user: str | None = None, port: int | None = None) -> None:
         for name, value in (("host", host), ("user", user)):
             if value is not None and not _SAFE.fullmatch(value):
-                raise BadInput(f"--to ssh://…: {value!r} is no {name}")
+                raise BadAddress(f"--to ssh://…: {value!r} is no {name}")
         shown = f"{user}@{host}" if user else host
         super().__init__(f"ssh://{shown}" + (f":{port}" if port else ""))
         # A short path: OpenSSH puts a socket there, whose name may have about 100 characters.
@@ -110,4 +110,4 @@ def _wait_for(port: int, process: subprocess.Popen, where: str) -> None:
         time.sleep(0.1)
     process.terminate()
     said = process.stderr.read().decode(errors="replace").strip() if process.stderr else ""
-    raise DeviceFailure(f"{where}: the port could not be forwarded: {said or 'no answer'}")
+    raise NotReached(f"{where}: the port could not be forwarded: {said or 'no answer'}")

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from hetero_tvm.errors import DeviceFailure, EnvironmentProblem
+from hetero_tvm.errors import DeviceFailure, EnvironmentProblem, NotReached, StorageFull
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ class Transport(abc.ABC):
                 self.argv(command), input=data, capture_output=True, timeout=timeout_s, check=False
             )
         except subprocess.TimeoutExpired:
-            raise DeviceFailure(
+            raise NotReached(
                 f"{self.where}: no answer in {timeout_s:.0f} s to: {_short(command)}"
             ) from None
         except OSError as error:
@@ -219,7 +219,7 @@ class Transport(abc.ABC):
     def _lost(self, said: str) -> DeviceFailure:
         hint = self.why_lost(said)
         last = (said.splitlines() or ["the connection broke off"])[-1].strip()
-        return DeviceFailure(
+        return NotReached(
             f"{self.where}: not reached: {last}{'; ' + hint if hint else ''}. "
             "The same command goes on where this one stopped"
         )
@@ -227,7 +227,7 @@ class Transport(abc.ABC):
     def _failed(self, command: str, code: int, said: str) -> DeviceFailure:
         last = (said.splitlines() or [f"exit code {code}"])[-1].strip()
         if _NO_SPACE in said:
-            return DeviceFailure(
+            return StorageFull(
                 f"{self.where}: its storage is full. Make room there, then run the same command "
                 "again; it goes on where this one stopped"
             )

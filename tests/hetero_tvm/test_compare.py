@@ -47,6 +47,13 @@ def files(tmp_path):
     return write
 
 
+def test_quiet_hides_talk_and_no_data(capsys, files):
+    assert cli.main(["compare", *files({"times_ms.p50": 9.0}), "--threshold", "3%", "-q"]) == 1
+    captured = capsys.readouterr()
+    assert "p50 ms" in captured.out
+    assert captured.err.count("\n") == 1 and "HT1000" in captured.err
+
+
 @pytest.mark.parametrize(
     ("changes", "threshold", "code"),
     [

@@ -270,5 +270,6 @@ def test_a_variable_with_a_typo_is_one_clear_line(hetero, tmp_path):
     done = hetero("plan", path, "-t", "host", "-q", env={"HETERO_ESTIMATE": "no"})
     assert done.returncode == 2
     assert done.stderr == (
-        "hetero-tvm plan: error: HETERO_ESTIMATE=no: write off, or leave it unset\n"
+        "hetero-tvm plan: error: HETERO_ESTIMATE=no: write off, or leave it unset "
+        "[hetero-tvm explain HT2000]\n"
     )

@@ -10,7 +10,7 @@ import onnx
 from tvm import relax
 from tvm.runtime import tensor
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend.node_view import NodeView, ValueType
 
 
@@ -73,9 +73,9 @@ class Conversion:
             return expr
         return self.emit(relax.op.reshape(expr, tuple(shape)))
 
-    def unsupported(self, why: str) -> BadInput:
+    def unsupported(self, why: str) -> UnsupportedModel:
         """The error for a form of this operator that no rule covers."""
-        return BadInput(f"node {self.node.label}: {why}")
+        return UnsupportedModel(f"node {self.node.label}: {why}")
 
 
 Converter = Callable[[Conversion], "relax.Expr | list[relax.Expr]"]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from hetero_tvm.frontend.node_types import OpenShapeError, Schemas, ShapeMismatchError
+from hetero_tvm.errors import OpenShapeError, ShapeMismatchError
+from hetero_tvm.frontend.node_types import Schemas
 from hetero_tvm.frontend.node_view import ValueType
 from tests.hetero_tvm.frontend.onnx_cases import node
 
