@@ -28,7 +28,7 @@ Run = Callable[[IRModule, Sequence[np.ndarray]], Outcome]  # what `measure.Pool.
 
 # Relative to the largest sum that a result can be a part of: float32 sums of 14336 products in any
 # order stay below 1e-5; a kernel that adds in half, or leaves one product out, is above 1e-4.
-_TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 4e-3}
+TOLERANCE = {"float64": 1e-4, "float32": 1e-4, "float16": 4e-3}
 _BITWISE = ("reinterpret", "shift_left", "shift_right", "bitwise")
 # A buffer whose type is not printed is of float32: the shape, and nothing but a scope behind it.
 _ALLOCATED = re.compile(r"(sblock_alloc_buffer\(\((?:[^()]|\([^()]*\))*\))(?=\)|, scope)")
@@ -98,7 +98,7 @@ def verify(reference: Reference, mod: IRModule, run: Run, seed: int) -> Verdict:
         for place, want in wanted.items():
             got = outcome.arrays[place]
             error = relative_error(got, want)
-            if not error <= _TOLERANCE.get(str(got.dtype), 0.0):
+            if not error <= TOLERANCE.get(str(got.dtype), 0.0):
                 values = "edge values" if edge else "random values"
                 return Verdict(
                     good=False, reason=f"wrong on {values}: relative error {error:.1e}", error=error
