@@ -53,8 +53,7 @@ def build(
     progress = progress or Progress(quiet=True)
     folder = frontend.read_llm_folder(config.model)
     capacity = checked_capacity(folder, capacity)
-    if config.dtype != "float32":
-        raise BadInput(f"--dtype {config.dtype}: language models are stored as their file has them")
+    check_dtype(config)
     if not folder.has_tokenizer:
         progress.note(f"{config.model}: no tokenizer.json: the artefact works on token ids")
     steps = sorted({DECODE, *(min(rows, capacity) for rows in prefill)})
@@ -97,6 +96,7 @@ def _build(
             state = merger.add(rows, state, sole=False)
         states[rows] = state
     final, manifest = states[steps[0]], None
+    kernels = tuple({use.key: use for state in states.values() for use in state.kernels}.values())
     assert final.model is not None and final.plan is not None
     if config.output is not None:
         merged = dataclasses.replace(
@@ -109,6 +109,7 @@ def _build(
                 for rows, state in states.items()
                 if state.plan is not None
             },
+            kernels=kernels,
         )
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
@@ -143,6 +144,7 @@ def _build(
             memory.peak_bytes(), *(state.npu_compiler_bytes for state in states.values())
         ),
         variants={rows: state.plan for rows, state in states.items() if state.plan},
+        kernels=kernels,
     )
 
 
@@ -158,6 +160,16 @@ def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: P
         progress.note(f"{artefact.name}: not compared with ONNX Runtime: {problem}")
         return
     llm_check.check(artefact, folder, progress.note)
+
+
+def check_dtype(config: BuildConfig) -> None:
+    """Refuse a storage type of the user's.
+
+    Raises:
+        BadInput: there is one.
+    """
+    if config.dtype != "float32":
+        raise BadInput(f"--dtype {config.dtype}: language models are stored as their file has them")
 
 
 def checked_capacity(folder: LlmFolder, asked: int | None) -> int:

@@ -1,0 +1,105 @@
+"""The programs that a search is for, and their GPU kernels.
+
+One for a model, one for each length of `--length`, or every step of a language model's folder:
+their kernels together, equal ones once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+
+from hetero_tvm import compiler, llm_build, pipeline, tuning
+from hetero_tvm.arguments import model_config, read_lengths
+from hetero_tvm.config import BuildConfig, LlmStep
+from hetero_tvm.errors import BadInput
+from hetero_tvm.frontend import read_llm_folder
+from hetero_tvm.progress import Progress
+from schedules.cost_model import CostModel
+from schedules.tuner import Job
+
+
+def add_program_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which programs of a model: the flags of `build` that make several."""
+    parser.add_argument(
+        "--length",
+        metavar="L1,L2,…",
+        help="the kernels of all these lengths, with the dimensions that --input writes as L",
+    )
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="language model: as for `build` (default 2048)"
+    )
+    parser.add_argument(
+        "--prefill",
+        metavar="N1,N2,…",
+        help="language model: as for `build` (default 16,128); decoding is always there",
+    )
+
+
+def configs_of(args: argparse.Namespace) -> dict[str, BuildConfig]:
+    """What the flags ask for: the name of a program -> its build.
+
+    Raises:
+        BadInput: flags that do not go together, or that cannot be read.
+    """
+    if args.model is not None and args.model.is_dir():
+        return _steps(args)
+    if args.context is not None or args.prefill is not None:
+        raise BadInput(f"--context and --prefill are for a folder; {args.model} is none")
+    if args.length is None:
+        return {"": model_config(args, output=None)}
+    lengths = read_lengths(args.length)
+    return {str(n): model_config(args, output=None, length=n) for n in lengths}
+
+
+def _steps(args: argparse.Namespace) -> dict[str, BuildConfig]:
+    for flag in ("input", "length"):
+        if getattr(args, flag):
+            raise BadInput(f"--{flag}: {args.model} is a language model's folder, which takes none")
+    config = model_config(args, output=None)
+    folder = read_llm_folder(config.model)
+    capacity = llm_build.checked_capacity(folder, args.context)
+    llm_build.check_dtype(config)
+    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else llm_build.PREFILL
+    config = dataclasses.replace(config, model=folder.model, measure=False)
+    return {
+        str(rows): dataclasses.replace(
+            config, llm=LlmStep(folder=folder, rows=rows, capacity=capacity)
+        )
+        for rows in sorted({llm_build.DECODE, *(min(rows, capacity) for rows in prefill)})
+    }
+
+
+def jobs_of(configs: Mapping[str, BuildConfig], costs: CostModel, progress: Progress) -> list[Job]:
+    """The kernels of all programs; `calls` are those of one run of each."""
+    names = [phase.name for phase in pipeline.PHASES]
+    cut = names.index("measure")
+    first, measure = pipeline.PHASES[:cut], pipeline.PHASES[cut]
+    # No NPU kernel is needed here, and compiling them takes long.
+    then = [
+        phase
+        for phase in pipeline.PHASES[cut + 1 : names.index("lower_gpu")]
+        if phase.name != "compile_npu"
+    ]
+    progress.begin(
+        {
+            f"{phase.name} {name}".strip(): phase.weight
+            for name in configs
+            for phase in (*first, measure, *then)
+        }
+    )
+    jobs: dict[str, Job] = {}
+    for name, config in configs.items():
+        step = f"{{}} {name}".strip()
+        placed, _ = compiler.run_phases(config, costs, first, progress, step=step)
+        measured, _ = compiler.run_phases(
+            config, costs, [measure], progress, start=placed, step=step
+        )
+        followed = dataclasses.replace(placed, plan=measured.plan)
+        state, _ = compiler.run_phases(config, costs, then, progress, start=followed, step=step)
+        for job in tuning.jobs_of(state):
+            before = jobs.get(job.kernel.key)
+            calls = job.calls + (before.calls if before is not None else 0)
+            jobs[job.kernel.key] = dataclasses.replace(before or job, calls=calls)
+    return list(jobs.values())
