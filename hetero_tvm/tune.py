@@ -6,15 +6,23 @@ python -m hetero_tvm.tune model.onnx --target host --trials 256
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import importlib.util
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_model_arguments, model_config
+from hetero_tvm.arguments import add_model_arguments
+from hetero_tvm.candidates.commands import (
+    FEWEST_TRIALS,
+    TRIALS_PER_KERNEL,
+    add_candidate_arguments,
+    default_trials,
+    emit,
+    take_in,
+)
 from hetero_tvm.config import default_cache_dir
 from hetero_tvm.errors import (
     BadInput,
@@ -23,10 +31,10 @@ from hetero_tvm.errors import (
     MissingPackage,
     TuningDbUnusable,
 )
+from hetero_tvm.tuned_programs import add_program_arguments, configs_of, jobs_of
 
 if TYPE_CHECKING:
     from hetero_tvm.config import BuildConfig
-    from hetero_tvm.pipeline import State
     from hetero_tvm.progress import Progress
     from schedules.cost_model import CostModel
     from schedules.tuner import Job, Tuner
@@ -38,33 +46,39 @@ examples:
   hetero-tvm tune encoder.onnx --target host --input ids=1x128 --budget 30m --only matmul
   hetero-tvm tune detector.onnx --target snapdragon --input x=1x3x320x320 \\
       --device tracker://192.168.1.5:9190/phone --db tuned/
+  hetero-tvm tune encoder.onnx --target host --length 32,128 --input ids=1xL --db tuned/
+  hetero-tvm tune model_folder/ --target host --devices gpu --context 1024 --db tuned/
+  hetero-tvm tune detector.onnx --target snapdragon --input x=1x3x320x320 --db tuned/ \\
+      --emit candidates.tar
+  hetero-tvm tune --absorb results.json --db tuned/
   hetero-tvm tune --show tuned/ --plot search.png
   hetero-tvm tune --db tuned/ --export kernels.jsonl
   hetero-tvm tune --db tuned/ --merge kernels.jsonl
 then: hetero-tvm build detector.onnx --target host --input x=1x3x320x320 --db tuned/
 
 The same command goes on where the last one ended; --trials counts what is there already.
+--emit is for a device that cannot be reached from here: unpack the tar there, `python3 run.py`, and
+take results.json back with --absorb; emitting again goes on with what came back.
 
 exit codes: 0 tuned, 2 bad input, 3 something is missing on this machine, 4 a device failed or is
 gone, 5 our bug, 130 interrupted: every finished trial is kept
 """
 
 _INTERRUPTED = 130
-_TRIALS_PER_KERNEL = 16
-_FEWEST = 64
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm tune`."""
     add_model_arguments(parser)
+    add_program_arguments(parser)
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--trials",
         type=int,
         metavar="N",
         help="schedules to have measured, earlier runs included "
-        f"(default {_TRIALS_PER_KERNEL} for each kernel, at least {_FEWEST})",
+        f"(default {TRIALS_PER_KERNEL} for each kernel, at least {FEWEST_TRIALS})",
     )
     how.add_argument("--budget", metavar="TIME", help="search this long instead: 90s, 30m, 2h")
     parser.add_argument(
@@ -89,17 +103,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--merge", type=Path, metavar="PATH", help="no model: take in a file or another database"
     )
+    add_candidate_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Tune, or look after a database."""
-    alone = [name for name in ("show", "export", "merge") if getattr(args, name) is not None]
+    alone = [n for n in ("show", "export", "merge", "absorb") if getattr(args, n) is not None]
     if len(alone) > 1:
         raise BadInput(f"--{alone[0]} and --{alone[1]} are two commands; give one at a time")
     if alone and args.model is not None:
         raise BadInput(f"--{alone[0]} goes without a model")
     if args.plot is not None and args.show is None:
         raise BadInput("--plot goes with --show DIR")
+    if args.on is not None and args.emit is None:
+        raise BadInput("--on goes with --emit FILE")
+    if args.absorb is not None:
+        return take_in(args, _folder(args))
     if alone:
         return _keep(args, alone[0])
     return _search(args)
@@ -169,23 +188,17 @@ def _tune(
     from schedules.tuning_db import DbRefused
     from schedules.tvm_target import tvm_target
 
-    config = model_config(args, output=None)
+    configs = configs_of(args)
     db = tuning.open_db(folder, tell=cli.say, write=True)
-    costs = compiler.prepare(config, progress)
+    costs = compiler.prepare(next(iter(configs.values())), progress)
+    if args.emit is not None:
+        return emit(args, db, costs, lambda: _jobs(args, configs, costs, only, progress), progress)
     tuning.places(args.device, costs.spec.gpu)  # says now what would be found out after the work
-    every = tuning.jobs_of(_planned(config, costs, progress))
-    jobs = [job for job in every if only is None or _matches(only, job)]
-    if not jobs:
-        names_known = ", ".join(job.kernel.name for job in every[:8])
-        raise BadInput(
-            f"--only {args.only}: no GPU kernel of that name; there are {names_known}"
-            if every
-            else "the plan has no kernel for the GPU; --devices gpu plans one"
-        )
+    jobs = _jobs(args, configs, costs, only, progress)
     gpu = costs.spec.gpu
     trials = args.trials
     if trials is None and budget_s is None:
-        trials = max(_FEWEST, _TRIALS_PER_KERNEL * len(jobs))
+        trials = default_trials(jobs)
     with tuning.open_pool(args.device, gpu, cli.say) as pool:
         tuner = Tuner(
             pool,
@@ -228,24 +241,24 @@ def _tune(
     return 0
 
 
-def _planned(config: BuildConfig, costs: CostModel, progress: Progress) -> State:
-    """The program that a build would make, before its GPU kernels are scheduled."""
-    from hetero_tvm import compiler, pipeline
-
-    names = [phase.name for phase in pipeline.PHASES]
-    first = pipeline.PHASES[: names.index("measure")]
-    # No NPU kernel is needed here, and compiling them takes long.
-    then = [
-        phase
-        for phase in pipeline.PHASES[names.index("measure") + 1 : names.index("lower_gpu")]
-        if phase.name != "compile_npu"
-    ]
-    measure = pipeline.PHASES[names.index("measure")]
-    progress.begin({phase.name: phase.weight for phase in (*first, measure, *then)})
-    placed, _ = compiler.run_phases(config, costs, first, progress)
-    measured, _ = compiler.run_phases(config, costs, [measure], progress, start=placed)
-    followed = dataclasses.replace(placed, plan=measured.plan)
-    return compiler.run_phases(config, costs, then, progress, start=followed)[0]
+def _jobs(
+    args: argparse.Namespace,
+    configs: Mapping[str, BuildConfig],
+    costs: CostModel,
+    only: re.Pattern[str] | None,
+    progress: Progress,
+) -> list[Job]:
+    """The kernels to search for, at least one."""
+    every = jobs_of(configs, costs, progress)
+    jobs = [job for job in every if only is None or _matches(only, job)]
+    if not jobs:
+        names_known = ", ".join(job.kernel.name for job in every[:8])
+        raise BadInput(
+            f"--only {args.only}: no GPU kernel of that name; there are {names_known}"
+            if every
+            else "the plan has no kernel for the GPU; --devices gpu plans one"
+        )
+    return jobs
 
 
 def _rows(tuner: Tuner, jobs: list[Job]) -> list[dict[str, Any]]:
