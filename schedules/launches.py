@@ -59,24 +59,26 @@ def launches_of(mod: IRModule, target: tvm.target.Target) -> Launches:
     ((device, kernels),) = devices.items()
     sources = codegen_build(finish()(kernels), device).inspect_source()
     (func,) = (f for f in host.functions.values() if isinstance(f, tirx.PrimFunc))
-    sizes: dict[str, int] = {}
+    # Only collected in the walk: an error that leaves its callback would damage the heap.
+    buffers: list[Any] = []
+    calls: list[ir.Call] = []
 
     def allocated(node: tirx.AllocBuffer) -> None:
-        sizes[str(node.buffer.name)] = _bytes(node.buffer)
+        buffers.append(node.buffer)
+
+    def called(call: ir.Call) -> None:
+        calls.append(call)
 
     tvm_ffi.structural_walk(func.body, (tirx.AllocBuffer, allocated))
+    tvm_ffi.structural_walk(func.body, (ir.Call, called))
+    sizes = {str(buffer.name): _bytes(buffer) for buffer in buffers}
     clash = sizes.keys() & set(names)
     if clash:
         raise NoLaunch(f"{min(clash)} is a parameter and allocated")
     places = {name: place for place, name in enumerate([*names, *sizes])}
-    steps: list[Launch] = []
-
-    def called(call: ir.Call) -> None:
-        if call.op == ir.Op.get("tirx.call_ffi_kernel"):
-            steps.append(_launch(call, places))
-
-    tvm_ffi.structural_walk(func.body, (ir.Call, called))
-    return Launches(source=sources, steps=tuple(steps), scratch=tuple(sizes.values()))
+    kernel = ir.Op.get("tirx.call_ffi_kernel")
+    steps = tuple(_launch(call, places) for call in calls if call.op == kernel)
+    return Launches(source=sources, steps=steps, scratch=tuple(sizes.values()))
 
 
 def _launch(call: ir.Call, places: dict[str, int]) -> Launch:
