@@ -19,6 +19,7 @@ import types
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import IRModule, s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
@@ -69,6 +70,7 @@ class KernelSearch:
         self._proposed: set[str] = set()  # hashes: two choices can make one kernel
         self._first = [Choice.of(*seed) for seed in seeds(space.func, limit)] + list(neighbours)
         self._batch = batch
+        self._seed, self._guesses = seed, 0
         with _without_tensor_intrinsics():
             self._context = ms.TuneContext(
                 IRModule({ENTRY: space.func}),
@@ -152,13 +154,25 @@ class KernelSearch:
                 _ENDLESS, self._batch, database=self._found, cost_model=self._model
             )
             self._evolving = True
-        proposals = self._context.generate_measure_candidates()
+        with self._seeded():
+            proposals = self._context.generate_measure_candidates()
         if not proposals:
             return []
         # MetaSchedule only counts here; what it learns from is the database and the model.
         unknown = [ms.runner.RunnerResult(None, "not measured yet")] * len(proposals)
         self._context.notify_runner_results(proposals, unknown)
         return [self._candidate(proposal.sch) for proposal in proposals]
+
+    @contextlib.contextmanager
+    def _seeded(self) -> Iterator[None]:
+        """A model that has learnt nothing guesses, by numpy's own generator."""
+        before = np.random.get_state()
+        self._guesses += 1
+        np.random.seed((self._seed + self._guesses) % (2**32))
+        try:
+            yield
+        finally:
+            np.random.set_state(before)
 
     def _learn(self, measured: Sequence[tuple[Candidate, float]]) -> None:
         if not measured:
