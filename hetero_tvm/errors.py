@@ -244,6 +244,12 @@ class TuningDbUnusable(BadInput):
     id = "HT2901"
 
 
+class ResultsRefused(BadInput):
+    """Results that are not of candidates that were emitted, or not as they were measured."""
+
+    id = "HT2902"
+
+
 # The environment
 class MissingPackage(EnvironmentProblem):
     """A Python package that this verb needs is not installed."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from hetero_tvm.candidates.pack import EMITTED
 from hetero_tvm.candidates.runner import FORMAT
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ResultsRefused
 from schedules.tuning_db import Choice, Record, Standing, TuningDb, Where, record
 
 
@@ -36,14 +36,14 @@ def absorb(path: Path, db: TuningDb) -> Absorbed:
     """Take in the results `path`.
 
     Raises:
-        BadInput: they cannot be read, or are not of candidates that were emitted with `db`.
+        ResultsRefused: they cannot be read, or are not of candidates that were emitted with `db`.
     """
     found = _read(path)
     about = _emitted(path, found, db)
     where = Where(device=found["device"], driver=found["driver"], limits=about["limits"])
     only = about["only"]
     if only is not None and (only["device"], only["driver"]) != (where.device, where.driver):
-        raise BadInput(
+        raise ResultsRefused(
             f"{path}: measured on {where.device} with driver {where.driver}, but these candidates "
             f"were chosen for {only['device']} with {only['driver']}; `tune --emit FILE --on new` "
             "starts a search for another device"
@@ -93,13 +93,13 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text())
     except OSError as error:
-        raise BadInput(f"{path}: {error.strerror}") from None
+        raise ResultsRefused(f"{path}: {error.strerror}") from None
     except ValueError:
-        raise BadInput(f"{path}: damaged, or no results of run.py; copy it again") from None
+        raise ResultsRefused(f"{path}: damaged, or no results of run.py; copy it again") from None
     if not isinstance(found, dict) or "results" not in found or "id" not in found:
-        raise BadInput(f"{path}: no results of run.py")
+        raise ResultsRefused(f"{path}: no results of run.py")
     if found.get("format") != FORMAT:
-        raise BadInput(f"{path}: of another version of run.py; emit and measure again")
+        raise ResultsRefused(f"{path}: of another version of run.py; emit and measure again")
     try:
         fine = all(isinstance(found[name], str) for name in ("id", "device", "driver"))
         fine = fine and all(_is_result(one) for one in found["results"].values())
@@ -110,7 +110,7 @@ def _read(path: Path) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError):
         fine = False
     if not fine:
-        raise BadInput(f"{path}: damaged, or changed by hand; run run.py again")
+        raise ResultsRefused(f"{path}: damaged, or changed by hand; run run.py again")
     return found
 
 
@@ -131,14 +131,14 @@ def _emitted(path: Path, found: Mapping[str, Any], db: TuningDb) -> dict[str, An
     """What was sent out under the results' id."""
     file = db.folder / EMITTED / f"{found['id']}.json"
     if not found["id"].isalnum() or not file.is_file():
-        raise BadInput(
+        raise ResultsRefused(
             f"{path}: results of candidates that were not emitted with the database {db.folder}; "
             "name the one that `tune --emit` was given with --db"
         )
     try:
         about: dict[str, Any] = json.loads(file.read_text())
     except (OSError, ValueError):
-        raise BadInput(f"{file}: damaged; emit and measure again") from None
+        raise ResultsRefused(f"{file}: damaged; emit and measure again") from None
     return about
 
 
@@ -151,9 +151,9 @@ def _check_same(path: Path, about: Mapping[str, Any], results: Mapping[str, Any]
     }
     for name, result in results.items():
         if name not in files:
-            raise BadInput(f"{path}: there is a result of {name}, which was not emitted")
+            raise ResultsRefused(f"{path}: there is a result of {name}, which was not emitted")
         if result["sha256"] != files[name]:
-            raise BadInput(f"{path}: of {name} another kernel was measured than was emitted")
+            raise ResultsRefused(f"{path}: of {name} another kernel was measured than was emitted")
 
 
 def _choice(chosen: Mapping[str, Any]) -> Choice:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.errors import BadInput, CannotWrite, TuningDbUnusable
 
 if TYPE_CHECKING:
     from hetero_tvm.progress import Progress
@@ -91,7 +91,7 @@ def emit(
             show=lambda done: progress.note(f"{done} of {count} candidates are built"),
         )
     except OSError as error:
-        raise EnvironmentProblem(f"{error.filename}: {error.strerror}") from None
+        raise CannotWrite(f"{error.filename}: {error.strerror}") from None
     told: dict[str, Any] = {
         "file": str(args.emit),
         "id": packed.id,
@@ -122,12 +122,14 @@ def take_in(args: argparse.Namespace, folder: Path) -> int:
     from schedules.tuning_db import DbRefused
 
     if not folder.is_dir():
-        raise BadInput(f"{folder}: no such folder; name with --db the one that --emit was given")
+        raise TuningDbUnusable(
+            f"{folder}: no such folder; name with --db the one that --emit was given"
+        )
     db = tuning.open_db(folder, tell=cli.say, write=True)
     try:
         taken = absorb(args.absorb, db)
     except DbRefused as error:
-        raise EnvironmentProblem(str(error)) from None
+        raise CannotWrite(str(error)) from None
     kernels, standings = db.kernels(), db.standings()
     rows = [
         report_tuning.row(kernels[key], standings[key, taken.where])

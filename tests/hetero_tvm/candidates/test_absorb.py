@@ -6,7 +6,7 @@ import pytest
 import tuning_cases as cases
 
 from hetero_tvm.candidates.absorb import absorb
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import ResultsRefused
 from schedules.tuned import pick
 from schedules.tuning_db import TuningDb
 
@@ -133,14 +133,14 @@ def _with(path, value):
 def test_foreign_and_damaged_results_change_nothing(sent, change, said):
     folder, about, _, sound = sent
     change(sound, about)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(ResultsRefused, match=said):
         _absorb(folder, sound)
     assert TuningDb(folder / "db").records == []
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"results": 1, "id": "a", "format": 1}'])
 def test_no_results_at_all(sent, text):
-    with pytest.raises(BadInput, match=r"results\.json: "):
+    with pytest.raises(ResultsRefused, match=r"results\.json: "):
         _absorb(sent[0], text)
 
 
@@ -148,5 +148,5 @@ def test_results_of_another_device(sent):
     folder, about, _, sound = sent
     about["only"] = {"device": "Adreno", "driver": "6"}
     (folder / "db/emitted" / f"{about['id']}.json").write_text(json.dumps(about))
-    with pytest.raises(BadInput, match="with driver 7, but these candidates were chosen for"):
+    with pytest.raises(ResultsRefused, match="with driver 7, but these candidates were chosen for"):
         _absorb(folder, sound)
