@@ -192,6 +192,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what an input is filled up with at a length that is not built (default 0)",
     )
     parser.add_argument(
+        "--no-shared-npu-weights",
+        dest="share_npu_weights",
+        action="store_false",
+        default=None,
+        help="several lengths for a device: every length's NPU part has a copy of the weights",
+    )
+    parser.add_argument(
         "--plan-only", action="store_true", help="place operators; compile, prove, write nothing"
     )
     parser.add_argument(
@@ -264,6 +271,7 @@ def run(args: argparse.Namespace) -> int:
             check=args.check,
             keep_going=args.keep_going,
             measure=args.measure,
+            share_npu_weights=args.share_npu_weights,
             db=args.db,
             sign=args.sign,
             dump_ir=folder / str(length) if folder is not None and length is not None else folder,

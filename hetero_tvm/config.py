@@ -72,6 +72,9 @@ class BuildConfig:
     check: bool = True
     keep_going: bool = False
     sign: Path | None = None  # private key that the artefact is signed with
+    # Compiled NPU regions of several lengths have their weights once. None: where a device loads
+    # them; this machine's simulator cannot.
+    share_npu_weights: bool | None = None
     llm: LlmStep | None = None  # None: a model like any other
     dump_ir: Path | None = None
     db: Path | None = None  # tuned kernels; None: default schedules alone

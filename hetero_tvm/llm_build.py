@@ -20,7 +20,7 @@ from hetero_tvm.config import BuildConfig, LlmStep
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.progress import Progress
-from hetero_tvm.variants import Merger, function_name, variant_of
+from hetero_tvm.variants import Merger, function_name, variant_of, with_shared_weights
 from hetero_tvm.weights import WeightStore
 from schedules.cost_model import CostModel
 
@@ -58,6 +58,7 @@ def build(
         progress.note(f"{config.model}: no tokenizer.json: the artefact works on token ids")
     steps = sorted({DECODE, *(min(rows, capacity) for rows in prefill)})
     config = dataclasses.replace(config, model=folder.model, measure=False)
+    config = with_shared_weights(config)
     costs = compiler.prepare(config, progress)
     each = [phase for phase in compiler.phases_of(config) if not phase.once]
     together = [phase for phase in compiler.phases_of(config) if phase.once]

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
+import io
 import json
 import logging
 import os
@@ -24,9 +25,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import onnx
 
 from hetero_tvm.errors import MissingPackage, RegionRejected, VendorCompilerFailed
 from relay_passes.lower_npu import NpuRegion, TensorSpec
@@ -78,6 +82,14 @@ class CompiledRegion:
     weight_bytes: int = 0  # of the constants in it
 
 
+@dataclasses.dataclass(frozen=True)
+class Together:
+    """Regions with one binary, in which what they have in common is once."""
+
+    regions: tuple[CompiledRegion, ...]  # of each, `onnx` refers to the files
+    files: Mapping[str, bytes]  # by name
+
+
 def session_options(npu: NpuSpec) -> dict[str, str]:
     """The provider's options with which a compiled region must be loaded and run."""
     if npu.provider != "qnn":
@@ -110,10 +122,10 @@ def compile_regions(
         NpuCompilerFailed: it crashes on a region, or hangs in it.
     """
     if npu.provider != "qnn":
-        return tuple(_finished(region, region.onnx) for region in regions)
+        return uncompiled(regions)
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         raise MissingPackage(_MISSING)
-    keys = {region.symbol: _key(region.onnx, npu) for region in regions}
+    keys = {region.symbol: _key([region.onnx], npu) for region in regions}
     done: dict[str, CompiledRegion] = {}  # by key: equal regions are compiled once
     waiting: dict[str, NpuRegion] = {}
     for region in regions:
@@ -124,12 +136,63 @@ def compile_regions(
         elif key not in done:
             waiting.setdefault(key, region)
     if waiting:
-        done |= _compile(waiting, npu, jobs, timeout_s, progress)
+        found, _ = _compile(waiting, npu, jobs, timeout_s, progress)
+        done |= found
         for key in waiting:
             _write_cache(cache_dir, key, done[key].onnx)
     return tuple(
         dataclasses.replace(done[keys[region.symbol]], symbol=region.symbol) for region in regions
     )
+
+
+def uncompiled(regions: Sequence[NpuRegion]) -> tuple[CompiledRegion, ...]:
+    """`regions` as they are, for `compile_together` once all of them are there."""
+    return tuple(_finished(region, region.onnx) for region in regions)
+
+
+def compile_together(
+    regions: Sequence[CompiledRegion],
+    npu: NpuSpec,
+    *,
+    cache_dir: Path | None,
+    progress: Callable[[str], None] = lambda line: None,
+    timeout_s: float = 900.0,
+) -> Together:
+    """Compile `regions`, which are `uncompiled`, so that equal weights are stored and loaded once.
+
+    In one process, one after another: that is how onnxruntime-qnn does it. Qualcomm's x86 simulator
+    computes with the result in that process, and ends any other process that loads it ("Shared
+    weights buffer isn't supported on this platform"): it is for devices.
+
+    Raises:
+        as `compile_regions`; `timeout_s` is for each region.
+    """
+    if importlib.util.find_spec("onnxruntime_qnn") is None:
+        raise MissingPackage(_MISSING)
+    key = _key([region.onnx for region in regions], npu, together=True)
+    kept = _read_cache(cache_dir, key)
+    if kept is not None:
+        files = _unpacked(kept)
+        contexts = {region.symbol: files.pop(region.symbol) for region in regions}
+        done = tuple(
+            dataclasses.replace(region, onnx=contexts[region.symbol], cached=True)
+            for region in regions
+        )
+        return Together(done, files)
+    progress(f"compiling {len(regions)} regions together, for one set of weights")
+    waiting = {
+        region.symbol: NpuRegion(
+            region.symbol, region.onnx, region.inputs, region.outputs, (), region.names
+        )
+        for region in regions
+    }
+    found, files = _compile(waiting, npu, 1, timeout_s * len(waiting), progress, together=True)
+    _write_cache(cache_dir, key, _packed({**files, **{s: found[s].onnx for s in found}}))
+    done = tuple(
+        dataclasses.replace(found[region.symbol], weight_bytes=region.weight_bytes)
+        for region in regions
+    )
+    return Together(done, files)
 
 
 def _finished(region: NpuRegion, binary: bytes, **facts: Any) -> CompiledRegion:
@@ -146,20 +209,32 @@ def _finished(region: NpuRegion, binary: bytes, **facts: Any) -> CompiledRegion:
 
 def _compile_options(npu: NpuSpec) -> dict[str, str]:
     # soc_model: without it QNN takes a v68 with half the on-chip memory.
-    # Regions of several lengths could have one set of weights: `ep.share_ep_contexts` with
-    # `ep.context_embed_mode` 0, all regions in one process. Not yet: such a binary ends the process
-    # that loads it on x86, and artefacts run where they are built, which is there. An artefact for
-    # a device would carry the binary as one more file of its NPU module (`npu_weights`).
     return {**session_options(npu), "htp_graph_finalization_optimization_mode": "3"}
 
 
 # --- cache -------------------------------------------------------------------------------------
 
 
-def _key(onnx: bytes, npu: NpuSpec) -> str:
+def _key(models: Sequence[bytes], npu: NpuSpec, *, together: bool = False) -> str:
     versions = [importlib.metadata.version(p) for p in ("onnxruntime", "onnxruntime-qnn")]
-    what = json.dumps([versions, _compile_options(npu)], sort_keys=True)
-    return hashlib.sha256(what.encode() + b"\0" + onnx).hexdigest()
+    what = [versions, _compile_options(npu), *(["together"] if together else [])]
+    digest = hashlib.sha256(json.dumps(what, sort_keys=True).encode() + b"\0")
+    for model in models:
+        digest.update(hashlib.sha256(model).digest() if together else model)
+    return digest.hexdigest()
+
+
+def _packed(files: Mapping[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def _unpacked(packed: bytes) -> dict[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def _read_cache(cache_dir: Path | None, key: str) -> bytes | None:
@@ -215,12 +290,19 @@ def _compile(
     jobs: int,
     timeout_s: float,
     progress: Callable[[str], None],
-) -> dict[str, CompiledRegion]:
-    """Compile `waiting` (by key) in up to `jobs` processes."""
+    *,
+    together: bool = False,
+) -> tuple[dict[str, CompiledRegion], dict[str, bytes]]:
+    """Compile `waiting` (by key) in up to `jobs` processes; and the files that they refer to."""
     done: dict[str, CompiledRegion] = {}
     with tempfile.TemporaryDirectory(prefix="hetero_npu_") as scratch:
         running = [
-            _start(keys, waiting, npu, Path(scratch) / str(index))
+            _start(
+                {key: waiting[key].onnx for key in keys},
+                npu,
+                Path(scratch) / str(index),
+                together=together,
+            )
             for index, keys in enumerate(_shares(waiting, jobs))
         ]
         try:
@@ -235,7 +317,16 @@ def _compile(
                 if job.process.poll() is None and job.finished < len(job.keys):
                     job.process.kill()
                 job.process.wait()
-    return done
+        names = {name for region in done.values() for name in context_files(region.onnx)}
+        files = {name: (running[0].folder / name).read_bytes() for name in sorted(names)}
+    return done, files
+
+
+def context_files(model: bytes) -> set[str]:
+    """Names of the files in which the EPContext model `model` has its binaries; none: inside."""
+    nodes = onnx.ModelProto.FromString(model).graph.node
+    places = [{each.name: each for each in node.attribute} for node in nodes]
+    return {place["ep_cache_context"].s.decode() for place in places if not place["embed_mode"].i}
 
 
 def _shares(waiting: dict[str, NpuRegion], jobs: int) -> list[list[str]]:
@@ -249,12 +340,15 @@ def _shares(waiting: dict[str, NpuRegion], jobs: int) -> list[list[str]]:
     return shares
 
 
-def _start(keys: list[str], waiting: dict[str, NpuRegion], npu: NpuSpec, folder: Path) -> _Job:
+def _start(
+    models: Mapping[str, bytes], npu: NpuSpec, folder: Path, *, together: bool = False
+) -> _Job:
     folder.mkdir()
-    for key in keys:
-        (folder / f"{key}.onnx").write_bytes(waiting[key].onnx)
+    for key, model in models.items():
+        (folder / f"{key}.onnx").write_bytes(model)
     job = folder / "job.json"
-    job.write_text(json.dumps({"keys": keys, "options": _compile_options(npu)}))
+    what = {"keys": list(models), "options": _compile_options(npu), "together": together}
+    job.write_text(json.dumps(what))
     # The child imports us as this process did, wherever we lie.
     paths = os.pathsep.join(path for path in sys.path if path)
     with (folder / "output").open("wb") as output:
@@ -265,7 +359,7 @@ def _start(keys: list[str], waiting: dict[str, NpuRegion], npu: NpuSpec, folder:
             cwd=folder,  # QNN leaves files behind where it works
             env={**os.environ, "PYTHONPATH": paths},
         )
-    return _Job(keys, folder, process, time.monotonic())
+    return _Job(list(models), folder, process, time.monotonic())
 
 
 def _collect(

@@ -26,6 +26,10 @@ import onnxruntime
 from hetero_tvm.memory import peak_bytes
 
 _PROVIDER = "QNNExecutionProvider"
+# Session entries: a binary inside its model; one file for several; the one that writes the file.
+EMBEDDED = {"ep.context_embed_mode": "1"}
+TOGETHER = {"ep.context_embed_mode": "0", "ep.share_ep_contexts": "1"}
+LAST = {**TOGETHER, "ep.stop_share_ep_contexts": "1"}
 _VERBOSE = 0
 _ERRORS = 3
 _FAILED = re.compile(r"Validation FAILED for \d+ nodes? in OrtNodeUnit \((.*?)\)")
@@ -69,26 +73,30 @@ def open_session(
     return onnxruntime.InferenceSession(source, session_options)
 
 
-def compile_context(model: Path, result: Path, options: Mapping[str, str]) -> dict[str, Any]:
-    """Compile `model` to the EPContext model `result`, its binary embedded.
+def compile_context(
+    model: Path, result: Path, options: Mapping[str, str], entries: Mapping[str, str] = EMBEDDED
+) -> tuple[dict[str, Any], onnxruntime.InferenceSession | None]:
+    """Compile `model` to the EPContext model `result`, its binary embedded or as `entries` say.
 
-    Returns: `reasons` (empty when it went well), `seconds`, `peak_bytes` of this process so far.
+    Returns: `reasons` (empty when it went well), `seconds`, `peak_bytes` of this process so far;
+        and the session, None where it was refused.
     """
-    entries = {
-        "ep.context_enable": "1",
-        "ep.context_embed_mode": "1",
-        "ep.context_file_path": str(result),
-    }
     begin = time.monotonic()
     reasons: list[str] = []
+    session = None
     try:
-        open_session(model, options, entries=entries)
+        session = open_session(
+            model,
+            options,
+            entries={"ep.context_enable": "1", "ep.context_file_path": str(result), **entries},
+        )
         if not result.is_file():
             reasons = ["the compiler left no result"]
     except Exception as error:  # noqa: BLE001  whatever ONNX Runtime throws is the refusal
         result.unlink(missing_ok=True)
         reasons = _why(model, options) or [str(error).strip().splitlines()[0]]
-    return {"reasons": reasons, "seconds": time.monotonic() - begin, "peak_bytes": peak_bytes()}
+    seconds = time.monotonic() - begin
+    return {"reasons": reasons, "seconds": seconds, "peak_bytes": peak_bytes()}, session
 
 
 def _why(model: Path, options: Mapping[str, str]) -> list[str]:
@@ -126,16 +134,33 @@ def _stderr_to(file: IO[bytes]) -> Iterator[None]:
 
 
 def work(job_path: Path) -> None:
-    """Compile a job's regions one after another, a report for each; stop at the first refusal."""
+    """Compile a job's regions one after another, a report for each; stop at the first refusal.
+
+    Those that are compiled together have their weights in one file, which is there with the last
+    of them: so are their reports.
+    """
     job = json.loads(job_path.read_text())
+    done: dict[str, dict[str, Any]] = {}
+    sessions = []  # the common file is written from what they hold
     for key in job["keys"]:
         model, result = (job_path.with_name(f"{key}{end}.onnx") for end in ("", "_ctx"))
-        report = compile_context(model, result, job["options"])
-        partial = job_path.with_name(f"{key}.partial")
-        partial.write_text(json.dumps(report))
-        partial.replace(job_path.with_name(f"{key}.json"))  # appears whole
+        is_last = key == job["keys"][-1]
+        entries = (LAST if is_last else TOGETHER) if job["together"] else EMBEDDED
+        report, session = compile_context(model, result, job["options"], entries)
+        done[key] = report
+        sessions.append(session if job["together"] else None)
+        if is_last or report["reasons"] or not job["together"]:
+            for name in done:
+                _write_report(job_path, name, done[name])
+            done = {}
         if report["reasons"]:
             return
+
+
+def _write_report(job_path: Path, key: str, report: dict[str, Any]) -> None:
+    partial = job_path.with_name(f"{key}.partial")
+    partial.write_text(json.dumps(report))
+    partial.replace(job_path.with_name(f"{key}.json"))  # appears whole
 
 
 if __name__ == "__main__":

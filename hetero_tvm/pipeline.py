@@ -68,6 +68,7 @@ class State:
     cut: Splitted | None = None  # what split operators became
     regions: tuple[NpuRegion, ...] = ()
     compiled: tuple[npu_compiler.CompiledRegion, ...] = ()  # the regions, as the NPU loads them
+    npu_files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)  # of `compiled`
     npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
     # Function -> the plan that it follows; empty: `main`, and `plan`.
     function_plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)
@@ -328,6 +329,9 @@ def _compile_npu(state: State) -> State:
     if not state.regions:
         return state
     npu = state.spec.npu
+    if state.config.share_npu_weights and npu.provider == "qnn":
+        compiled = npu_compiler.uncompiled(state.regions)  # with those of the other lengths, below
+        return dataclasses.replace(state, compiled=compiled)
     compiled = npu_compiler.compile_regions(
         state.regions, npu, cache_dir=state.config.cache_dir, progress=state.note
     )
@@ -335,6 +339,21 @@ def _compile_npu(state: State) -> State:
         state,
         compiled=compiled,
         npu_compiler_bytes=max(region.peak_bytes for region in compiled),
+    )
+
+
+def _share_npu(state: State) -> State:
+    npu = state.spec.npu
+    if not (state.config.share_npu_weights and npu.provider == "qnn" and state.compiled):
+        return state
+    together = npu_compiler.compile_together(
+        state.compiled, npu, cache_dir=state.config.cache_dir, progress=state.note
+    )
+    return dataclasses.replace(
+        state,
+        compiled=together.regions,
+        npu_files=together.files,
+        npu_compiler_bytes=max(region.peak_bytes for region in together.regions),
     )
 
 
@@ -363,7 +382,7 @@ def _codegen(state: State) -> State:
     npu, npu_module = state.spec.npu, None
     if state.compiled:
         options = npu_compiler.session_options(npu)
-        npu_module = runtime.npu_module(state.compiled, npu.provider, options)
+        npu_module = runtime.npu_module(state.compiled, npu.provider, options, state.npu_files)
     executable = vm_lowering.compile_executable(
         state.mod,
         tvm_target(state.spec.gpu, _host_target(state.config)),
@@ -403,6 +422,7 @@ PHASES = (
     # CPU kernels are made one by one before the GPU's, so that fusion never mixes the two.
     Phase(name="lower_cpu", run=_lower_cpu, weight=0.2),
     Phase(name="lower_gpu", run=_lower_gpu, weight=5),
+    Phase(name="share_npu", run=_share_npu, weight=0.1, once=True),
     Phase(name="codegen", run=_codegen, weight=8, once=True),
 )
 

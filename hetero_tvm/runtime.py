@@ -285,13 +285,18 @@ def reset_counters() -> None:
 
 
 def npu_module(
-    regions: Sequence[NpuRegion], provider: str, options: Mapping[str, str]
+    regions: Sequence[NpuRegion],
+    provider: str,
+    options: Mapping[str, str],
+    contexts: Mapping[str, bytes] | None = None,
 ) -> tvm.runtime.Module:
     """Make a module whose functions are the regions' symbols: `symbol(*inputs, *outputs)`.
 
     `provider` "cpu" takes the option `threads`; "qnn" takes the QNN provider's options, among them
     `soc_model`; "null" copies inputs to outputs, after `latency_us`, or fails with `fail`. A call
     returns before the outputs are written, except where nobody could wait for them: see `wait`.
+    `contexts` are the files, by name, in which compiled regions have their binaries; the runtime
+    writes them to the cache directory when the first region is loaded.
     Raises ValueError when a description is inconsistent.
     """
     from hetero_tvm import npu_weights
@@ -316,7 +321,11 @@ def npu_module(
     }
     if files:
         header["files"] = list(files)
-    return _call("npu_module_create", json.dumps(header), [*models, *files.values()])
+    contexts = contexts or {}
+    if contexts:
+        header["contexts"] = list(contexts)
+    contents = [*models, *files.values(), *contexts.values()]
+    return _call("npu_module_create", json.dumps(header), contents)
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

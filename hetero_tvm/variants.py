@@ -53,7 +53,7 @@ def build(
         BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
     """
     progress = progress or Progress(quiet=True)
-    configs = dict(sorted(configs.items()))
+    configs = {length: with_shared_weights(configs[length]) for length in sorted(configs)}
     last = max(configs)
     config = configs[last]
     costs = compiler.prepare(config, progress)
@@ -126,6 +126,13 @@ def build(
         lengths=rules,
         kernels=kernels,
     )
+
+
+def with_shared_weights(config: BuildConfig) -> BuildConfig:
+    """`config` for one of several lengths."""
+    if config.share_npu_weights is not None:
+        return config
+    return dataclasses.replace(config, share_npu_weights=config.os is not None)
 
 
 def function_name(length: int, sole: bool) -> str:

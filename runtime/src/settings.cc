@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <filesystem>
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -59,6 +60,17 @@ std::string Settings::Get(const std::string& key) const {
   if (found != values_.end()) return found->second;
   const char* value = setting.variable == nullptr ? nullptr : std::getenv(setting.variable);
   return value == nullptr ? "" : value;
+}
+
+std::string Settings::CacheDirectory() const {
+  namespace fs = std::filesystem;
+  std::string ours = Get("cache.directory");
+  if (!ours.empty()) return ours;
+  const char* caches = std::getenv("XDG_CACHE_HOME");
+  if (caches != nullptr && *caches != '\0') return (fs::path(caches) / "hetero_tvm").string();
+  const char* home = std::getenv("HOME");
+  if (home == nullptr || *home == '\0') return "";
+  return (fs::path(home) / ".cache" / "hetero_tvm").string();
 }
 
 }  // namespace hetero_tvm::runtime

@@ -21,6 +21,9 @@ class Settings {
   /*! \brief The setting, else its environment variable, else an empty string. */
   std::string Get(const std::string& key) const;
 
+  /*! \brief Where files are kept between runs; empty when there is no place. */
+  std::string CacheDirectory() const;
+
  private:
   mutable std::mutex mutex_;  // guards values_; taken for the length of one look-up
   std::map<std::string, std::string> values_;

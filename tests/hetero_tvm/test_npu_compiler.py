@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,15 @@ needs_qnn = pytest.mark.skipif(
 )
 
 
-def region(symbol="npu_region_0", op="MatMul", seed=0):
+def region(symbol="npu_region_0", op="MatMul", seed=0, rows=3, columns=5):
     """`out0 = op(in0, weight)`, or `op(in0)`."""
-    weight = np.random.default_rng(seed).standard_normal((8, 5)).astype("float32")
+    weight = np.random.default_rng(seed).standard_normal((8, columns)).astype("float32")
     inputs = ["in0", "w"] if op == "MatMul" else ["in0"]
-    shape = [3, 5] if op == "MatMul" else [3, 8]
+    shape = [rows, columns] if op == "MatMul" else [rows, 8]
     graph = helper.make_graph(
         [helper.make_node(op, inputs, ["out0"])],
         "region",
-        [helper.make_tensor_value_info("in0", TensorProto.FLOAT, [3, 8])],
+        [helper.make_tensor_value_info("in0", TensorProto.FLOAT, [rows, 8])],
         [helper.make_tensor_value_info("out0", TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(weight, "w")] if op == "MatMul" else [],
     )
@@ -48,7 +49,7 @@ def region(symbol="npu_region_0", op="MatMul", seed=0):
     return NpuRegion(
         symbol,
         model.SerializeToString(),
-        (TensorSpec("in0", "float32", (3, 8)),),
+        (TensorSpec("in0", "float32", (rows, 8)),),
         (TensorSpec("out0", "float32", tuple(shape)),),
         (f"relax.{op.lower()}",),
     )
@@ -126,12 +127,13 @@ def test_cache_is_used_and_a_damaged_entry_is_not(tmp_path, caplog):
 
 
 def test_cache_key_depends_on_all_that_matters(monkeypatch):
-    key = npu_compiler._key(region().onnx, HTP)
+    key = npu_compiler._key([region().onnx], HTP)
     other_soc = load_spec("snapdragon-8-elite").npu
-    assert npu_compiler._key(region(seed=3).onnx, HTP) != key
-    assert npu_compiler._key(region().onnx, other_soc) != key
+    assert npu_compiler._key([region(seed=3).onnx], HTP) != key
+    assert npu_compiler._key([region().onnx], other_soc) != key
+    assert npu_compiler._key([region().onnx], HTP, together=True) != key
     monkeypatch.setattr(importlib.metadata, "version", lambda package: "0")
-    assert npu_compiler._key(region().onnx, HTP) != key
+    assert npu_compiler._key([region().onnx], HTP) != key
 
 
 @needs_qnn
@@ -195,3 +197,70 @@ def test_a_cache_that_cannot_be_written_does_not_cost_the_build(tmp_path, caplog
     (compiled,) = compile_regions([region()], HTP, cache_dir=tmp_path / "file")
     assert compiled.onnx
     assert "is not kept" in caplog.text
+
+
+LARGE = 1 << 15  # columns of a weight that is most of a binary
+LENGTHS = {"v3_npu_region_0": 3, "v5_npu_region_0": 5}
+
+
+@needs_qnn
+def test_what_is_compiled_together_has_its_weights_once(tmp_path):
+    regions = npu_compiler.uncompiled(
+        [region(name, rows=n, columns=LARGE) for name, n in LENGTHS.items()]
+    )
+    together = npu_compiler.compile_together(regions, HTP, cache_dir=tmp_path)
+    assert [done.symbol for done in together.regions] == list(LENGTHS)
+    for done, before in zip(together.regions, regions, strict=True):
+        assert npu_compiler.context_files(done.onnx) == set(together.files)
+        assert (done.inputs, done.outputs) == (before.inputs, before.outputs)
+        assert done.compile_seconds > 0
+    (binary,) = together.files.values()
+    alone, other = compile_regions(
+        [region(name, rows=n, columns=LARGE) for name, n in LENGTHS.items()], HTP, cache_dir=None
+    )
+    assert npu_compiler.context_files(alone.onnx) == set()
+    assert len(binary) < 0.6 * (len(alone.onnx) + len(other.onnx))
+    again = npu_compiler.compile_together(regions, HTP, cache_dir=tmp_path)
+    assert again.files == together.files
+    assert [done.onnx for done in again.regions] == [done.onnx for done in together.regions]
+    assert all(done.cached for done in again.regions)
+
+
+@needs_qnn
+def test_what_is_compiled_together_computes(tmp_path):
+    """On the simulator, in the process that compiled: it loads such a binary in no other."""
+    for name, rows in LENGTHS.items():
+        (tmp_path / f"{name}.onnx").write_bytes(region(rows=rows).onnx)
+    code = """
+import sys, numpy as np, onnxruntime
+from pathlib import Path
+from hetero_tvm import npu_session
+models = sorted(Path(sys.argv[1]).glob("*_0.onnx"))
+sessions = []
+for model in models:
+    entries = npu_session.LAST if model == models[-1] else npu_session.TOGETHER
+    result = model.with_name(f"{model.stem}_ctx.onnx")
+    report, session = npu_session.compile_context(
+        model, result, {"soc_model": sys.argv[2]}, entries
+    )
+    assert not report["reasons"], report
+    sessions.append(session)
+for model, session in zip(models, sessions):
+    x = np.random.default_rng().standard_normal(session.get_inputs()[0].shape).astype("float32")
+    cpu = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    (exact,), (found,) = cpu.run(None, {"in0": x}), session.run(None, {"in0": x})
+    # One rounding to 11 bits of each operand and of the result.
+    assert np.linalg.norm(found - exact) / np.linalg.norm(exact) < 1e-3
+"""
+    command = [sys.executable, "-c", code, str(tmp_path), session_options(HTP)["soc_model"]]
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, check=False
+    )
+    assert done.returncode == 0
+
+
+@needs_qnn
+def test_a_refusal_among_those_compiled_together_is_named():
+    regions = npu_compiler.uncompiled([region("small"), region("bad", op="Erf")])
+    with pytest.raises(NpuRegionRejected, match="bad: the NPU's compiler rejects it: Erf"):
+        npu_compiler.compile_together(regions, HTP, cache_dir=None)

@@ -1,5 +1,8 @@
 """One artefact for several lengths: numbers, what is shared, and what is refused."""
 
+import importlib.util
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_models as tiny
@@ -8,6 +11,7 @@ from tvm import relax
 import hetero_tvm
 from hetero_tvm import bundle, lengths, loader, pipeline, variants
 from hetero_tvm.build import build
+from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 
 LENGTHS = (8, 13, 32)  # an odd one is a plan of its own
@@ -291,3 +295,46 @@ def test_python_takes_the_two_together_only(folder):
             build(path, target="host", **wrong)
     with pytest.raises(BadInput, match="length 0: whole numbers above 0"):
         build(path, target="host", inputs={"x": ("L", 32)}, length=0)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_qnn") is None,
+    reason="onnxruntime-qnn is not installed (pip install 'hetero-tvm[qnn]')",
+)
+def test_lengths_for_a_device_share_what_the_npu_computes_with(folder):
+    """Such an artefact loads on a device only, so it is looked at and not run."""
+    path = tiny.mlp(folder / "shared.onnx", width=1 << 14, free_rows=True)
+    sizes = {}
+    for share in (None, True):
+        artefact = folder / f"shared-{share}.so"
+        configs = {
+            length: BuildConfig(
+                model=path,
+                target="snapdragon-8-gen-3",
+                output=artefact,
+                inputs={"x": (length, 32)},
+                devices="npu",
+                share_npu_weights=share,
+                estimate=False,
+            )
+            for length in (8, 32, 33)
+        }
+        built = variants.build({8: configs[8], 32: configs[32]}, longer=configs[33])
+        assert built.manifest.npu_regions == 2
+        sizes[share] = artefact.stat().st_size
+        content = artefact.read_bytes()
+        assert b"ep_cache_context" in content
+        assert (b"_ctx_qnn.bin" in content) == (share is True)
+    weights = path.stat().st_size // 2  # as the NPU has them, in half precision
+    assert sizes[None] - sizes[True] > 0.8 * weights
+
+
+def test_weights_are_shared_where_a_device_loads_them():
+    def config(**more):
+        return BuildConfig(model=Path("m.onnx"), target="host", output=None, **more)
+
+    with_shared_weights = variants.with_shared_weights
+    assert not with_shared_weights(config()).share_npu_weights
+    assert with_shared_weights(config(os="linux-aarch64")).share_npu_weights
+    asked = config(os="linux-aarch64", share_npu_weights=False)
+    assert with_shared_weights(asked).share_npu_weights is False

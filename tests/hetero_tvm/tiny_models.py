@@ -5,14 +5,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 
-def mlp(path, *, rows=4, free_rows=False, seed=0):
+def mlp(path, *, rows=4, free_rows=False, seed=0, width=64):
     """Two-layer perceptron: `x` [rows, 32] -> `y` [rows, 16]."""
     rng = np.random.default_rng(seed)
     dim = "rows" if free_rows else rows
     weights = {
-        "w0": rng.standard_normal((32, 64), np.float32) / 6,
-        "b0": rng.standard_normal(64, np.float32),
-        "w1": rng.standard_normal((64, 16), np.float32) / 8,
+        "w0": rng.standard_normal((32, width), np.float32) / 6,
+        "b0": rng.standard_normal(width, np.float32),
+        "w1": rng.standard_normal((width, 16), np.float32) / width**0.5,
     }
     nodes = [
         helper.make_node("MatMul", ["x", "w0"], ["h0"], name="first"),

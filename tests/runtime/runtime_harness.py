@@ -96,29 +96,20 @@ def onnx_region(symbol, op, shape, dtype="float32", constant=None):
     return Region(symbol, model.SerializeToString(), *spec)
 
 
-def compile_for_qnn(region, soc_model, folder):
-    """The region with its model compiled for one SoC, as the compiler side makes it."""
-    import onnxruntime
-    import onnxruntime_qnn
+def compile_for_qnn(region, soc_model, folder, *, embedded=True):
+    """The region with its model compiled for one SoC, as the compiler side makes it.
 
-    plain, compiled = Path(folder) / "plain.onnx", Path(folder) / "compiled.onnx"
+    Its binary is inside the model, or in a file beside it.
+    """
+    from hetero_tvm import npu_session
+
+    plain = Path(folder) / f"{region.symbol}_plain.onnx"
+    compiled = Path(folder) / f"{region.symbol}_ctx.onnx"
     plain.write_bytes(region.onnx)
-    name = "QNNExecutionProvider"
-    onnxruntime.register_execution_provider_library(name, onnxruntime_qnn.get_library_path())
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for key, value in {
-        "session.disable_cpu_ep_fallback": "1",
-        "ep.context_enable": "1",
-        "ep.context_embed_mode": "1",
-        "ep.context_file_path": str(compiled),
-    }.items():
-        options.add_session_config_entry(key, value)
-    options.add_provider_for_devices(
-        [device for device in onnxruntime.get_ep_devices() if device.ep_name == name],
-        {"backend_path": onnxruntime_qnn.get_qnn_htp_path(), "soc_model": str(soc_model)},
-    )
-    onnxruntime.InferenceSession(str(plain), options)
+    entries = {"ep.context_embed_mode": "1" if embedded else "0"}
+    options = {"soc_model": str(soc_model)}
+    report, _ = npu_session.compile_context(plain, compiled, options, entries)
+    assert not report["reasons"], report["reasons"]
     return Region(region.symbol, compiled.read_bytes(), region.inputs, region.outputs)
 
 

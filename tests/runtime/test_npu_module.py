@@ -237,7 +237,7 @@ def test_two_regions_of_one_name_are_refused():
 
 
 def test_as_many_models_as_regions():
-    with pytest.raises(ValueError, match="0 regions but 1 models"):
+    with pytest.raises(ValueError, match="0 models and files are described, 1 are there"):
         CREATE('{"regions": []}', [b""])
 
 
@@ -305,3 +305,74 @@ def test_nothing_of_the_npu_goes_to_standard_output(tmp_path):
     done = fresh(run, model)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1\n"
+
+
+def test_more_names_than_files_are_refused():
+    with pytest.raises(ValueError, match="names more files than there are"):
+        CREATE('{"regions": [], "contexts": ["a.bin", "b.bin"]}', [b""])
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../a.bin", "/a.bin", "a\\b.bin", "c:a.bin"])
+def test_binaries_stay_in_their_folder(name):
+    header = json.dumps({"regions": [], "contexts": [name]})
+    with pytest.raises(ValueError, match="is not the name of a file"):
+        CREATE(header, [b"content"])
+
+
+def test_compiled_regions_find_their_binary_beside_them(tmp_path):
+    """Two regions with a binary each, outside of their models, in a process that did not compile.
+
+    With the entries that regions with one binary need; such a binary loads on devices only.
+    """
+    if runtime.package_version("onnxruntime-qnn") is None:
+        pytest.skip("onnxruntime-qnn is not installed")
+    make = (
+        "import sys; from pathlib import Path; from runtime_harness import *\n"
+        "for name, number in (('one', 1.0), ('two', 2.0)):\n"
+        "    region = onnx_region(name, 'Add', (64,), constant=[number])\n"
+        "    compile_for_qnn(region, 57, sys.argv[1], embedded=False)"
+    )
+    assert fresh(make, tmp_path).returncode == 0, "the models were not compiled"
+    run = (
+        "import sys, numpy as np, tvm; from hetero_tvm import runtime\n"
+        "from pathlib import Path; from runtime_harness import *\n"
+        "folder, regions = Path(sys.argv[1]), []\n"
+        "for name in ('one', 'two'):\n"
+        "    region = onnx_region(name, 'Neg', (64,))\n"
+        "    region.onnx = (folder / f'{name}_ctx.onnx').read_bytes()\n"
+        "    regions.append(region)\n"
+        "binaries = {path.name: path.read_bytes() for path in folder.glob('*.bin')}\n"
+        "module = runtime.npu_module(regions, 'qnn', {'soc_model': '57'}, binaries)\n"
+        "load = tvm.get_global_func('ffi.Module.load_from_bytes.hetero_npu')\n"
+        "module = load(tvm.get_global_func('hetero_tvm.module_bytes')(module))\n"
+        "for name, number in (('one', 1), ('two', 2)):\n"
+        "    x = tvm.runtime.tensor(np.arange(64, dtype='float32'), tvm.cpu())\n"
+        "    module[name](x, x)\n"
+        "    assert np.allclose(x.numpy(), np.arange(64) + number)\n"
+        "print(len(binaries))"
+    )
+    cache = tmp_path / "cache"
+    for _ in range(2):  # into an empty cache, and into one whose files are damaged
+        done = fresh(run, tmp_path, HETERO_CACHE_DIR=str(cache))
+        assert done.returncode == 0, done.stderr
+        assert done.json == 2
+        (folder,) = (cache / "npu_contexts").iterdir()
+        names = sorted(path.name for path in folder.iterdir())
+        assert names == ["one.onnx", "one_ctx_qnn.bin", "two.onnx", "two_ctx_qnn.bin"]
+        (folder / "one_ctx_qnn.bin").write_bytes(b"damaged")
+        (folder / "two.onnx").unlink()
+
+
+def test_a_cache_that_cannot_hold_the_binary_is_named(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    run = (
+        "import json, sys; from hetero_tvm import errors, runtime\n"
+        "from runtime_harness import *\n"
+        "region = onnx_region('r', 'Neg', (64,))\n"
+        "module = runtime.npu_module([region], 'cpu', {}, {'a.bin': b'content'})\n"
+        "try: runtime.prepare(module)\n"
+        "except errors.EnvironmentProblem as error: print(json.dumps(str(error)))"
+    )
+    done = fresh(run, HETERO_CACHE_DIR=str(tmp_path / "file"))
+    assert "binary of 7 bytes cannot be written" in done.json, done.stderr
+    assert "HETERO_CACHE_DIR" in done.json

@@ -65,18 +65,27 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       header_(header),
       models_(std::move(models)),
       regions_(ParseRegions(header)) {
-  const std::vector<std::string> names = ParseFiles(header);
-  HETERO_CHECK(models_.size() == regions_.size() + names.size(), ValueError)
-      << "NPU module: " << regions_.size() << " regions but " << models_.size() << " models"
-      << (names.empty() ? "" : " and files");
-  std::vector<SharedFile> files;
-  files.reserve(names.size());
-  for (size_t i = 0; i < names.size(); ++i) {
-    files.push_back({names[i], models_[regions_.size() + i]});
-  }
+  size_t next = regions_.size();
+  const auto named = [&](const char* list) {
+    std::vector<SharedFile> files;
+    for (const std::string& name : ParseNames(header, list)) {
+      HETERO_CHECK(next < models_.size(), ValueError)
+          << "NPU module: its header names more files than there are";
+      files.push_back({name, models_[next++]});
+    }
+    return files;
+  };
+  const std::vector<SharedFile> files = named("files");
+  std::vector<SharedFile> binaries = named("contexts");
+  HETERO_CHECK(models_.size() == next, ValueError)
+      << "NPU module: " << next << " models and files are described, " << models_.size()
+      << " are there";
+  std::shared_ptr<ContextFolder> contexts;
+  if (!binaries.empty()) contexts = std::make_shared<ContextFolder>(std::move(binaries));
   for (size_t i = 0; i < regions_.size(); ++i) {
     regions_[i].model = models_[i];
     regions_[i].files = files;
+    regions_[i].contexts = contexts;
     const bool is_new = sessions_.emplace(regions_[i].symbol, MakeSession(regions_[i])).second;
     HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
   }

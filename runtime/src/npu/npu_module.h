@@ -45,7 +45,7 @@ struct NpuServices {
  * be gone any time.
  *
  * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, then the contents of
- * the header's files, all length-prefixed.
+ * the header's files and contexts, all length-prefixed.
  */
 class NpuModule : public tvm::ffi::ModuleObj {
  public:

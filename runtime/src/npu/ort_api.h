@@ -10,6 +10,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <utility>
@@ -24,11 +25,14 @@ struct OrtRunOptions;
 struct OrtMemoryInfo;
 struct OrtValue;
 struct OrtEpDevice;
+using OrtPathChar = std::filesystem::path::value_type;  // ORTCHAR_T: wide on Windows
 
 /*! \brief X(slot, result, name, parameters). A returned OrtStatus is null for success. */
 #define HETERO_ORT_FUNCTIONS(X)                                                             \
   X(2, const char*, GetErrorMessage, (const OrtStatus*))                                    \
   X(3, OrtStatus*, CreateEnv, (int, const char*, OrtEnv**))                                 \
+  X(7, OrtStatus*, CreateSession,                                                           \
+    (const OrtEnv*, const OrtPathChar*, const OrtSessionOptions*, OrtSession**))            \
   X(8, OrtStatus*, CreateSessionFromArray,                                                  \
     (const OrtEnv*, const void*, size_t, const OrtSessionOptions*, OrtSession**))           \
   X(9, OrtStatus*, Run,                                                                     \

@@ -137,11 +137,20 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
                               << "'; known: cpu, qnn";
   }
   AddFiles(raw_options, region);
+  std::filesystem::path file;  // empty: the model is complete in memory
+  if (region.contexts != nullptr) {
+    // What one session loads of the common binary is there for the others.
+    api_->Check(api_->AddSessionConfigEntry(raw_options, "ep.share_ep_contexts", "1"), where);
+    file =
+        region.contexts->Place(settings_.CacheDirectory(), region.symbol + ".onnx", region.model);
+  }
   std::optional<QuietStdout> quiet;
   if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;
-  api_->Check(api_->CreateSessionFromArray(env_.Get(), region.model.data(), region.model.size(),
-                                           raw_options, &session),
+  api_->Check(file.empty()
+                  ? api_->CreateSessionFromArray(env_.Get(), region.model.data(),
+                                                 region.model.size(), raw_options, &session)
+                  : api_->CreateSession(env_.Get(), file.c_str(), raw_options, &session),
               where);
   counters_.npu_sessions.Add();
   return {session, api_->ReleaseSession};

@@ -101,16 +101,16 @@ std::vector<Region> ParseRegions(const ffi::String& text) {
   return regions;
 }
 
-std::vector<std::string> ParseFiles(const ffi::String& text) {
+std::vector<std::string> ParseNames(const ffi::String& text, const char* list) {
   const json::Object header = ParseHeader(text);
-  std::vector<std::string> files;
-  if (header.find(ffi::String("files")) == header.end()) return files;
-  for (const json::Value& file : Member<json::Array>(header, "files", "header")) {
+  std::vector<std::string> names;
+  if (header.find(ffi::String(list)) == header.end()) return names;
+  for (const json::Value& file : Member<json::Array>(header, list, "header")) {
     const auto name = file.try_cast<ffi::String>();
     if (!name.has_value()) Refuse("header", "the name of a file is not a string");
-    files.emplace_back(*name);
+    names.emplace_back(*name);
   }
-  return files;
+  return names;
 }
 
 }  // namespace hetero_tvm::runtime::npu

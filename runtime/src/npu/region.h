@@ -9,9 +9,12 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include "context_folder.h"
 
 namespace hetero_tvm::runtime::npu {
 
@@ -24,12 +27,6 @@ struct TensorSpec {
   size_t bytes;
 };
 
-/*! \brief Weights that several regions' models refer to, as ONNX's external data. */
-struct SharedFile {
-  std::string name;
-  std::string_view content;
-};
-
 /*! \brief One ONNX model that runs as one function. */
 struct Region {
   std::string symbol;
@@ -38,7 +35,8 @@ struct Region {
   std::vector<TensorSpec> inputs;
   std::vector<TensorSpec> outputs;
   std::string_view model;         // the ONNX file's bytes
-  std::vector<SharedFile> files;  // that the model may refer to
+  std::vector<SharedFile> files;  // weights that the model may refer to, as ONNX's external data
+  std::shared_ptr<ContextFolder> contexts;  // null: a compiled model has its binary inside
 };
 
 /*!
@@ -52,8 +50,13 @@ struct Region {
  */
 std::vector<Region> ParseRegions(const tvm::ffi::String& json);
 
-/*! \brief Names in the header's "files"; none where it has none. Throws as ParseRegions. */
-std::vector<std::string> ParseFiles(const tvm::ffi::String& json);
+/*!
+ * \brief Names in the header's `list`; none where it has none. Throws as ParseRegions.
+ *
+ * "files" are weights that several models refer to, "contexts" binaries that several compiled
+ * models have in common.
+ */
+std::vector<std::string> ParseNames(const tvm::ffi::String& json, const char* list);
 
 }  // namespace hetero_tvm::runtime::npu
 

@@ -19,17 +19,9 @@ namespace {
 namespace ffi = tvm::ffi;
 
 /*! \brief Where compiled programs are kept; empty when there is no place. */
-std::string CacheDirectory(const Settings& settings) {
-  namespace fs = std::filesystem;
-  const std::string ours = settings.Get("cache.directory");
-  if (!ours.empty()) return (fs::path(ours) / "opencl").string();
-  const char* caches = std::getenv("XDG_CACHE_HOME");
-  if (caches != nullptr && *caches != '\0') {
-    return (fs::path(caches) / "hetero_tvm" / "opencl").string();
-  }
-  const char* home = std::getenv("HOME");
-  if (home == nullptr || *home == '\0') return "";
-  return (fs::path(home) / ".cache" / "hetero_tvm" / "opencl").string();
+std::string ProgramDirectory(const Settings& settings) {
+  const std::string cache = settings.CacheDirectory();
+  return cache.empty() ? "" : (std::filesystem::path(cache) / "opencl").string();
 }
 
 void CheckNumber(tvm::Device device) {
@@ -45,7 +37,7 @@ ClSession& DeviceApi::Session() {
   const std::scoped_lock lock(mutex_);
   if (owner_ == nullptr) {
     owner_ = std::make_unique<ClSession>(platforms_.Select(), settings_.Get("opencl.memory"),
-                                         CacheDirectory(settings_), options_, counters_, trace_);
+                                         ProgramDirectory(settings_), options_, counters_, trace_);
     session_.store(owner_.get());
   }
   return *owner_;
