@@ -12,7 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm import bundle, memory, pipeline, reference, runtime, signing, vm_lowering
+from hetero_tvm import (
+    bundle,
+    first_load,
+    memory,
+    pipeline,
+    reference,
+    runtime,
+    signing,
+    vm_lowering,
+)
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.cross_compiler import CrossCompiler, cross_compiler
@@ -267,7 +276,7 @@ def write_artefact(
         npu_regions=len(state.compiled),  # of all lengths
         calls=state.calls,
         reference=_reference(state),
-        kernels=tuple(use.to_dict() for use in state.kernels),
+        kernels=first_load.described(state.kernels, state.mod),
         **lengths,
     )
     key = signing.load_key(state.config.sign) if state.config.sign else None

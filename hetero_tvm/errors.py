@@ -322,3 +322,9 @@ class WrongNumbers(DeviceFailure):
     """A device computed wrong numbers."""
 
     id = "HT4005"
+
+
+class TunedKernelWrong(DeviceFailure):
+    """A tuned kernel fails on a driver that it was not proven on."""
+
+    id = "HT4006"

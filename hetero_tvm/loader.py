@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import runtime, signing
+from hetero_tvm import first_load, runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import (
@@ -312,6 +312,8 @@ def open_artefact(path: Path) -> Opened:
     from tvm import relax
 
     device = runtime.open_opencl()
+    here = first_load.Here(device=str(device.device_name), driver=str(device.driver_version))
+    first_load.check_kernels(path, manifest, here)
     try:
         module = tvm.runtime.load_module(str(path.resolve()))
         runtime.prepare(module)

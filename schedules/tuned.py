@@ -40,6 +40,7 @@ class Use:
     tuned: bool
     why: str
     pick: Pick | None = None
+    func: tirx.PrimFunc | None = dataclasses.field(default=None, compare=False)  # unscheduled
 
     def to_dict(self) -> dict[str, object]:
         """Plain data, for the manifest."""
@@ -131,7 +132,9 @@ class Tuned(ScheduleRule):
         if found is not None and sch is None:
             why = "its record is of another version of the schedules"
         ops = tuple(map(str, func.attrs.get("hetero.ops") or ()))
-        self.uses.append(Use(key=key, ops=ops, tuned=sch is not None, why=why, pick=found))
+        self.uses.append(
+            Use(key=key, ops=ops, tuned=sch is not None, why=why, pick=found, func=func)
+        )
         return sch
 
     def _draw(self, func: tirx.PrimFunc, found: Pick) -> s_tir.Schedule | None:
