@@ -27,13 +27,13 @@ from pathlib import Path
 
 from hetero_tvm import cli
 from hetero_tvm.errors import BadInput, EnvironmentProblem, KeyUnusable, OpenToNetwork
+from hetero_tvm.transports.exactly import exactly
 from hetero_tvm.transports.rpc import (
     DEFAULT_PORT,
     LENGTH,
     MAGIC,
     MOST_HELLO_BYTES,
     TOKEN,
-    exactly,
 )
 
 EXAMPLES = """\
@@ -175,7 +175,7 @@ class Server:
 
     def _carry_checked(self, line: socket.socket, session: socket.socket) -> None:
         """Messages from the client, none longer than is allowed."""
-        with contextlib.suppress(OSError, EOFError):
+        with contextlib.suppress(OSError):
             while True:
                 (size,) = _FRAME.unpack(exactly(line, _FRAME.size))
                 if size > self._most_bytes:

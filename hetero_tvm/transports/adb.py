@@ -21,6 +21,7 @@ import threading
 from collections.abc import Iterator
 
 from hetero_tvm.errors import BadAddress, DeviceFailure
+from hetero_tvm.transports.exactly import exactly
 from hetero_tvm.transports.transport import Transport
 
 _PORT = 5037
@@ -105,10 +106,10 @@ def shell(serial: str, command: str) -> int:
         feeder.start()
         outputs = {_STDOUT: 1, _STDERR: 2}
         while True:
-            kind, size = _HEADER.unpack(_exactly(connection, _HEADER.size))
+            kind, size = _HEADER.unpack(exactly(connection, _HEADER.size))
             if size > _MOST_BYTES:
                 raise AdbError(f"a packet of {size} bytes")
-            data = _exactly(connection, size)
+            data = exactly(connection, size)
             if kind == _EXIT:
                 return data[0] if data else 0
             if kind in outputs:
@@ -151,7 +152,7 @@ def _send(connection: socket.socket, service: str) -> None:
 
 
 def _okay(connection: socket.socket) -> None:
-    answer = _exactly(connection, 4)
+    answer = exactly(connection, 4)
     if answer == b"FAIL":
         raise AdbError(_text(connection))
     if answer != b"OKAY":
@@ -159,17 +160,7 @@ def _okay(connection: socket.socket) -> None:
 
 
 def _text(connection: socket.socket) -> str:
-    return _exactly(connection, int(_exactly(connection, 4), 16)).decode(errors="replace")
-
-
-def _exactly(connection: socket.socket, size: int) -> bytes:
-    parts = bytearray()
-    while len(parts) < size:
-        data = connection.recv(min(size - len(parts), _BLOCK_BYTES))
-        if not data:
-            raise AdbError("the connection broke off")
-        parts += data
-    return bytes(parts)
+    return exactly(connection, int(exactly(connection, 4), 16)).decode(errors="replace")
 
 
 def main(arguments: list[str]) -> int:

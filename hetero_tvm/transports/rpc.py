@@ -30,6 +30,7 @@ from hetero_tvm.errors import (
     NotReached,
     OpenToNetwork,
 )
+from hetero_tvm.transports.exactly import exactly
 
 MAGIC = b"HTVMDEV1"
 LENGTH = struct.Struct("<I")
@@ -95,7 +96,7 @@ def connect(address: Address) -> socket.socket:
         let_in = exactly(line, 1) == b"\0"
         (size,) = LENGTH.unpack(exactly(line, LENGTH.size))
         said = exactly(line, min(size, MOST_HELLO_BYTES)).decode(errors="replace")
-    except (OSError, EOFError) as error:
+    except OSError as error:
         line.close()
         raise NotReached(f"{address}: {error or 'it hung up'}") from None
     if not let_in:
@@ -103,17 +104,6 @@ def connect(address: Address) -> socket.socket:
         raise DeviceFailure(f"{address}: {said}")
     line.settimeout(None)
     return line
-
-
-def exactly(line: socket.socket, size: int) -> bytes:
-    """`size` bytes; EOFError where the line ends before."""
-    data = bytearray()
-    while len(data) < size:
-        more = line.recv(min(size - len(data), _BLOCK_BYTES))
-        if not more:
-            raise EOFError("it hung up")
-        data += more
-    return bytes(data)
 
 
 def _context() -> ssl.SSLContext:
