@@ -53,13 +53,14 @@ def emulated_device():
 def hetero():
     """Run a verb as a user does; returns the finished process, with `.json` where it printed it."""
 
-    def call(*words, env=None, cwd=None):
+    def call(*words, env=None, cwd=None, timeout=None):
         done = subprocess.run(
             [sys.executable, "-m", f"hetero_tvm.{words[0]}", *map(str, words[1:])],
             capture_output=True,
             text=True,
             check=False,
             cwd=cwd or ROOT,
+            timeout=timeout,
             env={**os.environ, **(env or {})},
         )
         done.json = json.loads(done.stdout) if "--json" in words and done.stdout else None

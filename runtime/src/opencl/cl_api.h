@@ -45,6 +45,7 @@ constexpr cl_bitfield kDeviceTypeAll = 0xFFFFFFFF;
 
 constexpr cl_uint kPlatformVersion = 0x0901;
 constexpr cl_uint kPlatformName = 0x0902;
+constexpr cl_uint kPlatformIcdSuffix = 0x0920;  // cl_khr_icd: the implementation's own mark
 
 constexpr cl_uint kDeviceType = 0x1000;
 constexpr cl_uint kDeviceMaxComputeUnits = 0x1002;

@@ -39,6 +39,15 @@ bool HasWord(const std::string& words, const std::string& word) {
   return (" " + words + " ").find(" " + word + " ") != std::string::npos;
 }
 
+/*!
+ * \brief Whether a driver has a cache of its own on disk, and no binaries at hand.
+ *
+ * PoCL compiles a kernel when it is launched, for the launch's group size, and keeps that. Asked
+ * for a binary it compiles another version first, for any size: for one of MiniLM's kernels that
+ * took an emulated processor more than a minute. No query of OpenCL's tells so.
+ */
+bool KeepsPrograms(const std::string& icd_suffix) { return icd_suffix == "POCL"; }
+
 const char* TypeName(cl_bitfield type) {
   if ((type & kDeviceTypeGpu) != 0) return "gpu";
   return (type & kDeviceTypeAccelerator) != 0 ? "accelerator" : "cpu";
@@ -56,6 +65,8 @@ ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
   device.driver_version = TextInfo(api.GetDeviceInfo, id, kDriverVersion);
   device.type = TypeName(NumberInfo<cl_bitfield>(api, id, kDeviceType));
   device.has_half = HasWord(TextInfo(api.GetDeviceInfo, id, kDeviceExtensions), "cl_khr_fp16");
+  device.keeps_programs =
+      KeepsPrograms(TextInfo(api.GetPlatformInfo, platform, kPlatformIcdSuffix));
   const auto svm = api.HasSvm() ? NumberInfo<cl_bitfield>(api, id, kDeviceSvmCapabilities) : 0;
   device.has_coarse_svm = (svm & kSvmCoarseGrain) != 0;
   device.has_fine_svm = (svm & kSvmFineGrain) != 0;

@@ -29,6 +29,7 @@ struct ClDevice {
   std::string driver_version;
   std::string type;  // "gpu", "cpu", "accelerator"
   bool has_half = false;
+  bool keeps_programs = false;  // its driver keeps what it compiled, and recompiles for a binary
   bool has_fine_svm = false;
   bool has_coarse_svm = false;
   int64_t compute_units = 0;

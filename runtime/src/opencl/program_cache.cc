@@ -70,7 +70,7 @@ std::string ProgramCache::Identity(std::string_view source) const {
 }
 
 ClHandle<cl_program> ProgramCache::Build(const std::string& name, std::string_view source) const {
-  if (directory_.empty()) {
+  if (directory_.empty() || device_.keeps_programs) {
     counters_.cache_misses.Add();
     return FromSource(name, source);
   }
