@@ -146,7 +146,8 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
         step("push")
         pushed = _push(store, files, facts, progress)
         step("test")
-        script = start_script(libraries, artefact, inputs, wish.environment)
+        environment = {**transport.environment(), **wish.environment}
+        script = start_script(libraries, artefact, inputs, environment)
         trial = store.install(
             wish.name,
             script,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from hetero_tvm import runtime
 from hetero_tvm.transports.transport import Transport
 
 
@@ -24,6 +25,11 @@ class Local(Transport):
     def default_root(self) -> str:
         """See `Transport.default_root`."""
         return shlex.quote(str(self._folder))
+
+    def environment(self) -> Mapping[str, str]:
+        """See `Transport.environment`: a driver of Python's packages, which no loader knows of."""
+        driver = runtime.library_paths()["opencl.fallback_library"]
+        return {"HETERO_OPENCL_FALLBACK_LIB": str(driver)} if driver else {}
 
     @contextlib.contextmanager
     def forward(self, port: int) -> Iterator[int]:

@@ -18,7 +18,7 @@ import posixpath
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,6 +61,10 @@ class Transport(abc.ABC):
     @abc.abstractmethod
     def default_root(self) -> str:
         """Shell word, expanded there, for the folder that deployments go to."""
+
+    def environment(self) -> Mapping[str, str]:
+        """Variables that our program needs there, whatever the model."""
+        return {}
 
     @abc.abstractmethod
     def forward(self, port: int) -> contextlib.AbstractContextManager[int]:

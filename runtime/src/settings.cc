@@ -15,12 +15,13 @@ namespace {
 
 struct Setting {
   const char* key;
-  const char* variable;  // null: Python side only
+  const char* variable;
 };
 
 constexpr std::array kSettings = {
     Setting{"opencl.library", "HETERO_OPENCL_LIB"},  // the only library to try, when given
-    Setting{"opencl.fallback_library", nullptr},     // tried after the installed ones
+    Setting{"opencl.fallback_library",
+            "HETERO_OPENCL_FALLBACK_LIB"},  // tried after the installed ones
     Setting{"opencl.device",
             "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
     Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "coarse_svm" or "buffer"
@@ -58,7 +59,7 @@ std::string Settings::Get(const std::string& key) const {
   const std::scoped_lock lock(mutex_);
   const auto found = values_.find(key);
   if (found != values_.end()) return found->second;
-  const char* value = setting.variable == nullptr ? nullptr : std::getenv(setting.variable);
+  const char* value = std::getenv(setting.variable);
   return value == nullptr ? "" : value;
 }
 

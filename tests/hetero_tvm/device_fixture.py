@@ -25,7 +25,7 @@ def deployed_here(folder):
     """A small model on a device that is a folder of this machine."""
     artefact = build_mlp(folder)
     root = folder / "device"
-    deploy(artefact, Local(root), folder)
+    deploy(artefact, Local(root), folder, environment={})  # as a user does, without any flag
     return DeployedHere(folder / "mlp.onnx", artefact, f"local:{root}", root)
 
 
