@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_tvm import __version__, cli, memory
+from hetero_tvm import __version__, cli
 from hetero_tvm.errors import BadInput, ContextFull, WrongKindOfModel
-from hetero_tvm.system_state import machine, read_state
+from hetero_tvm.system_state import SystemState
 
 if TYPE_CHECKING:
     from hetero_tvm.workload import LlmWorkload, Workload
@@ -27,6 +27,7 @@ examples:
   hetero-tvm bench encoder.so --json > before.json        for `hetero-tvm compare`
   hetero-tvm bench detector.so --format markdown
   hetero-tvm bench detector.so --sustained 10m            minute by minute, as it grows warm
+  hetero-tvm bench encoder.so --to ssh://me@board        timed there, where it is deployed
   hetero-tvm bench llm.so --prompt 256 --generate 64      tokens a second; a run is one answer
 
 Only the call is timed: inputs are in device memory before it, and it ends when all devices are
@@ -101,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Load, warm up, time, print."""
-    from hetero_tvm import bench_report, runtime, workload
+    from hetero_tvm import workload
 
     for flag, value, least in (
         ("--warm-up", args.warm_up, 0),
@@ -114,19 +115,33 @@ def run(args: argparse.Namespace) -> int:
     every_s = read_time(args.every, "--every")
     if sustained_s is not None and args.repeat is not None:
         raise BadInput("--sustained and --repeat exclude each other")
-    before = read_state()
-    work: Workload
-    answers: list[Answer] = []
+    count = args.generate
     if workload.is_llm(args.artefact):
-        llm = work = workload.open_llm(args, "prefill")
-        count = _GENERATE if args.generate is None else args.generate
+        llm = workload.open_llm(args, "prefill")
+        count = _GENERATE if count is None else count
         check_room(llm, count)
+        answers: list[Answer] = []
         timed = functools.partial(_answer, llm, count, answers)
-    else:
-        if args.generate is not None:
-            raise WrongKindOfModel(f"--generate: {args.artefact} is no language model")
-        work = workload.open_model(args)
-        timed = functools.partial(_timed, work)
+        return _run(args, llm, timed, answers, sustained_s, every_s)
+    if count is not None:
+        raise WrongKindOfModel(f"--generate: {args.artefact} is no language model")
+    with workload.open_model(args) as model:
+        return _run(args, model, model.measure, [], sustained_s, every_s)
+
+
+def _run(
+    args: argparse.Namespace,
+    work: Workload,
+    timed: Callable[[], float],
+    answers: list[Answer],
+    sustained_s: float | None,
+    every_s: float,
+) -> int:
+    """Time `work` as the flags say; `answers`: what `timed` notes of a language model's."""
+    from hetero_tvm import bench_report
+
+    where = work.surroundings
+    before = where.state()
     first_ms = timed()
     loaded_from = time.monotonic()
     for _ in range(args.warm_up):
@@ -136,8 +151,8 @@ def run(args: argparse.Namespace) -> int:
         count = 1 if args.repeat is None and work.simulated else args.repeat
         ms = _repeat(timed, count)
     else:
-        minutes, ms = _sustain(timed, sustained_s, every_s, quiet=args.quiet)
-    after = read_state()
+        minutes, ms = _sustain(timed, where.state, sustained_s, every_s, quiet=args.quiet)
+    after = where.state()
     length = None if answers else work.length
     times = times_of(ms)
     manifest = work.manifest
@@ -150,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
         "target": manifest.target,
         "versions": dict(manifest.versions),
         "simulated": work.simulated,
-        "machine": {**machine(), "opencl": runtime.device_name()},
+        "machine": {**where.machine(), "opencl": work.gpu_name()},
         "length": length,
         "load_s": work.load_seconds,
         "first_run_ms": first_ms,
@@ -158,7 +173,7 @@ def run(args: argparse.Namespace) -> int:
         "times_ms": dataclasses.asdict(times),
         "length_per_s": length / times.p50 * 1e3 if length else None,
         "llm": llm_figures(answers[-len(ms) :]) if answers else None,
-        "peak_memory_bytes": memory.peak_bytes(),
+        "peak_memory_bytes": where.peak_bytes(),
         "artefact_bytes": args.artefact.stat().st_size,
         "thermal": {
             "loaded_s": time.monotonic() - loaded_from,
@@ -189,12 +204,6 @@ def read_time(text: str, flag: str) -> float:
     if not 0 < seconds < math.inf:
         raise BadInput(f"{flag} {text}: write a number and s, m or h, as in 90s or 10m")
     return seconds
-
-
-def _timed(work: Workload) -> float:
-    start = time.perf_counter()
-    work.run()
-    return (time.perf_counter() - start) * 1e3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,7 +272,12 @@ def _repeat(timed: Callable[[], float], count: int | None) -> list[float]:
 
 
 def _sustain(
-    timed: Callable[[], float], seconds: float, every_s: float, *, quiet: bool
+    timed: Callable[[], float],
+    look: Callable[[], SystemState],
+    seconds: float,
+    every_s: float,
+    *,
+    quiet: bool,
 ) -> tuple[list[dict[str, Any]], list[float]]:
     """A row for each stretch of `every_s`, and the single times of the last whole one."""
     rows: list[dict[str, Any]] = []
@@ -273,7 +287,7 @@ def _sustain(
     def close(ms: list[float]) -> None:
         nonlocal last
         last = ms
-        state = read_state()
+        state = look()
         at_s = time.monotonic() - start
         rows.append({"at_s": at_s, "times_ms": dataclasses.asdict(times_of(ms)), **state.to_dict()})
         warmth = f", {state.hottest_c:.0f} °C" if state.hottest_c is not None else ""

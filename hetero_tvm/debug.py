@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_tvm import cli
+from hetero_tvm import cli, workload_arguments
 from hetero_tvm.errors import AnotherModel, BadInput, LengthNotBuilt
 
 if TYPE_CHECKING:
@@ -37,25 +37,16 @@ _ROUNDING, _HALF_ROUNDING = 2.0**-24, 2.0**-11
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm debug`."""
-    parser.add_argument("artefact", type=Path, help="what `hetero-tvm build` wrote")
+    workload_arguments.add_artefact(parser)
     parser.add_argument(
         "--against", type=Path, metavar="ONNX", required=True, help="the model that it was built of"
     )
-    parser.add_argument(
-        "--inputs",
-        action="append",
-        default=[],
-        metavar="FILE.npz | NAME=FILE.npy",
-        help="inputs; what is not given is random",
-    )
-    parser.add_argument("--length", type=int, help="one of those that it was built for")
-    parser.add_argument("--seed", type=int, default=0, help="of random inputs (default 0)")
+    workload_arguments.add_inputs(parser)
     parser.add_argument(
         "--tolerance",
         type=float,
         help="relative error that holds (default 1e-4; 1e-2 where the arithmetic is float16)",
     )
-    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import json
 import os
 import platform
 import re
@@ -142,25 +141,11 @@ def _register(folder: Folder) -> None:
         runtime.prepare(module)
         return module
 
-    def measure(machine: Any, function: str, runs: int) -> str:
-        import time
-
-        times = []
-        for _ in range(runs):
-            started = time.perf_counter()
-            machine["invoke_stateful"](function)
-            runtime.sync()
-            times.append((time.perf_counter() - started) * 1e3)
-        return json.dumps(times)
-
     register("tvm.rpc.server.workpath", lambda name: str(folder.path(name)))
     register("tvm.rpc.server.load_module", load_module)
     register("hetero_tvm.file_size", folder.size)
     register("hetero_tvm.file_append", lambda d, n, at, data: folder.append(d, n, at, bytes(data)))
     register("hetero_tvm.file_finish", folder.finish)
-    register("hetero_tvm.measure", measure)
-    register("hetero_tvm.counters_json", lambda: json.dumps(runtime.counters()))
-    register("hetero_tvm.opencl_devices_json", lambda: json.dumps(runtime.opencl_devices()))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm import cli
+from hetero_tvm import cli, workload_arguments
 from hetero_tvm.completion import Completion, Options
 from hetero_tvm.errors import BadInput
 from hetero_tvm.memory import peak_bytes
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
     )
-    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
+    workload_arguments.add_opencl(parser)
 
 
 def run(args: argparse.Namespace) -> int:

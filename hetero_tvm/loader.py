@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import first_load, runtime, signing
+from hetero_tvm import first_load, recording, runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import (
@@ -24,6 +24,8 @@ from hetero_tvm.errors import (
 )
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Piece, Way, filled, part, way, with_length
+from hetero_tvm.recording import Recording
+from hetero_tvm.surroundings import Surroundings
 from hetero_tvm.weights_layout import read_weights
 
 Around = Callable[[str], AbstractContextManager[None]]
@@ -207,6 +209,19 @@ class Model:
             results = self.call(fed)
             times.append((time.perf_counter() - started) * 1e3)
         return results, times
+
+    def record(self, fed: Fed, runs: int) -> Recording:
+        """`call`, `runs` times, recorded by the runtime; one more before that sets it up."""
+
+        def once(around: Around) -> None:
+            self.call(fed, around)
+
+        return recording.record(self, once, runs)
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """The machine that it runs on."""
+        return Surroundings()
 
     def counters(self) -> dict[str, int]:
         """What the runtime did where this model runs, since `reset_counters`."""

@@ -7,7 +7,6 @@ import collections
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,7 @@ examples:
   hetero-tvm profile encoder.so
   hetero-tvm profile encoder.so --runs 20 --trace t.json    open t.json at https://ui.perfetto.dev
   hetero-tvm profile detector.so --json | jq .summary.idle_us
+  hetero-tvm profile encoder.so --to ssh://me@board
   hetero-tvm profile llm.so --phase prefill --prompt 256
 
 GPU kernels have the driver's times, mapped to the host's clock. A call that computes several
@@ -55,20 +55,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record, sum up, print, write."""
     from hetero_tvm import workload
-    from hetero_tvm.profile_summary import runs_of, summarise
     from hetero_tvm.run import check_save
 
     if args.runs < 1:
         raise BadInput(f"--runs {args.runs}: at least 1")
     if args.trace is not None:
         check_save(args.trace, [args.artefact], flag="--trace")
-    work: Workload
     if workload.is_llm(args.artefact):
-        work = workload.open_llm(args, args.phase or "decode")
-    elif args.phase is not None:
+        return _run(args, workload.open_llm(args, args.phase or "decode"))
+    if args.phase is not None:
         raise WrongKindOfModel(f"--phase: {args.artefact} is no language model")
-    else:
-        work = workload.open_model(args)
+    with workload.open_model(args) as model:
+        return _run(args, model)
+
+
+def _run(args: argparse.Namespace, work: Workload) -> int:
+    from hetero_tvm.profile_summary import runs_of, summarise
+
     manifest = work.manifest
     recorded = Recorded(work, args.runs)
     runs = runs_of(recorded.events, recorded.bounds)
@@ -106,24 +109,12 @@ class Recorded:
     """Runs of a workload, first unrecorded, then recorded, `count` of each."""
 
     def __init__(self, work: Workload, count: int) -> None:
-        from hetero_tvm.recording import Recorder
-
         for _ in range(_WARM_UP):
-            work.run()
-        plain = []
-        for _ in range(count):
-            start = time.monotonic_ns()
-            work.run()
-            plain.append(time.monotonic_ns() - start)
-        self.plain_us = statistics.median(plain) / 1e3
-        self.bounds: list[tuple[int, int]] = []
-        with Recorder(work) as recorder:
-            work.run(recorder.function)  # the first pays for what recording sets up
-            for _ in range(count):
-                start = time.monotonic_ns()
-                work.run(recorder.function)
-                self.bounds.append((start, time.monotonic_ns()))
-        self.events, self.lost = recorder.events, recorder.lost
+            work.measure()
+        self.plain_us = statistics.median(work.measure() for _ in range(count)) * 1e3
+        recording = work.record(count)
+        self.events, self.lost = recording.events, recording.lost
+        self.bounds = list(recording.bounds)
         if self.lost:
             raise BadInput(
                 f"--runs {count}: {self.lost} events did not fit; record fewer runs at once"

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Literal, Protocol
 
@@ -101,6 +103,45 @@ class Recorder:
         start_ns = time.monotonic_ns()
         yield
         _function("trace_function")(name, start_ns, time.monotonic_ns())
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """Runs that were recorded."""
+
+    events: tuple[Event, ...]  # by their beginning
+    lost: int  # events that newer ones have overwritten
+    bounds: tuple[tuple[int, int], ...]  # start and end of each run, on the events' clock
+
+
+def record(
+    model: Instrumented,
+    run: Callable[[Callable[[str], AbstractContextManager[None]]], None],
+    count: int,
+) -> Recording:
+    """Record `count` runs of `model` in this process.
+
+    `run` does one, with its argument around each function of the artefact, and waits for its end.
+    """
+    bounds = []
+    with Recorder(model) as recorder:
+        run(recorder.function)  # the first pays for what recording sets up
+        for _ in range(count):
+            start = time.monotonic_ns()
+            run(recorder.function)
+            bounds.append((start, time.monotonic_ns()))
+    return Recording(recorder.events, recorder.lost, tuple(bounds))
+
+
+def record_there(call: Callable[..., str], machine: Any, function: str, count: int) -> Recording:
+    """As `record`, of `function` in a virtual machine on a device; its inputs are set.
+
+    `call`: the runtime's `hetero_tvm.record` there.
+    """
+    found = json.loads(call(machine, function, count, _EVENTS_PER_THREAD))
+    *rows, lost = found["rows"]
+    events = sorted(map(_event, rows), key=lambda event: event.start_ns)
+    return Recording(tuple(events), lost, tuple((start, end) for start, end in found["bounds"]))
 
 
 def _function(name: str) -> Any:

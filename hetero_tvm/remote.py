@@ -15,13 +15,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.device_store import StoredFile
-from hetero_tvm.errors import DeviceFailure
+from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.loader import Around, Fed, Model, Results, nothing_around
+from hetero_tvm.recording import Recording, record_there
+from hetero_tvm.surroundings import DeviceSurroundings, Surroundings
 from hetero_tvm.transports import rpc
 from hetero_tvm.transports.transport import Transport
 
@@ -104,7 +107,14 @@ class Session:
             DeviceFailure: it failed, or the device is gone.
         """
         with self.failures():
-            return self.rpc.get_function(name)(*args)
+            try:
+                function = self.rpc.get_function(name)
+            except AttributeError:
+                raise DeviceFailure(
+                    f"{self._where}: its program is of another version, without {name}; deploy "
+                    "again, or start its server again with this version"
+                ) from None
+            return function(*args)
 
     def load(self, path: str, manifest: Manifest) -> RemoteModel:
         """The artefact at `path` there, described by `manifest`.
@@ -196,6 +206,26 @@ class RemoteModel(Model):
                 values.append(function.outputs())
             times = [sum(pair) for pair in zip(times, json.loads(took), strict=True)]
         return Results(fed.way, values), times
+
+    def record(self, fed: Fed, runs: int) -> Recording:
+        """See `Model.record`: recorded on the device, on its clock."""
+        if len(fed.tensors) > 1:
+            raise BadInput("a length that runs in pieces: record one of those that are built")
+        (tensors,) = fed.tensors
+        function = self._programs[fed.way[0].length if fed.way else None].call
+        with self._session.failures():
+            function.set_inputs(*tensors)
+            return record_there(
+                partial(self._session.call, "hetero_tvm.record"),
+                self._remote.module,
+                function.name,
+                runs,
+            )
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """See `Model.surroundings`: the device."""
+        return DeviceSurroundings(partial(self._session.call, "hetero_tvm.files_json"))
 
     def counters(self) -> dict[str, int]:
         """See `Model.counters`."""

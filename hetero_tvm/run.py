@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hetero_tvm import cli, reference
+from hetero_tvm import cli, reference, workload_arguments
 from hetero_tvm.arguments import add_device_arguments
 from hetero_tvm.bundle import Manifest, whole_file
 from hetero_tvm.errors import (
@@ -43,21 +43,9 @@ exit codes: 0 ran and held, 1 the comparison failed, 2 bad input, 3 something is
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm run`."""
-    parser.add_argument("artefact", type=Path, help="what `hetero-tvm build` wrote")
+    workload_arguments.add_artefact(parser)
     parser.add_argument("--compare", type=Path, metavar="ONNX", help="its model, for ONNX Runtime")
-    parser.add_argument(
-        "--inputs",
-        action="append",
-        default=[],
-        metavar="FILE.npz | NAME=FILE.npy",
-        help="inputs; what is not given is random",
-    )
-    parser.add_argument(
-        "--length",
-        type=int,
-        help="of the random inputs, where the artefact is built for several (default: the longest)",
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the random inputs (default 0)")
+    workload_arguments.add_inputs(parser)
     parser.add_argument(
         "--repeat",
         type=int,
@@ -69,7 +57,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="relative error that holds (default 1e-4; 1e-2 where the arithmetic is float16)",
     )
-    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
     add_device_arguments(parser)
 
 
@@ -88,8 +75,7 @@ def run(args: argparse.Namespace) -> int:
         check_save(args.save, [args.artefact, args.compare])
     given = read_inputs(args.inputs)
     if args.device is not None:
-        if args.to is not None:
-            raise BadInput("--device: name the device's OpenCL when you deploy, --opencl-device")
+        workload_arguments.refuse_device_there(args.to)
         runtime.configure(opencl_device=args.device)
     with opened(args.artefact, args.to, args.root) as model:
         return _run(args, model, given)

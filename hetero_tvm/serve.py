@@ -10,7 +10,7 @@ import socket
 import sys
 from pathlib import Path
 
-from hetero_tvm import cli
+from hetero_tvm import cli, workload_arguments
 from hetero_tvm.errors import BadInput, MissingPackage, OpenToNetwork
 
 EXAMPLES = """\
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="requests that may wait while one is answered (default 8)",
     )
-    parser.add_argument("--device", help="OpenCL device, by index or by part of its name")
+    workload_arguments.add_opencl(parser)
 
 
 def run(args: argparse.Namespace) -> int:

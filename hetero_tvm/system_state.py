@@ -12,6 +12,23 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path("/")
+FILES = (  # patterns of all that is read below, but of the processor's long description
+    "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_*_freq",
+    "/sys/class/thermal/thermal_zone*/type",
+    "/sys/class/thermal/thermal_zone*/temp",
+    "/sys/class/hwmon/hwmon*/name",
+    "/sys/class/hwmon/hwmon*/temp*_input",
+    "/sys/class/hwmon/hwmon*/temp*_label",
+    "/sys/class/kgsl/kgsl-3d0/temp",
+    "/sys/class/kgsl/kgsl-3d0/gpuclk",
+    "/sys/class/kgsl/kgsl-3d0/devfreq/cur_freq",
+    "/sys/class/power_supply/*/type",
+    "/sys/class/power_supply/*/status",
+    "/sys/class/power_supply/*/*_now",
+    "/sys/devices/soc0/machine",
+    "/proc/sys/kernel/ostype",
+    "/proc/sys/kernel/osrelease",
+)
 _PLAUSIBLE_C = (-40.0, 150.0)  # a sensor that is off says 0, -273 or 2^31 / 1000
 
 
@@ -58,7 +75,9 @@ def read_state(root: Path = _ROOT) -> SystemState:
 
 def machine(root: Path = _ROOT) -> dict[str, str]:
     """What the machine is: system, processor, and the SoC where Qualcomm's kernel says it."""
-    found = {"system": f"{platform.system()} {platform.release()}", "cpu": _cpu_name(root)}
+    system = _text(root / "proc/sys/kernel/ostype") or platform.system()
+    release = _text(root / "proc/sys/kernel/osrelease") or platform.release()
+    found = {"system": f"{system} {release}", "cpu": _cpu_name(root)}
     soc = _text(root / "sys/devices/soc0/machine")
     return {**found, "soc": soc} if soc else found
 

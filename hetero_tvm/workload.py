@@ -6,17 +6,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from hetero_tvm import bundle, llm_session, loader, runtime
+from hetero_tvm import bundle, llm_session, loader, recording, runtime
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.errors import BadInput, ContextFull, WrongKindOfModel
 from hetero_tvm.loader import Around, nothing_around
+from hetero_tvm.open_model import opened
+from hetero_tvm.recording import Recording
 from hetero_tvm.run import complete_inputs, read_inputs
-from hetero_tvm.workload_arguments import PROMPT
+from hetero_tvm.surroundings import Surroundings
+from hetero_tvm.workload_arguments import PROMPT, refuse_device_there
 
 Phase = Literal["prefill", "decode"]
 
@@ -29,11 +35,16 @@ class Workload(Protocol):
     simulated: bool
     length: int | None  # of the inputs, where the artefact is built for several; tokens of a step
 
-    def run(self, around: Around = nothing_around) -> None:
-        """Once; returns when all devices are done. `around`: see `Model.call`."""
+    surroundings: Surroundings
 
-    def instrument(self, function: Any | None) -> None:
-        """See `Model.instrument`."""
+    def measure(self) -> float:
+        """Milliseconds of one run, until all devices are done."""
+
+    def record(self, runs: int) -> Recording:
+        """See `Model.record`."""
+
+    def gpu_name(self) -> str:
+        """The OpenCL device that it runs on."""
 
 
 class ModelWorkload:
@@ -47,13 +58,20 @@ class ModelWorkload:
         way = self._fed.way
         self.length = sum(piece.size for piece in way) if way else None
 
-    def run(self, around: Around = nothing_around) -> None:
-        """One call."""
-        self.model.call(self._fed, around)
+        self.surroundings = model.surroundings
 
-    def instrument(self, function: Any | None) -> None:
+    def measure(self) -> float:
+        """Of one call, timed where it runs."""
+        _, (ms,) = self.model.measure(self._fed, 1)
+        return ms
+
+    def record(self, runs: int) -> Recording:
         """As the model's."""
-        self.model.instrument(function)
+        return self.model.record(self._fed, runs)
+
+    def gpu_name(self) -> str:
+        """As the model's machine describes it."""
+        return next(str(gpu["name"]) for gpu in self.model.gpus() if gpu["selected"])
 
 
 class LlmWorkload:
@@ -70,6 +88,7 @@ class LlmWorkload:
         self.manifest, self.load_seconds = session.manifest, session.load_seconds
         self.simulated = session.simulated
         self.session, self.phase = session, phase
+        self.surroundings = Surroundings()
         self.length: int | None = prompt if phase == "prefill" else 1
         drawn = np.random.default_rng(seed).integers(session.description.vocabulary, size=prompt)
         self.prompt = [int(token) for token in drawn]
@@ -88,9 +107,19 @@ class LlmWorkload:
         finally:
             self.session.around = nothing_around
 
-    def instrument(self, function: Any | None) -> None:
-        """As the session's."""
-        self.session.instrument(function)
+    def measure(self) -> float:
+        """Of one phase."""
+        start = time.perf_counter()
+        self.run()
+        return (time.perf_counter() - start) * 1e3
+
+    def record(self, runs: int) -> Recording:
+        """Of `run`."""
+        return recording.record(self.session, self.run, runs)
+
+    def gpu_name(self) -> str:
+        """Of the machine that it runs on, which is this one."""
+        return runtime.device_name()
 
 
 def is_llm(path: Path) -> bool:
@@ -102,8 +131,9 @@ def is_llm(path: Path) -> bool:
     return bundle.read_manifest(path, verify=False).llm is not None
 
 
-def open_model(args: argparse.Namespace) -> ModelWorkload:
-    """What the flags of `workload_arguments` ask for.
+@contextlib.contextmanager
+def open_model(args: argparse.Namespace) -> Iterator[ModelWorkload]:
+    """What the flags of `workload_arguments` ask for, here or on a device; good in the context.
 
     Raises:
         BadInput, EnvironmentProblem, DeviceFailure: as loading does; flags that do not fit.
@@ -112,8 +142,9 @@ def open_model(args: argparse.Namespace) -> ModelWorkload:
     if args.prompt is not None:
         raise WrongKindOfModel(f"--prompt: {args.artefact} is no language model; use --length")
     given = read_inputs(args.inputs)
-    model = loader.load(args.artefact)
-    return ModelWorkload(model, complete_inputs(given, model.manifest, args.seed, args.length))
+    with opened(args.artefact, args.to, args.root) as model:
+        inputs = complete_inputs(given, model.manifest, args.seed, args.length)
+        yield ModelWorkload(model, inputs)
 
 
 def open_llm(args: argparse.Namespace, phase: Phase) -> LlmWorkload:
@@ -121,6 +152,10 @@ def open_llm(args: argparse.Namespace, phase: Phase) -> LlmWorkload:
     _check(args)
     if args.inputs or args.length is not None:
         raise WrongKindOfModel(f"{args.artefact} is a language model: use --prompt TOKENS")
+    if args.to is not None:
+        raise WrongKindOfModel(
+            f"--to {args.to}: {args.artefact} is a language model: they run here"
+        )
     session = llm_session.load_llm(args.artefact)
     prompt = min(PROMPT, session.capacity - 1) if args.prompt is None else args.prompt
     return LlmWorkload(session, phase, prompt, args.seed)
@@ -130,4 +165,5 @@ def _check(args: argparse.Namespace) -> None:
     if args.seed < 0:
         raise BadInput(f"--seed {args.seed}: at least 0")
     if args.device is not None:
+        refuse_device_there(args.to)
         runtime.configure(opencl_device=args.device)

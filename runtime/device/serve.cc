@@ -5,15 +5,11 @@
 #include "serve.h"
 
 #include <fcntl.h>
-#include <tvm/ffi/container/array.h>
-#include <tvm/ffi/container/map.h>
 #include <tvm/ffi/error.h>
-#include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/function.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstdint>
 #include <string>
 
@@ -24,34 +20,13 @@ namespace hetero_tvm::device {
 namespace {
 
 namespace ffi = tvm::ffi;
-using runtime::FunctionOf;
 using runtime::Imported;
 using runtime::Shielded;
 
-ffi::String JsonOf(const char* function) { return ffi::json::Stringify(Imported(function)()); }
-
-/*! \brief Milliseconds of each of `runs` calls of `function`, whose inputs are set, as JSON. */
-ffi::String Measure(const ffi::Module& machine, const ffi::String& function, int64_t runs) {
-  const ffi::Function invoke = FunctionOf(machine, "invoke_stateful");
-  const ffi::Function sync = Imported("hetero_tvm.sync");
-  ffi::Array<ffi::Any> times;
-  for (int64_t i = 0; i < runs; ++i) {
-    const auto begin = std::chrono::steady_clock::now();
-    invoke(function);
-    sync();
-    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
-    times.push_back(took.count());
-  }
-  return ffi::json::Stringify(times);
-}
-
 void Register() {
-  runtime::GlobalNames()
-      .Typed("tvm.rpc.server.load_module",
-             [](const ffi::String& path) { return LoadChecked(std::string(path)); })
-      .Typed("hetero_tvm.measure", Measure)
-      .Typed("hetero_tvm.counters_json", [] { return JsonOf("hetero_tvm.counters_read"); })
-      .Typed("hetero_tvm.opencl_devices_json", [] { return JsonOf("hetero_tvm.opencl_devices"); });
+  runtime::GlobalNames().Typed("tvm.rpc.server.load_module", [](const ffi::String& path) {
+    return LoadChecked(std::string(path));
+  });
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ from recorded_model import artefact
 
 from hetero_tvm import bench, cli
 from hetero_tvm.errors import BadInput
+from hetero_tvm.system_state import read_state
 
 
 def test_statistics_are_numpys():
@@ -54,7 +55,7 @@ def test_an_interrupted_sustained_run_shows_what_it_has(monkeypatch):
         except StopIteration:
             raise KeyboardInterrupt from None
 
-    rows, last = bench._sustain(timed, 600, 5, quiet=True)
+    rows, last = bench._sustain(timed, read_state, 600, 5, quiet=True)
     assert sum(row["times_ms"]["runs"] for row in rows) == 12
     assert set(last) == {1.0}
 
@@ -64,7 +65,7 @@ def test_one_that_is_interrupted_at_once_has_nothing_to_show():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        bench._sustain(timed, 600, 5, quiet=True)
+        bench._sustain(timed, read_state, 600, 5, quiet=True)
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("10m", 600), ("1.5h", 5400)])

@@ -82,6 +82,13 @@ def test_a_changed_byte_is_refused_before_anything_is_loaded(session, deployed_h
         session.load(str(tmp_path / "short.so"), manifest)
 
 
+def test_a_program_of_another_version(session):
+    with pytest.raises(
+        DeviceFailure, match=r"another version, without hetero_tvm.newer; deploy ag"
+    ):
+        session.call("hetero_tvm.newer")
+
+
 def test_a_script_that_is_not_there(deployed_here):
     with pytest.raises(DeviceFailure, match=r"none/run.*[Nn]o such file|open .*none/run"):
         Session.of_bundle(Local(deployed_here.root), f"{deployed_here.root}/none/run")

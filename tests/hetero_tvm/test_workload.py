@@ -8,7 +8,7 @@ import pytest
 from recorded_model import artefact
 
 import hetero_tvm
-from hetero_tvm import cli, errors, runtime, workload
+from hetero_tvm import cli, errors, runtime, system_state, workload
 from hetero_tvm.loader import load
 from tests.hetero_tvm.tiny_llm import TinyLlm, build
 
@@ -27,13 +27,13 @@ def llm(tmp_path_factory):
 
 def test_a_model_runs_what_it_was_fed():
     model = load(artefact())
-    names = [spec.name for spec in model.manifest.inputs]
     inputs = {spec.name: np.ones(spec.shape, np.float32) for spec in model.manifest.inputs}
     work = workload.ModelWorkload(model, inputs)
-    seen = []
-    work.instrument(None)
-    work.run()
-    assert work.length is None and not work.simulated and names and seen == []
+    assert 0 < work.measure() < 60e3
+    recording = work.record(2)
+    assert len(recording.bounds) == 2 and recording.lost == 0
+    assert {"kernel", "region", "function"} <= {event.kind for event in recording.events}
+    assert work.length is None and not work.simulated and work.gpu_name()
     assert not workload.is_llm(artefact())
 
 
@@ -103,6 +103,41 @@ def test_what_does_not_fit_a_language_model(capsys, llm, flags, said):
 def test_what_only_a_language_model_has(capsys, flags, said):
     assert cli.main([flags[0], str(artefact()), *flags[1:]]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_bench_on_a_device(hetero, deployed_here):
+    flags = ("--to", deployed_here.address, "--repeat", 4, "--warm-up", 1)
+    done = hetero("bench", deployed_here.artefact, *flags, "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.json["times_ms"]["runs"] == 4 and done.json["times_ms"]["min"] > 0
+    assert done.json["peak_memory_bytes"] > 10e6  # of the program there
+    here = system_state.machine()
+    assert done.json["machine"] == {**here, "opencl": done.json["machine"]["opencl"]}
+    assert done.json["machine"]["opencl"]
+
+
+def test_profile_on_a_device(hetero, deployed_here, tmp_path):
+    trace = tmp_path / "t.json"
+    flags = ("--to", deployed_here.address, "--runs", 3, "--trace", trace, "--json")
+    done = hetero("profile", deployed_here.artefact, *flags)
+    assert done.returncode == 0, done.stderr
+    calls = {row["call"]["device"]: row["us"] for row in done.json["summary"]["calls"]}
+    assert calls and all(us > 0 for us in calls.values())
+    assert done.json["plain_run_us"] > 0
+    events = json.loads(trace.read_text())["traceEvents"]
+    assert sum(event.get("cat") == "function" for event in events) == 3
+
+
+def test_a_language_model_stays_here(capsys, llm):
+    assert cli.main(["bench", llm, "--to", "ssh://board"]) == 2
+    assert "is a language model: they run here" in capsys.readouterr().err
+
+
+def test_the_opencl_device_there_is_named_when_deploying(capsys):
+    for verb in ("bench", "profile", "run"):
+        flags = ["--to", "ssh://board", "--device", "0"]
+        assert cli.main([verb, str(artefact()), *flags]) == 2
+        assert "name the device's OpenCL when you deploy" in capsys.readouterr().err
 
 
 def test_debug_refuses_a_language_model(capsys, llm):
