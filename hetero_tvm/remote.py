@@ -225,7 +225,8 @@ class RemoteModel(Model):
     @property
     def surroundings(self) -> Surroundings:
         """See `Model.surroundings`: the device."""
-        return DeviceSurroundings(partial(self._session.call, "hetero_tvm.files_json"))
+        read = partial(self._session.call, "hetero_tvm.files_json")
+        return DeviceSurroundings(read, self.manifest.host)
 
     def counters(self) -> dict[str, int]:
         """See `Model.counters`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,11 +36,11 @@ class DeviceSurroundings(Surroundings):
     """A device, by the files that its kernel shows.
 
     `read`: patterns of paths, one a line -> a JSON object of path and text, from there; it is the
-    runtime's `hetero_tvm.files_json`.
+    runtime's `hetero_tvm.files_json`. `processor`: as Linux calls it.
     """
 
-    def __init__(self, read: Callable[[str], str]) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[str], str], processor: str) -> None:
+        self._read, self._processor = read, processor
 
     def state(self) -> SystemState:
         """See `Surroundings.state`."""
@@ -47,7 +48,7 @@ class DeviceSurroundings(Surroundings):
 
     def machine(self) -> dict[str, str]:
         """See `Surroundings.machine`."""
-        return self._seen(machine, "/proc/cpuinfo", *FILES)
+        return self._seen(partial(machine, processor=self._processor), "/proc/cpuinfo", *FILES)
 
     def peak_bytes(self) -> int | None:
         """See `Surroundings.peak_bytes`: of the program that runs the model there."""

@@ -73,21 +73,27 @@ def read_state(root: Path = _ROOT) -> SystemState:
     )
 
 
-def machine(root: Path = _ROOT) -> dict[str, str]:
-    """What the machine is: system, processor, and the SoC where Qualcomm's kernel says it."""
+def machine(root: Path = _ROOT, processor: str | None = None) -> dict[str, str]:
+    """What the machine is: system, processor, and the SoC where Qualcomm's kernel says it.
+
+    `processor`: its kind, for where nothing names it; this machine's by default.
+    """
     system = _text(root / "proc/sys/kernel/ostype") or platform.system()
     release = _text(root / "proc/sys/kernel/osrelease") or platform.release()
-    found = {"system": f"{system} {release}", "cpu": _cpu_name(root)}
+    found = {
+        "system": f"{system} {release}",
+        "cpu": _cpu_name(root, processor or platform.machine()),
+    }
     soc = _text(root / "sys/devices/soc0/machine")
     return {**found, "soc": soc} if soc else found
 
 
-def _cpu_name(root: Path) -> str:
+def _cpu_name(root: Path, kind: str) -> str:
     for line in (_text(root / "proc/cpuinfo") or "").splitlines():
         name, _, value = line.partition(":")
         if name.strip() in ("model name", "Hardware"):
             return value.strip()
-    return platform.machine()
+    return kind
 
 
 def _temperatures(root: Path) -> dict[str, float]:

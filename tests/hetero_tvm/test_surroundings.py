@@ -1,6 +1,7 @@
 """Where a model runs: this machine, and one that is known by its files only."""
 
 import json
+import platform
 
 import pytest
 
@@ -26,12 +27,13 @@ def test_this_machine():
 
 
 def test_a_device_by_its_files():
-    there = DeviceSurroundings(lambda _patterns: json.dumps(FILES))
+    there = DeviceSurroundings(lambda _patterns: json.dumps(FILES), "aarch64")
     assert there.state().temperatures_c == {"cpu-0": 51.0}
     wanted = {"system": "Linux 6.1.99", "cpu": "some board", "soc": "SM8650"}
     assert there.machine() == wanted
     assert there.peak_bytes() == 2 << 20
-    assert DeviceSurroundings(lambda _patterns: "{}").peak_bytes() is None
+    assert DeviceSurroundings(lambda _patterns: "{}", "aarch64").peak_bytes() is None
+    assert DeviceSurroundings(lambda _patterns: "{}", "aarch64").machine()["cpu"] == "aarch64"
 
 
 def test_the_runtime_reads_what_kernels_show_and_nothing_else():
@@ -39,8 +41,8 @@ def test_the_runtime_reads_what_kernels_show_and_nothing_else():
     import tvm_ffi
 
     read = tvm_ffi.get_global_func("hetero_tvm.files_json")
-    assert DeviceSurroundings(read).machine() == system_state.machine()
-    assert DeviceSurroundings(read).peak_bytes() > 1 << 20
+    assert DeviceSurroundings(read, platform.machine()).machine() == system_state.machine()
+    assert DeviceSurroundings(read, platform.machine()).peak_bytes() > 1 << 20
     for pattern in ("/etc/passwd", "/proc/../etc/passwd", "relative"):
         with pytest.raises(ValueError, match="only files below /sys and /proc"):
             read(pattern)
