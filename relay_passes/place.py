@@ -12,40 +12,29 @@ and what a user compares it with.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MappingProxyType
-from typing import Protocol
 
-from tvm import IRModule, relax
+from tvm import IRModule
 
-from relay_passes.cut_choices import CutChoice, cut_choices
-from relay_passes.gpu_fusion import gpu_works, kernel_mates
-from relay_passes.op_work import VIEWS, Work, op_name, static_shape, tensor_args
-from relay_passes.part_work import sharding_of
-from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
-from relay_passes.plan_reasons import lost_splits, place_reason, split_reason
+from relay_passes.op_work import Work
+from relay_passes.plan import Plan
 from relay_passes.planner.improve import improved
-from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
+from relay_passes.planner.lower_bound import LowerBound
+from relay_passes.planner.problem import Problem, Waiting
+from relay_passes.planner.repeat import repeated
 from relay_passes.planner.solve import Objective, Solution, solve
-from relay_passes.planner.timeline import evaluate, joins_kernel
-from relay_passes.program import Node, read_program
-from relay_passes.sharding import argument_cut, is_contiguous, shard_work
+from relay_passes.planner.timeline import Timeline, evaluate
+from relay_passes.program import read_program
+from relay_passes.question import BOTH, Cost, Declined, Question, refused
+from relay_passes.repeats import Repeat, Shortened, find_repeats, shortened
 
-Declined = Callable[[relax.Call, str], str | None]  # None: the device takes it, else why not
-_BOTH = ("gpu", "npu")
 MODES = ("gpu", "npu", "layer", "split")  # the simplest first
 # Ways that the planner keeps after each operator: a fraction of a second for a hundred operators,
 # within a few per cent of what a hundred times as many find.
 _BEAM = 200
+_LONGEST = 500  # operators: a few seconds
 _MOST_STEPS = 50_000  # of making the plan better after the search: half a second
-
-
-class Cost(Protocol):
-    """What an operator, or a part of one, takes on a device, in µs."""
-
-    def __call__(self, work: Work, device: str, *, both: bool = False) -> float:
-        """`both`: the other accelerator works at the same time."""
-        ...
 
 
 def place(
@@ -53,7 +42,7 @@ def place(
     declined: Declined,
     cost_us: Cost,
     waiting: Waiting,
-    devices: Collection[str] = _BOTH,
+    devices: Collection[str] = BOTH,
     unfit: Mapping[str, str] = MappingProxyType({}),
     *,
     split: bool = True,
@@ -86,7 +75,7 @@ def place(
     Raises:
         ValueError: an objective or share that does not exist, or energy without known power.
     """
-    assert devices and set(devices) <= set(_BOTH), devices
+    assert devices and set(devices) <= set(BOTH), devices
     wanted = next(iter(devices)) if len(set(devices)) == 1 else "split" if split else "layer"
     return place_all(
         mod,
@@ -115,6 +104,7 @@ def place_all(
     also: Sequence[Plan] = (),
     modes: Sequence[str] = MODES,
     beam: int = _BEAM,
+    longest: int = _LONGEST,
 ) -> dict[str, Plan]:
     """For each of `modes` the best plan that it allows; see `place`.
 
@@ -124,30 +114,40 @@ def place_all(
 
     `also`: plans of the same program, found under other costs. Their splits are on offer too, and
     none of "split" that these costs make better than what the search finds is lost. `beam`: ways
-    that are kept after each operator.
+    that are kept after each operator. `longest`: operators of a program that is searched as a
+    whole; of a longer one a few layers are, and those that are like them do likewise.
     """
     shared = _shared(cost_us, gpu_share, power_w)
     nodes, cuts = read_program(mod), "split" in modes
-    question = _Question(nodes, declined, *shared, unfit, tile, also if cuts else (), cuts=cuts)
+    refusals = [refused(node, declined, unfit) for node in nodes]
+    repeats: list[Repeat] = []
+    if len(nodes) > longest:
+        repeats = find_repeats(nodes, lambda i: (nodes[i].work, tuple(refusals[i].items())))
+    short = shortened(nodes, repeats)
+    question = Question(
+        short.nodes,
+        [refusals[i] for i in short.kept],
+        *shared,
+        tile,
+        [_part(plan, short) for plan in also] if cuts else (),
+        cuts=cuts,
+    )
+    search = _Search(question, waiting, objective, beam)
     answers: dict[str, Solution] = {}
     for mode in modes:
-        problem = Problem(question.ops(mode), waiting)
         # Simpler plans are plans too: choices are listed so that theirs keep their numbers.
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
         others = [choices for choices in simpler if choices is not None]
         if mode == "split":
-            others += [question.choices_of(plan, mode) for plan in also]
-        answer = solve(problem, beam=beam, others=others, objective=objective)
-        if mode == "split" and objective == "latency" and not answer.exact:
-            better, timeline = improved(problem, answer.choices, most_steps=_MOST_STEPS)
-            answer = dataclasses.replace(
-                answer,
-                choices=better,
-                timeline=timeline,
-                value=timeline.total_us,
-                joules=_sum_joules(problem, better),
-            )
-        answers[mode] = answer
+            others += [question.choices_of(_part(plan, short), mode) for plan in also]
+        answers[mode] = search.run(mode, others)
+    if repeats:
+        whole = question.of_whole(nodes, short.likes[0])
+        answers = {
+            mode: _repeated(Problem(whole.ops(mode), waiting), answer, short, objective)
+            for mode, answer in answers.items()
+        }
+        question = whole
 
     def merit(mode: str) -> tuple[float, float]:
         answer = answers[mode]
@@ -156,7 +156,7 @@ def place_all(
     plans = {}
     for wanted in modes:
         simpler_ones = MODES[: MODES.index(wanted) + 1]
-        allowed = [wanted] if wanted in _BOTH else [mode for mode in modes if mode in simpler_ones]
+        allowed = [wanted] if wanted in BOTH else [mode for mode in modes if mode in simpler_ones]
         best = min(allowed, key=merit)
         plans[wanted] = question.plan(answers, best, wanted, waiting, objective)
     return plans
@@ -195,13 +195,71 @@ def reprice(
     """
     shared = _shared(cost_us, gpu_share, power_w)
     nodes, cuts = read_program(mod), wanted == "split"
-    question = _Question(nodes, declined, *shared, unfit, tile, (plan,), breaks, cuts=cuts)
+    refusals = [refused(node, declined, unfit) for node in nodes]
+    question = Question(nodes, refusals, *shared, tile, (plan,), breaks, cuts=cuts)
     problem = Problem(question.ops("split"), waiting)
     choices = question.choices_of(plan, "split")
     timeline = evaluate(problem, choices)
     joules = _sum_joules(problem, choices)
     answer = Solution(tuple(choices), timeline, False, 0.0, joules, timeline.total_us, 0.0)
     return question.plan({wanted: answer, "split": answer}, "split", wanted, waiting, objective)
+
+
+class _Search:
+    """Best choices for one program, mode by mode."""
+
+    def __init__(
+        self, question: Question, waiting: Waiting, objective: Objective, beam: int
+    ) -> None:
+        self.question = question
+        self.waiting = waiting
+        self.objective = objective
+        self.beam = beam
+
+    def run(self, mode: str, others: Sequence[Sequence[int]]) -> Solution:
+        """The best of `mode`, no worse than any of `others`."""
+        problem = Problem(self.question.ops(mode), self.waiting)
+        answer = solve(problem, beam=self.beam, others=others, objective=self.objective)
+        if mode != "split" or self.objective != "latency" or answer.exact:
+            return answer
+        better, timeline = improved(problem, answer.choices, most_steps=_MOST_STEPS)
+        return dataclasses.replace(
+            answer,
+            choices=better,
+            timeline=timeline,
+            value=timeline.total_us,
+            joules=_sum_joules(problem, better),
+        )
+
+
+def _part(plan: Plan, short: Shortened) -> Plan:
+    """What `plan` says of the operators of the short program."""
+    return dataclasses.replace(plan, ops=tuple(plan.ops[number] for number in short.kept))
+
+
+def _repeated(
+    problem: Problem, answer: Solution, short: Shortened, objective: Objective
+) -> Solution:
+    """The answer for the short program as one for the whole, `problem`."""
+
+    def value(choices: Sequence[int], timeline: Timeline) -> float:
+        joules = 0.0 if objective == "latency" else _sum_joules(problem, choices) or 0.0
+        us = timeline.total_us
+        return {"latency": us, "energy": joules, "edp": joules * us}[objective]
+
+    choices, timeline = repeated(problem, answer.choices, short.likes, value)
+    exact = all(len(op.choices) == 1 for op in problem.ops)
+    found = value(choices, timeline)
+    bound_us = timeline.total_us if exact else LowerBound(problem).of_all()
+    return Solution(
+        choices=choices,
+        timeline=timeline,
+        exact=exact,
+        bound_us=bound_us,
+        joules=_sum_joules(problem, choices),
+        value=found,
+        bound=found if exact else bound_us if objective == "latency" else 0.0,
+    )
 
 
 def _shared(
@@ -223,276 +281,3 @@ def _sum_joules(problem: Problem, choices: Sequence[int]) -> float | None:
     spent = [op.choices[n].joules for op, n in zip(problem.ops, choices, strict=True)]
     known = [joules for joules in spent if joules is not None]
     return sum(known) if len(known) == len(spent) else None
-
-
-class _Question:
-    """The program with the ways to run each operator."""
-
-    def __init__(
-        self,
-        nodes: list[Node],
-        declined: Declined,
-        cost_us: Cost,
-        power_w: Mapping[str, float] | None,
-        unfit: Mapping[str, str],
-        tile: int,
-        also: Sequence[Plan] = (),
-        breaks: Collection[str] = (),
-        *,
-        cuts: bool = True,
-    ) -> None:
-        """`cuts`: False offers no splits but those of `also`."""
-        self.nodes = nodes
-        self.breaks = frozenset(breaks)
-        self.power_w = power_w
-        self.index = {node.name: i for i, node in enumerate(nodes)}
-        self.makers: dict[relax.Var, int] = {node.var: i for i, node in enumerate(nodes)}
-        self.cost_us = cost_us
-        self.mates = kernel_mates(nodes)
-        self.refused = [_refusals(node, declined, unfit) for node in nodes]
-        self.works = gpu_works(nodes, self.mates)
-        self.costs = [
-            {device: cost_us(work, device) for device in _able(refusals)}
-            for work, refusals in zip(self.works, self.refused, strict=True)
-        ]
-        self.cuts: list[list[CutChoice]] = [[] for _ in nodes]
-        if cuts:
-            self.cuts = cut_choices(nodes, self.works, self._npu_share, self._split_us, tile)
-        for plan in also:
-            self._offer_splits(plan)
-        self.offers = [
-            [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
-        ]
-
-    def _offer_splits(self, plan: Plan) -> None:
-        """Offer the splits of `plan` that are not on offer."""
-        for node, placed, cuts in zip(self.nodes, plan.ops, self.cuts, strict=True):
-            assert node.name == placed.name, f"the plan has {placed.name} for {node.name}"
-            split = placed.split
-            if split is not None and all(choice.cut != split.cut for choice in cuts):
-                pads = split.kind == "hybrid"
-                cuts.append(CutChoice(sharding_of(node, placed), split.cut, pads=pads))
-
-    def choices_of(self, plan: Plan, mode: str) -> list[int]:
-        """The choices that `plan` made, in the numbers of `mode`, which must have them all."""
-        found = []
-        for index, placed in enumerate(plan.ops):
-            cut = placed.split.cut if placed.split is not None else None
-            choices = self._choices(index, mode)
-            found.append(
-                next(
-                    number
-                    for number, choice in enumerate(choices)
-                    if choice.makes == cut and (cut is not None or choice.device == placed.device)
-                )
-            )
-        return found
-
-    def _npu_share(self, index: int) -> float | None:
-        if set(self.costs[index]) != set(_BOTH):
-            return None
-        gpu, npu = (self.cost_us(self.works[index], d, both=True) for d in _BOTH)
-        return gpu / (gpu + npu) if gpu + npu else 0.5
-
-    def _parts_us(self, index: int, choice: CutChoice) -> dict[str, float]:
-        call, work = self.nodes[index].call, self.works[index]
-        parts = {d: shard_work(call, work, choice.sharding, choice.cut, d) for d in _BOTH}
-        return {device: self.cost_us(part, device, both=True) for device, part in parts.items()}
-
-    def _split_us(self, index: int, choice: CutChoice) -> float:
-        return max(self._parts_us(index, choice).values())
-
-    def _cut_choice(self, index: int, choice: CutChoice) -> Choice:
-        node, work = self.nodes[index], self.works[index]
-        sharding, cut = choice.sharding, choice.cut
-        us = self._parts_us(index, choice)
-        reads: dict[int, set[Cut | None]] = {}
-        for position, arg in enumerate(tensor_args(node.call)):
-            maker = self.makers.get(arg) if isinstance(arg, relax.Var) else None
-            if maker is not None:
-                read = argument_cut(node.call, sharding, cut, position)
-                reads.setdefault(maker, set()).add(read)
-        makers = (self.index[name] for name in node.inputs)
-        shape = static_shape(node.call.ty) or ()
-        gather = 0.0
-        if not is_contiguous(shape, cut.axis):
-            # Read through a permutation: once more through memory.
-            moved = Work(kind="vector", bytes=2 * work.output_bytes, output_bytes=work.output_bytes)
-            gather = self.cost_us(moved, "gpu")
-        return Choice(
-            us=us,
-            reads=tuple(
-                next(iter(found)) if len(found := reads.get(maker, {None})) == 1 else None
-                for maker in makers
-            ),
-            makes=cut,
-            kind=choice.kind,
-            gather_us=gather,
-            joules=self._joules(us),
-            alone_us=self._alone_us(
-                shard_work(node.call, work, sharding, cut, "gpu"), us, both=True
-            ),
-        )
-
-    def _alone_us(self, work: Work, us: Mapping[str, float], *, both: bool = False) -> float:
-        """What the GPU takes more where the operator cannot join its producer's kernel."""
-        if not work.fuses or "gpu" not in us:
-            return 0.0
-        whole = self.cost_us(dataclasses.replace(work, fuses=False), "gpu", both=both)
-        return max(0.0, whole - us["gpu"])
-
-    def _joules(self, us: Mapping[str, float]) -> float | None:
-        if self.power_w is None:
-            return None
-        return sum(self.power_w[device] * time / 1e6 for device, time in us.items())
-
-    def ops(self, mode: str) -> tuple[Op, ...]:
-        """The problem's operators when only the devices, or splits, of `mode` are allowed."""
-        return tuple(
-            Op(
-                choices=tuple(self._choices(i, mode)),
-                inputs=tuple(self.index[name] for name in node.inputs),
-                nbytes=self.works[i].output_bytes,
-                reads_graph_inputs=node.reads_graph_inputs,
-                is_output=node.is_output,
-                mates=self.mates[i],
-                breaks=node.name in self.breaks,
-            )
-            for i, node in enumerate(self.nodes)
-        )
-
-    def _choices(self, index: int, mode: str) -> list[Choice]:
-        reads = (None,) * len(self.nodes[index].inputs)
-        devices = self._devices(index, mode)
-        alone = [{d: self.costs[index][d]} for d in devices]
-        choices = [
-            Choice(
-                us=us,
-                reads=reads,
-                joules=self._joules(us),
-                alone_us=self._alone_us(self.works[index], us),
-            )
-            for us in alone
-        ]
-        return choices + (self.offers[index] if mode == "split" else [])
-
-    def _devices(self, index: int, mode: str) -> list[str]:
-        """The devices that take operator `index` whole; views may follow anyone."""
-        costs = self.costs[index]
-        free = mode in ("layer", "split")
-        if free or (op_name(self.nodes[index].call) in VIEWS and mode != "gpu"):
-            return list(costs)
-        return [mode] if mode in costs else list(costs)
-
-    def translate(self, answer: Solution, source: str, target: str) -> list[int] | None:
-        """The choices of `answer` in the numbers of another mode; None where one is missing."""
-        translated = []
-        for index, chosen in enumerate(answer.choices):
-            theirs, ours = (self._choices(index, mode) for mode in (source, target))
-            if theirs[chosen] not in ours:
-                return None
-            translated.append(ours.index(theirs[chosen]))
-        return translated
-
-    # --- the answer ------------------------------------------------------------------------------
-
-    def plan(
-        self,
-        answers: Mapping[str, Solution],
-        mode: str,
-        wanted: str,
-        waiting: Waiting,
-        objective: Objective,
-    ) -> Plan:
-        """The answer of `mode` as the best that `wanted` allows."""
-        answer = answers[mode]
-        timeline = answer.timeline
-        chosen = [self._choices(i, mode)[n] for i, n in enumerate(answer.choices)]
-        names = [node.name for node in self.nodes]
-        crossing = min(waiting.wait_us["gpu", "npu"], waiting.wait_us["npu", "gpu"])
-        return Plan(
-            ops=tuple(
-                self._op_plan(i, chosen, timeline.region_of[i], wanted, crossing)
-                for i in range(len(chosen))
-            ),
-            predicted_us=timeline.total_us,
-            waits=tuple(
-                Wait(
-                    waiter=wait.waiter,
-                    on=wait.on,
-                    before=names[wait.op] if wait.op < len(names) else "",
-                    us=wait.us,
-                )
-                for wait in timeline.waits
-            ),
-            border_bytes=timeline.border_bytes,
-            bound_us=answers[wanted].bound_us,
-            exact=answers[wanted].exact,
-            alternatives_us={m: found.timeline.total_us for m, found in answers.items()},
-            busy_us=dict(timeline.busy_us),
-            joules=answer.joules,
-            objective=objective,
-            breaks=tuple(name for name in names if name in self.breaks),
-        )
-
-    def _joins(self, index: int, choice: Choice, chosen: Sequence[Choice]) -> bool:
-        inputs = tuple(self.index[name] for name in self.nodes[index].inputs)
-        op = Op(choices=(choice,), inputs=inputs, mates=self.mates[index])
-        return joins_kernel({i: chosen[i] for i in inputs}, op, choice)
-
-    def _op_plan(
-        self,
-        index: int,
-        chosen: Sequence[Choice],
-        region: int | None,
-        wanted: str,
-        crossing: float,
-    ) -> OpPlan:
-        node, refusals, choice = self.nodes[index], self.refused[index], chosen[index]
-        cost, us = dict(self.costs[index]), dict(choice.us)
-        whole = Choice(us={"gpu": 0.0}, reads=(None,) * len(node.inputs))
-        if "gpu" in cost and not self._joins(index, whole, chosen):  # it is, or were, a kernel
-            cost["gpu"] += self._alone_us(self.works[index], cost)
-        if choice.makes is not None and not self._joins(index, choice, chosen):
-            us["gpu"] += choice.alone_us
-        split = _split(choice) if choice.makes else None
-        offers = tuple(
-            Offer(split=_split(offer), us=dict(offer.us))
-            for offer in (self.offers[index] if wanted == "split" else ())
-        )
-        if split is not None:
-            reason = split_reason(split, us, cost)
-        else:
-            devices = [wanted] if wanted in _BOTH else _BOTH
-            reason = place_reason(choice.device, cost, refusals, devices, crossing) + lost_splits(
-                offers
-            )
-        return OpPlan(
-            name=node.name,
-            op=op_name(node.call),
-            device=choice.device,
-            reason=reason,
-            cost_us=cost,
-            declined=refusals,
-            macs=self.works[index].macs,
-            split=split,
-            region=region,
-            split_us=us if split else {},
-            offers=offers,
-        )
-
-
-def _split(choice: Choice) -> Split:
-    cut, kind = choice.makes, choice.kind
-    assert cut is not None and kind is not None
-    return Split(kind=kind, axis=cut.axis, at=cut.at, extent=cut.extent)
-
-
-def _refusals(node: Node, declined: Declined, unfit: Mapping[str, str]) -> dict[str, str]:
-    reasons = {device: declined(node.call, device) for device in _BOTH}
-    reasons["npu"] = reasons["npu"] or unfit.get(node.name)
-    return {device: reason for device, reason in reasons.items() if reason is not None}
-
-
-def _able(refusals: dict[str, str]) -> list[str]:
-    return [device for device in _BOTH if device not in refusals] or ["cpu"]

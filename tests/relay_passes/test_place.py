@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from layered_programs import layered
 from tvm import relax
 from tvm.script import ir as I
 from tvm.script import relax as R
@@ -371,3 +372,32 @@ def test_on_the_gpu_what_has_no_kernel_to_join_is_one():
     assert us["npu"]["act"]["gpu"] == 1.0
     assert us["gpu"]["mask"]["gpu"] == 1.0  # nothing before it
     assert us["gpu"]["masked"]["gpu"] == 0.0
+
+
+def test_a_long_program_is_planned_by_a_few_of_its_layers():
+    """Middle layers do alike; the whole's own time is told, close to what a search of all finds."""
+
+    def cost(work, device, *, both=False):
+        if work.kind == "view":
+            return 0.0
+        slower = 1.3 if both else 1.0
+        rate = {"gpu": 3000.0, "npu": 2000.0, "cpu": 100.0}[device] / slower
+        return 1.0 + work.macs / rate + work.bytes / 1e5
+
+    shared = {"declined": lambda call, device: None, "cost_us": cost, "waiting": waits(6.0)}
+    mod = layered(12, rows=64)
+    whole = place_all(mod, **shared)
+    short = place_all(mod, longest=50, **shared)
+    for mode in MODES:
+        assert short[mode].predicted_us <= 1.05 * whole[mode].predicted_us
+        assert short[mode].bound_us <= short[mode].predicted_us
+        assert set(short[mode].alternatives_us) == set(MODES)
+    assert short["gpu"] == whole["gpu"]
+    plan = short["split"]
+    assert not plan.exact
+    assert any(op.split for op in plan.ops)
+    placed = {op.name: (op.device, op.split) for op in plan.ops}
+    for kind in ("norm", "gate", "curve", "inner", "down", "stream"):
+        assert len({placed[f"{kind}{layer}"] for layer in range(4, 9)}) == 1, kind
+    again = place_all(mod, longest=50, also=[plan], **shared)
+    assert again["split"].predicted_us <= plan.predicted_us

@@ -1,0 +1,35 @@
+"""Choices for a few layers as choices for all of them.
+
+Which of the few a layer follows is tried: those at the ends start and end as the whole program
+does, and of two neighbours in the middle one may hand its results on in a form that the next does
+not take. The whole program is evaluated for each, so what comes out is the whole's own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from relay_passes.planner.problem import Problem
+from relay_passes.planner.timeline import Timeline, evaluate
+
+
+def repeated(
+    problem: Problem,
+    choices: Sequence[int],
+    likes: Sequence[Sequence[int]],
+    value: Callable[[Sequence[int], Timeline], float] = lambda _, timeline: timeline.total_us,
+) -> tuple[tuple[int, ...], Timeline]:
+    """The best way to give every operator of `problem` the choice of one that it is like.
+
+    Args:
+        problem: the whole program.
+        choices: of the operators of the short one, whose choices are those of the whole.
+        likes: the ways to choose from: for each operator of the whole, one of the short program.
+        value: what is to be least.
+    """
+    found = []
+    for like in dict.fromkeys(tuple(choices[i] for i in way) for way in likes):
+        timeline = evaluate(problem, like)
+        found.append((value(like, timeline), len(found), like, timeline))
+    _, _, best, timeline = min(found)
+    return best, timeline

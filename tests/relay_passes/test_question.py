@@ -1,0 +1,71 @@
+"""What the planner is asked of each operator, and the question of a program by a shorter one's."""
+
+from layered_programs import layered
+
+from relay_passes.planner.problem import Problem, Waiting
+from relay_passes.program import read_program
+from relay_passes.question import Question, refused
+from relay_passes.repeats import find_repeats, shortened
+
+NODES = read_program(layered(10))
+
+
+def declined(call, device):
+    return "no norms" if "norm" in str(call.op) and device == "npu" else None
+
+
+def cost_us(work, device, *, both=False):
+    return (work.bytes + work.macs) / {"gpu": 50.0, "npu": 30.0, "cpu": 1.0}[device]
+
+
+def question(nodes, **more):
+    return Question(
+        nodes, [refused(node, declined, {"curve1": "harmed"}) for node in nodes], cost_us, None, 1
+    )
+
+
+def test_refusals_have_reasons_of_the_rule_or_of_the_surroundings():
+    reasons = {node.name: refused(node, declined, {"curve1": "harmed"}) for node in NODES}
+    assert reasons["norm1"] == {"npu": "no norms"}
+    assert reasons["curve1"] == {"npu": "harmed"}
+    assert reasons["curve2"] == {}
+
+
+def test_modes_allow_what_they_say():
+    asked = question(NODES)
+    names = [node.name for node in NODES]
+    gate, norm = (names.index(name) for name in ("gate4", "norm4"))
+    devices = {
+        mode: [choice.device for choice in asked.ops(mode)[gate].choices]
+        for mode in ("gpu", "npu", "layer", "split")
+    }
+    assert (devices["gpu"], devices["npu"]) == (["gpu"], ["npu"])
+    assert devices["layer"] == ["gpu", "npu"]
+    assert devices["split"][:2] == ["gpu", "npu"]
+    assert set(devices["split"][2:]) == {"gpu+npu"}
+    assert [choice.device for choice in asked.ops("npu")[norm].choices] == ["gpu"]
+
+
+def test_the_question_of_the_whole_is_that_of_the_short_program():
+    """Choices, costs and refusals, but each operator reads what it reads in the whole."""
+    repeats = find_repeats(NODES, lambda number: None)
+    short = shortened(NODES, repeats)
+    whole = question(short.nodes).of_whole(NODES, short.likes[0])
+    direct = question(NODES)
+    problem = Problem(whole.ops("split"), Waiting(wait_us=dict.fromkeys(_pairs(), 1.0)))
+    assert len(problem.ops) == len(NODES)
+    for mine, theirs in zip(whole.ops("layer"), direct.ops("layer"), strict=True):
+        assert (mine.inputs, mine.nbytes, mine.mates) == (
+            theirs.inputs,
+            theirs.nbytes,
+            theirs.mates,
+        )
+        assert mine.is_output == theirs.is_output
+        if len(mine.choices) == len(theirs.choices):  # but for curve1, which alone was harmed
+            assert [choice.us for choice in mine.choices] == [
+                choice.us for choice in theirs.choices
+            ]
+
+
+def _pairs():
+    return [(a, b) for a in ("cpu", "gpu", "npu") for b in ("cpu", "gpu", "npu") if a != b]
