@@ -14,13 +14,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from hetero_tvm import bundle, compiler, frontend, llm_check, memory, pipeline, runtime
+from hetero_tvm import bundle, compiler, frontend, llm_check, pipeline, runtime
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig, LlmStep
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.progress import Progress
-from hetero_tvm.variants import Merger, function_name, variant_of, with_shared_weights
+from hetero_tvm.variants import Merger, result_of, variant_of, with_shared_weights
 from hetero_tvm.weights import WeightStore
 from schedules.cost_model import CostModel
 
@@ -94,24 +94,12 @@ def _build(
         state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {rows}")
         seconds = compiler.summed(seconds, spent)
         if config.output is not None:
-            state = merger.add(rows, state, sole=False)
+            state = merger.add(rows, state)
         states[rows] = state
     final, manifest = states[steps[0]], None
-    kernels = tuple({use.key: use for state in states.values() for use in state.kernels}.values())
     assert final.model is not None and final.plan is not None
     if config.output is not None:
-        merged = dataclasses.replace(
-            final,
-            done=frozenset(),  # code is generated for all steps together
-            mod=merger.module(),
-            compiled=tuple(region for state in states.values() for region in state.compiled),
-            function_plans={
-                function_name(rows, False): state.plan
-                for rows, state in states.items()
-                if state.plan is not None
-            },
-            kernels=kernels,
-        )
+        merged = merger.state(states, of=steps[0])
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
         progress.step("link")
@@ -134,19 +122,7 @@ def _build(
                 _check(artefact, folder, merged, progress)
                 seconds[_CHECK] = time.perf_counter() - clock
             artefact.replace(config.output)
-    return BuildResult(
-        path=config.output,
-        target=final.spec.name,
-        plan=final.plan,
-        manifest=manifest,
-        node_of=dict(final.model.node_of),
-        seconds=seconds,
-        peak_memory_bytes=max(
-            memory.peak_bytes(), *(state.npu_compiler_bytes for state in states.values())
-        ),
-        variants={rows: state.plan for rows, state in states.items() if state.plan},
-        kernels=kernels,
-    )
+    return result_of(config, states, seconds, of=steps[0], manifest=manifest)
 
 
 def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: Progress) -> None:

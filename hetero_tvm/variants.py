@@ -22,12 +22,13 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from hetero_tvm import compiler, length_proof, memory, pipeline
+from hetero_tvm import bundle, compiler, length_proof, memory, pipeline
 from hetero_tvm.bundle import Variant
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
+from schedules.tuned import Use
 
 _PROOF = "lengths"  # the step that proves padding and chunking
 _PROOF_WEIGHT = 3.0
@@ -68,16 +69,15 @@ def build(
     progress.begin(weights)
     states: dict[int, pipeline.State] = {}
     seconds: dict[str, float] = {}
-    merger = Merger()
+    merger = Merger(sole=len(configs) == 1)
     for length, one in configs.items():
         state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {length}")
         seconds = compiler.summed(seconds, spent)
         if config.output is not None:
-            state = merger.add(length, state, sole=len(configs) == 1)
+            state = merger.add(length, state)
         states[length] = state
     manifest, rules = None, None
     final = states[last]
-    kernels = final.kernels
     assert final.model is not None and final.plan is not None
     if config.output is not None:
         progress.step(_PROOF)
@@ -88,19 +88,7 @@ def build(
         else:
             rules = length_proof.unproven(border.axes, values, "not proven: built with --no-check")
         seconds[_PROOF] = time.perf_counter() - clock
-        merged = dataclasses.replace(
-            final,
-            done=frozenset(),  # code is generated for all lengths together
-            mod=merger.module(),
-            compiled=tuple(region for state in states.values() for region in state.compiled),
-            function_plans={
-                function_name(n, len(states) == 1): state.plan
-                for n, state in states.items()
-                if state.plan is not None
-            },
-            kernels=tuple({u.key: u for s in states.values() for u in s.kernels}.values()),
-        )
-        kernels = merged.kernels
+        merged = merger.state(states, of=last)
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
         progress.step("link")
@@ -108,23 +96,38 @@ def build(
         manifest = compiler.write_artefact(
             config.output,
             merged,
-            variants=tuple(variant_of(n, s, len(states) == 1) for n, s in states.items()),
+            variants=tuple(variant_of(n, s, merger.sole) for n, s in states.items()),
             lengths=rules,
         )
         seconds["link"] = time.perf_counter() - clock
+    return dataclasses.replace(
+        result_of(config, states, seconds, of=last, manifest=manifest), lengths=rules
+    )
+
+
+def result_of(
+    config: BuildConfig,
+    states: Mapping[int, pipeline.State],
+    seconds: Mapping[str, float],
+    *,
+    of: int,
+    manifest: bundle.Manifest | None,
+) -> BuildResult:
+    """What a build of several functions made; the plan and names told are those of length `of`."""
+    final = states[of]
+    assert final.model is not None and final.plan is not None
     return BuildResult(
         path=config.output,
         target=final.spec.name,
         plan=final.plan,
         manifest=manifest,
         node_of=dict(final.model.node_of),
-        seconds=seconds,
+        seconds=dict(seconds),
         peak_memory_bytes=max(
             memory.peak_bytes(), *(state.npu_compiler_bytes for state in states.values())
         ),
         variants={length: state.plan for length, state in states.items() if state.plan},
-        lengths=rules,
-        kernels=kernels,
+        kernels=kernels_of(states),
     )
 
 
@@ -133,6 +136,11 @@ def with_shared_weights(config: BuildConfig) -> BuildConfig:
     if config.share_npu_weights is not None:
         return config
     return dataclasses.replace(config, share_npu_weights=config.os is not None)
+
+
+def kernels_of(states: Mapping[int, pipeline.State]) -> tuple[Use, ...]:
+    """What a database of tuned kernels did for any of them, each kernel once."""
+    return tuple({use.key: use for state in states.values() for use in state.kernels}.values())
 
 
 def function_name(length: int, sole: bool) -> str:
@@ -172,17 +180,21 @@ class ConstantPool:
 class Merger:
     """Functions of all lengths in one module, under names of their own."""
 
-    def __init__(self, store: WeightStore | None = None) -> None:
-        """`store` takes the large constants over; None leaves them in the module."""
+    def __init__(self, store: WeightStore | None = None, *, sole: bool = False) -> None:
+        """`store` takes the large constants over; None leaves them in the module.
+
+        `sole`: there will be one function, which keeps its name.
+        """
         self.store = store
+        self.sole = sole
         self.builder = relax.BlockBuilder()
         self.pool = ConstantPool()
         self.names: dict[str, GlobalVar] = {}
         self.mains: dict[str, relax.Function] = {}
 
-    def add(self, length: int, state: pipeline.State, *, sole: bool) -> pipeline.State:
+    def add(self, length: int, state: pipeline.State) -> pipeline.State:
         """Take over the functions of `state`; the state without them, its regions renamed."""
-        prefix = "" if sole else f"v{length}_"
+        prefix = "" if self.sole else f"v{length}_"
         kernels: dict[GlobalVar, GlobalVar] = {}
         for var, func in state.mod.functions.items():
             if isinstance(func, tirx.PrimFunc):
@@ -194,7 +206,7 @@ class Merger:
         for var, func in state.mod.functions.items():
             if isinstance(func, relax.Function):
                 assert var.name_hint == "main", f"{var.name_hint}: a second function"
-                name = function_name(length, sole)
+                name = function_name(length, self.sole)
                 if self.store is not None:
                     func = self.store.lift(name, func)
                 self.mains[name] = renamed.visit_expr(func).with_attr("global_symbol", name)
@@ -210,6 +222,26 @@ class Merger:
             cut=dataclasses.replace(state.cut, mod=IRModule()),
             regions=(),
             compiled=compiled,
+        )
+
+    def state(self, states: Mapping[int, pipeline.State], *, of: int) -> pipeline.State:
+        """All functions that were added, ready for code generation.
+
+        Args:
+            states: what `add` returned for each length.
+            of: the one that says what is not of a function: target, configuration, inputs.
+        """
+        return dataclasses.replace(
+            states[of],
+            done=frozenset(),  # code is generated for all of them together
+            mod=self.module(),
+            compiled=tuple(region for state in states.values() for region in state.compiled),
+            function_plans={
+                function_name(length, self.sole): state.plan
+                for length, state in states.items()
+                if state.plan is not None
+            },
+            kernels=kernels_of(states),
         )
 
     def module(self) -> IRModule:

@@ -27,7 +27,7 @@ def repeated(
         likes: the ways to choose from: for each operator of the whole, one of the short program.
         value: what is to be least.
     """
-    found = []
+    found: list[tuple[float, int, tuple[int, ...], Timeline]] = []
     for like in dict.fromkeys(tuple(choices[i] for i in way) for way in likes):
         timeline = evaluate(problem, like)
         found.append((value(like, timeline), len(found), like, timeline))

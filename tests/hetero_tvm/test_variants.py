@@ -13,6 +13,8 @@ from hetero_tvm import bundle, lengths, loader, pipeline, variants
 from hetero_tvm.build import build
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
+from schedules.tuned import Use
+from target_specs.loader import load_spec
 
 LENGTHS = (8, 13, 32)  # an odd one is a plan of its own
 TOLERANCE = 1e-4  # float32 throughout, as the import's check
@@ -338,3 +340,15 @@ def test_weights_are_shared_where_a_device_loads_them():
     assert with_shared_weights(config(os="linux-aarch64")).share_npu_weights
     asked = config(os="linux-aarch64", share_npu_weights=False)
     assert with_shared_weights(asked).share_npu_weights is False
+
+
+def test_all_functions_tell_what_a_database_of_kernels_did():
+    def state(*keys):
+        config = BuildConfig(model=Path("m.onnx"), target="host", output=None)
+        uses = tuple(Use(key=key, ops=(), tuned=False, why="no record") for key in keys)
+        return pipeline.State(config=config, spec=load_spec("host"), note=print, kernels=uses)
+
+    states = {1: state("gemv", "norm"), 16: state("norm", "gemm")}
+    merged = variants.Merger().state(states, of=1)
+    assert [use.key for use in merged.kernels] == ["gemv", "norm", "gemm"]
+    assert not merged.done
