@@ -13,6 +13,8 @@ Ensures:  every operator on the NPU is in a private function with the attributes
 
 from __future__ import annotations
 
+import collections
+import functools
 import heapq
 from collections.abc import Iterator, Mapping
 
@@ -141,12 +143,28 @@ class _Outliner:
 
     def _results(self, index: int) -> list[relax.Var]:
         """Variables made inside region `index` and read outside, in program order."""
-        wanted: set[relax.Var] = set(self.leaves(self.main.body.body))
+        return [var for var in self._made[index] if self._readers[var] - {index}]
+
+    @functools.cached_property
+    def _readers(self) -> dict[relax.Var, set[int | None]]:
+        """The regions that read each variable; None: an operator outside, or the caller."""
+        readers: dict[relax.Var, set[int | None]] = collections.defaultdict(set)
+        for var in self.leaves(self.main.body.body):
+            readers[var].add(None)
         for name, node in self.nodes.items():
-            if self.region_of.get(name) != index:
-                wanted.update(self.leaves(node.call))
-        made = [var for var in [*self.maker, *self.alias] if self.owner(var) == index]
-        return [var for var in made if var in wanted]
+            for var in self.leaves(node.call):
+                readers[var].add(self.region_of.get(name))
+        return readers
+
+    @functools.cached_property
+    def _made(self) -> dict[int, list[relax.Var]]:
+        """The variables that each region makes, in program order."""
+        made: dict[int, list[relax.Var]] = collections.defaultdict(list)
+        for var in [*self.maker, *self.alias]:
+            owner = self.owner(var)
+            if owner is not None:
+                made[owner].append(var)
+        return made
 
     def owner(self, var: relax.Var) -> int | None:
         """The region whose operator makes `var`, or makes the tuple that it is a field of."""

@@ -34,6 +34,7 @@ MODES = ("gpu", "npu", "layer", "split")  # the simplest first
 # within a few per cent of what a hundred times as many find.
 _BEAM = 200
 _LONGEST = 500  # operators: a few seconds
+_BEAM_OF_LAYERS = 64  # for a layer that stands for many; 200 took twice the time for 1 % at most
 _MOST_STEPS = 50_000  # of making the plan better after the search: half a second
 
 
@@ -132,7 +133,7 @@ def place_all(
         [_part(plan, short) for plan in also] if cuts else (),
         cuts=cuts,
     )
-    search = _Search(question, waiting, objective, beam)
+    search = _Search(question, waiting, objective, min(beam, _BEAM_OF_LAYERS) if repeats else beam)
     answers: dict[str, Solution] = {}
     for mode in modes:
         # Simpler plans are plans too: choices are listed so that theirs keep their numbers.

@@ -73,6 +73,7 @@ class _Splitter:
         self.plans: dict[str, OpPlan] = {op.name: op for op in plan.ops}
         self.builder = relax.BlockBuilder(mod)
         self.bindings: list[relax.VarBinding] = []
+        self.bound: set[str] = set()  # names of `bindings`
         self.now: dict[relax.Var, relax.Expr] = {p: p for p in self.main.params}  # old -> new
         self.parts: dict[relax.Var, tuple[Cut, dict[str, relax.Var]]] = {}  # of old variables
         self.calls: dict[relax.Var, relax.Call] = {}
@@ -260,6 +261,7 @@ class _Splitter:
         is_output = of is not None and of in self.outputs
         var = relax.Var(name, value.ty) if is_output else relax.DataflowVar(name, value.ty)
         self.bindings.append(relax.VarBinding(var, value))
+        self.bound.add(name)
         if device is not None:
             self.device[name] = device
             if device == "npu":
@@ -275,7 +277,7 @@ class _Splitter:
         return self._free(wanted)
 
     def _taken(self, name: str) -> bool:
-        return any(binding.var.name == name for binding in self.bindings)
+        return name in self.bound
 
     def _free(self, wanted: str) -> str:
         name, count = wanted, 1

@@ -51,16 +51,25 @@ def tokens_of(folder, text):
     return tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids
 
 
+@pytest.fixture(scope="module", params=["gpu", "gpu+npu"])
+def devices(request):
+    return request.param
+
+
 @pytest.fixture(scope="module", params=["genai-fp32", "hf-fp32"])
-def built(request, tmp_path_factory):
-    """The form's folder, and a session on it."""
+def built(request, devices, tmp_path_factory):
+    """The form's folder, and a session on it; with both devices some operators are cut."""
     try:
         runtime.open_opencl()
     except errors.EnvironmentProblem as problem:
         pytest.skip(str(problem))
     folder = llm_forms.make(request.param)
     output = tmp_path_factory.mktemp(request.param) / "llm.so"
-    hetero_tvm.build(folder, target="host", output=output, devices="gpu", context=CONTEXT)
+    result = hetero_tvm.build(
+        folder, target="host", output=output, devices=devices, context=CONTEXT
+    )
+    for plan in result.variants.values():
+        assert any(op.split for op in plan.ops) == (devices == "gpu+npu")
     yield folder, hetero_tvm.load_llm(output)
     output.unlink()
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 import hetero_tvm
-from hetero_tvm import bundle, cli, llm_build
+import target_specs
+from hetero_tvm import bundle, cli, errors, llm_build, runtime
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.llm_folder import read_llm_folder
-from tests.hetero_tvm.tiny_llm import TinyLlm, build
+from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
 
 @pytest.fixture
@@ -55,7 +58,6 @@ def test_context_is_the_models_where_it_is_shorter_than_usual(folder):
 def test_refuses_flags_that_make_no_sense(folder, flags, message, capsys):
     code = cli.main(["build", str(folder), "--target", "host", "--devices", "gpu", *flags])
     assert code == 2
-    import re
 
     assert re.search(message, capsys.readouterr().err)
 
@@ -74,3 +76,25 @@ def test_says_that_it_works_on_token_ids_without_a_tokenizer(folder, capsys):
     assert code == 0
     assert "no tokenizer.json: the artefact works on token ids" in said.err
     assert json.loads(said.out)["output"] is None
+
+
+def test_both_devices_work_on_every_layer_alike(tmp_path):
+    """Long enough to be planned by a few layers, on devices so slow that cutting pays."""
+    try:
+        runtime.open_opencl()
+    except errors.EnvironmentProblem as problem:
+        pytest.skip(str(problem))
+    spec = (Path(target_specs.__file__).parent / "socs" / "host.toml").read_text()
+    figures = r"^(matmul_gflops|batched_matmul_gflops|reduction_gbps|vector_gbps) = [0-9.]+"
+    target = tmp_path / "slow.toml"
+    target.write_text(re.sub(figures, r"\1 = 1.0", spec, flags=re.MULTILINE))
+    folder = build(TinyLlm(layers=12, window=9), tmp_path / "model")
+    output = tmp_path / "llm.so"
+    result = hetero_tvm.build(folder, target=str(target), output=output, context=40, prefill=[4])
+    for plan in result.variants.values():
+        assert {op.device for op in plan.ops} == {"gpu", "npu", "gpu+npu"}
+        assert plan.regions > 12
+    prompt = [5, 9, 33, 60, 2, 17, 41, 8, 8, 30, 12]
+    session = hetero_tvm.load_llm(output)
+    got = list(session.generate(prompt, max_new_tokens=24, stop_tokens=()))
+    assert got == Reference(folder / "model.onnx").greedy(prompt, 24)

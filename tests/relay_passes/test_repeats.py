@@ -26,8 +26,8 @@ def test_finds_the_layers():
     ("layers", "odd", "counts"),
     [
         pytest.param(20, 10, [9, 9], id="an_odd_one_parts_two_stretches"),
-        pytest.param(8, 3, [], id="too_few_on_either_side"),
-        pytest.param(5, None, [], id="too_few"),
+        pytest.param(7, 3, [], id="too_few_on_either_side"),
+        pytest.param(4, None, [], id="too_few"),
     ],
 )
 def test_only_what_is_alike_is_one_repetition(layers, odd, counts):
