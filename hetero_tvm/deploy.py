@@ -16,6 +16,7 @@ EXAMPLES = """\
 examples:
   hetero-tvm deploy encoder.so --to ssh://me@board
   hetero-tvm run encoder.so --to ssh://me@board --compare encoder.onnx
+  hetero-tvm deploy encoder.so --to ssh://me@board --allow-fallback encoder-gpu.so
   hetero-tvm deploy --list --to ssh://me@board
   hetero-tvm deploy --remove encoder --to ssh://me@board
 
@@ -36,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="KEYS",
         help="let the device load only what a key of this file has signed, from now on",
+    )
+    parser.add_argument(
+        "--allow-fallback",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="ARTEFACT",
+        help="another build of the same model, which is deployed where the first cannot run, with "
+        "the reason, as one of --devices gpu where there is no NPU; once for each, in order",
     )
     parser.add_argument(
         "--sign",
@@ -86,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
             artefact=args.artefact,
             name=args.name or deployment.default_name(args.artefact),
             cache_dir=default_cache_dir(),
+            fallbacks=tuple(args.allow_fallback),
             sign=args.sign,
             environment=deployment.environment_of(args.opencl_library, args.opencl_device),
         )
@@ -94,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         cli.emit_json("deploy", done.to_dict())
     else:
-        cli.emit(deployed_text(done, args.to, args.artefact))
+        cli.emit(deployed_text(done, args.to))
     return 0
 
 

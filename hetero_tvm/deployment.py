@@ -23,15 +23,17 @@ import numpy as np
 from hetero_tvm import reference, signing
 from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.device_facts import DeviceFacts, read_facts
+from hetero_tvm.device_fit import check_fits, check_qnn
 from hetero_tvm.device_libraries import libraries_for
+from hetero_tvm.device_os import this_os
 from hetero_tvm.device_store import DeviceStore, StoredFile, check_name
 from hetero_tvm.errors import (
+    AnotherModel,
     BadInput,
     DeviceFailure,
     DeviceLacks,
     StorageFull,
     WrongKindOfModel,
-    WrongMachine,
 )
 from hetero_tvm.output_error import OutputError
 from hetero_tvm.part_tests import PartTest, part_tests
@@ -51,6 +53,10 @@ _NEXT_STEP = {
 }
 
 
+class PartsFailed(DeviceFailure):
+    """A part of the device, or the model on it, did not run or computed something else."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Wish:
     """What to deploy, and how it is called there."""
@@ -58,6 +64,7 @@ class Wish:
     artefact: Path
     name: str
     cache_dir: Path
+    fallbacks: tuple[Path, ...] = ()  # in its place where it cannot run there, in this order
     sign: Path | None = None  # private key for tests, where the device accepts only signed ones
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -86,7 +93,9 @@ class Deployed:
     pushed_bytes: int
     there_bytes: int  # of what it needs, pushed now or before
     footprint: Mapping[str, int]  # file -> bytes, without the model
+    artefact: str  # that was installed
     seconds: Mapping[str, float]
+    instead_of: tuple[tuple[str, str], ...] = ()  # artefacts that cannot run there, each with why
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, the `--json` of the verb."""
@@ -98,7 +107,50 @@ class Deployed:
 
 
 def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progress) -> Deployed:
-    """Bring the artefact to the device, try it, install it.
+    """Bring the artefact to the device, try it, install it; or the first fallback that runs there.
+
+    Raises:
+        BadInput: a fallback is of another model; and as below.
+        DeviceFailure, EnvironmentProblem: as below, of the last that was tried.
+    """
+    _check_same_model(wish)
+    refused: list[tuple[str, str]] = []
+    for artefact in (wish.artefact, *wish.fallbacks):
+        try:
+            done = _deploy(
+                dataclasses.replace(wish, artefact=artefact), transport, root, progress, refused
+            )
+            return dataclasses.replace(done, instead_of=tuple(refused))
+        except (DeviceLacks, PartsFailed) as error:
+            if artefact == (wish.artefact, *wish.fallbacks)[-1]:
+                raise
+            refused.append((str(artefact), str(error)))
+            progress.note(f"{artefact} cannot run there: {error}")
+    raise AssertionError("the last one is returned or raises")
+
+
+def _check_same_model(wish: Wish) -> None:
+    """A fallback computes what the artefact computes."""
+    if not wish.fallbacks:
+        return
+    wanted = read_manifest(wish.artefact)
+    for path in wish.fallbacks:
+        found = read_manifest(path)
+        if found.model_sha256 != wanted.model_sha256 or found.inputs != wanted.inputs:
+            raise AnotherModel(
+                f"--allow-fallback {path}: is of {found.model_name}, {wish.artefact} is of "
+                f"{wanted.model_name}; build both of one model, with the same --input"
+            )
+
+
+def _deploy(
+    wish: Wish,
+    transport: Transport,
+    root: str | None,
+    progress: Progress,
+    refused: Sequence[tuple[str, str]],
+) -> Deployed:
+    """Bring the artefact to the device, try it, install it. `refused`: what it stands in for.
 
     Raises:
         BadInput: the artefact does not fit the device.
@@ -126,7 +178,9 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
     step("look")
     store = DeviceStore(transport, root)
     facts = read_facts(transport, store.root)
-    check_fits(wish.artefact, manifest, facts)
+    check_fits(wish.artefact, manifest, facts, {**transport.environment(), **wish.environment})
+    if (manifest.os, manifest.host) == (this_os().system, this_os().machine):
+        check_qnn(wish.artefact, manifest)  # it gets the libraries of this machine
     trusted = store.trusted_keys()
     if trusted:
         _check_signed(wish, facts, trusted)
@@ -156,11 +210,12 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
             file=artefact.name,
             model=manifest.model_name,
             target=manifest.target,
+            instead_of=[sha for path, _ in refused for sha in [StoredFile.of(Path(path)).sha256]],
         )
         parts = _try_parts(store, trial, tests, manifest, artefact)
         failed = [part for part in parts if part.held is False]
         if failed:
-            raise DeviceFailure(_words_of_failure(transport, failed))
+            raise PartsFailed(_words_of_failure(transport, failed))
         step("install")
         command = store.commit(wish.name)
         store.collect()
@@ -172,29 +227,9 @@ def deploy(wish: Wish, transport: Transport, root: str | None, progress: Progres
         pushed_bytes=pushed,
         there_bytes=sum(file.size for file in files),
         footprint={file.name: file.size for _, file in libraries},
+        artefact=str(wish.artefact),
         seconds=seconds,
     )
-
-
-def check_fits(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
-    """Refuse what cannot run there, before anything travels; each with the next step."""
-    if manifest.host != facts.machine:
-        raise WrongMachine(
-            f"{path}: its host code is for {manifest.host}, {facts.where} is a {facts.machine}; "
-            f"build it for that device"
-        )
-    if facts.lacks:
-        raise DeviceLacks(f"{facts.where}: {'; '.join(facts.missing())}")
-    if manifest.npu_provider != "qnn" or not manifest.npu_regions:
-        return
-    if facts.soc_id is not None and manifest.soc_ids and facts.soc_id not in manifest.soc_ids:
-        there = f"{facts.soc} (HTP v{facts.htp_arch})" if facts.soc else f"SoC {facts.soc_id}"
-        raise WrongMachine(
-            f"{path}: its NPU part is for {manifest.soc} (HTP v{manifest.htp_arch}), "
-            f"{facts.where} is {there}; build it with that device's --target"
-        )
-    if facts.soc_id is not None and not facts.fastrpc:
-        raise DeviceLacks(f"{facts.where}: {'; '.join(facts.missing())}")
 
 
 def _check_signed(wish: Wish, facts: DeviceFacts, trusted: str) -> None:

@@ -32,6 +32,8 @@ for d in $libs; do
   [ -n "$opencl" ] || opencl=$(have $d/libOpenCL.so $d/libOpenCL.so.1 $d/libOpenCL_adreno.so)
   [ -n "$fastrpc" ] || fastrpc=$(have $d/libcdsprpc.so $d/libcdsprpc.so.1)
 done
+[ -n "$opencl" ] || opencl=$(PATH=$PATH:/sbin:/usr/sbin ldconfig -p 2>/dev/null |
+  sed -n 's/.*libOpenCL\.so.* => //p' | head -n 1)
 echo "opencl=$opencl"
 echo "icds=$(ls /etc/OpenCL/vendors /vendor/etc/OpenCL/vendors 2>/dev/null | grep -c '\.icd$')"
 echo "fastrpc=$fastrpc"

@@ -127,7 +127,7 @@ def _register(folder: Folder) -> None:
     import tvm
     import tvm_ffi
 
-    from hetero_tvm import runtime, signing
+    from hetero_tvm import loader, runtime, signing
     from hetero_tvm.bundle import read_manifest
 
     def register(name: str, function: Callable[..., Any]) -> None:
@@ -135,7 +135,7 @@ def _register(folder: Folder) -> None:
 
     def load_module(name: str) -> Any:
         path = folder.path(name)
-        read_manifest(path)
+        loader.check_fits(path, read_manifest(path))
         signing.check_trusted(path)
         module = tvm.runtime.load_module(str(path))
         runtime.prepare(module)

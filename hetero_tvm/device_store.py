@@ -56,6 +56,11 @@ class Bundle:
     files: tuple[str, ...]  # SHA-256 of everything that it needs in the store
     record: Mapping[str, Any]
 
+    @property
+    def instead_of(self) -> tuple[str, ...]:
+        """SHA-256 of the artefacts that could not run there, in whose place it is."""
+        return tuple(map(str, self.record.get("instead_of", ())))
+
 
 class DeviceStore:
     """The store on one device; `root` None: at its usual place."""

@@ -14,6 +14,7 @@ import numpy as np
 
 from hetero_tvm import first_load, recording, runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
+from hetero_tvm.device_fit import check_qnn
 from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import (
     LengthNotBuilt,
@@ -321,7 +322,7 @@ def open_artefact(path: Path) -> Opened:
     manifest = read_manifest(path)
     signing.check_trusted(path)
     started = time.perf_counter()
-    _check_fits(path, manifest)
+    check_fits(path, manifest)
     runtime.load()
     import tvm
     from tvm import relax
@@ -353,7 +354,7 @@ def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
     return tuple(found)
 
 
-def _check_fits(path: Path, manifest: Manifest) -> None:
+def check_fits(path: Path, manifest: Manifest) -> None:
     """Refuse an artefact of another machine, TVM or SoC before any of its code is loaded."""
     here = this_os()
     if (manifest.os, manifest.host) != (here.system, here.machine):
@@ -369,6 +370,7 @@ def _check_fits(path: Path, manifest: Manifest) -> None:
                 f"{path}: built with {package} {built}, {installed} is installed; "
                 f"rebuild it, or pip install {package}=={built}"
             )
+    check_qnn(path, manifest)
     here_soc = soc_id()
     if here_soc is not None and manifest.soc_ids and here_soc not in manifest.soc_ids:
         raise WrongMachine(

@@ -44,6 +44,12 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
         store = DeviceStore(transport, root)
         found = [b for b in store.bundles() if b.record.get("artefact") == artefact.sha256]
         if not found:
+            stand_ins = [b for b in store.bundles() if artefact.sha256 in b.instead_of]
+            if stand_ins:
+                raise NotDeployed(
+                    f"{path} cannot run on {transport.where}; by --allow-fallback "
+                    f"{stand_ins[0].record['file']} was deployed in its place: run that one"
+                )
             raise NotDeployed(
                 f"{path} is not deployed on {transport.where}, or in another version; run: "
                 f"hetero-tvm deploy {path} --to {to}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 _HELD = {True: "held", False: "FAILED", None: "-"}
 
 
-def deployed_text(done: Deployed, to: str, artefact: Path) -> str:
+def deployed_text(done: Deployed, to: str) -> str:
     """Every part's test, what travelled, and how to run the model."""
     lines = [f"{'part':<8}{'test':<8}{'relative error':>15}  on"]
     for part in done.parts:
@@ -26,8 +25,10 @@ def deployed_text(done: Deployed, to: str, artefact: Path) -> str:
         f"pushed {_megabytes(done.pushed_bytes)} of {_megabytes(done.there_bytes)}, "
         f"{seconds:.1f} s in all; program and libraries take {_megabytes(footprint)} there",
         f"there:  {done.command}",
-        f"here:   hetero-tvm run {artefact} --to {to}",
+        f"here:   hetero-tvm run {done.artefact} --to {to}",
     ]
+    for artefact, why in done.instead_of:
+        lines.append(f"FALLBACK: {done.artefact} is there in place of {artefact}: {why}")
     return "\n".join(lines)
 
 

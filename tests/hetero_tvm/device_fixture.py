@@ -42,13 +42,16 @@ def opencl_environment():
     return deployment.environment_of(str(driver) if driver else None, None)
 
 
-def deploy(artefact, transport, folder, *, name="mlp", environment=None, root=None, sign=None):
+def deploy(
+    artefact, transport, folder, *, name="mlp", environment=None, root=None, sign=None, fallbacks=()
+):
     """Deploy quietly; part tests are kept in `folder`."""
     wish = deployment.Wish(
         artefact=artefact,
         name=name,
         cache_dir=folder / "cache",
         sign=sign,
+        fallbacks=fallbacks,
         environment=opencl_environment() if environment is None else environment,
     )
     return deployment.deploy(wish, transport, root, Progress(quiet=True))

@@ -13,7 +13,9 @@ from ssh_server import ssh_server
 from hetero_tvm import bundle, deployment, signing
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.device_store import DeviceStore
-from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.errors import AnotherModel, BadInput, DeviceFailure, DeviceLacks, NotDeployed
+from hetero_tvm.open_model import opened
+from hetero_tvm.report_deployment import deployed_text
 from hetero_tvm.transports.adb import Adb
 from hetero_tvm.transports.local import Local
 from hetero_tvm.transports.ssh import Ssh
@@ -174,35 +176,49 @@ def test_a_language_model_is_refused(artefact, tmp_path):
         device_fixture.deploy(path, Local(tmp_path / "device"), artefact.parent)
 
 
-@pytest.fixture(scope="module")
-def facts(tmp_path_factory):
-    return read_facts(Local(tmp_path_factory.mktemp("facts")))
-
-
-@pytest.mark.parametrize(
-    ("manifest", "device", "kind", "words"),
-    [
-        pytest.param(
-            {}, {"machine": "riscv64"}, BadInput, "is a riscv64; build it", id="processor"
-        ),
-        pytest.param(
-            {},
-            {"soc_id": 519, "soc": "SM8550", "htp_arch": 73},
-            BadInput,
-            r"is for SM8650 \(HTP v75\), .* is SM8550 \(HTP v73\); build it with that",
-            id="htp_architecture",
-        ),
-        pytest.param(
-            {}, {"soc_id": 557, "htp_arch": 75}, DeviceFailure, "no libcdsprpc.so", id="no_npu"
-        ),
-        pytest.param({}, {"lacks": ("head",)}, DeviceFailure, "no `head`: install", id="tools"),
-    ],
-)
-def test_what_does_not_fit(artefact, facts, manifest, device, kind, words):
+def _for_a_chip(artefact, path):
+    """A copy of `artefact` that says its NPU part is for a Snapdragon."""
+    manifest = bundle.read_manifest(artefact)
+    path.write_bytes(artefact.read_bytes()[: manifest.library_bytes])
     qnn = {"npu_provider": "qnn", "soc": "SM8650", "htp_arch": 75, "soc_ids": (557,)}
-    made = dataclasses.replace(bundle.read_manifest(artefact), **qnn, **manifest)
-    with pytest.raises(kind, match=words):
-        deployment.check_fits(artefact, made, dataclasses.replace(facts, **device))
+    bundle.append_manifest(path, dataclasses.replace(manifest, npu_regions=1, **qnn))
+    return path
+
+
+def test_a_fallback_takes_the_place_of_what_cannot_run_there(artefact, tmp_path, monkeypatch):
+    device = Local(tmp_path / "device")
+    monkeypatch.setattr(
+        deployment,
+        "read_facts",
+        lambda *where: dataclasses.replace(
+            read_facts(*where), soc_id=519, soc="SM8550", htp_arch=73, opencl="/vendor/libOpenCL.so"
+        ),
+    )
+    monkeypatch.setattr(deployment, "check_qnn", lambda *_: None)  # it was compiled with none
+    wanted = _for_a_chip(artefact, tmp_path / "chip.so")
+    with pytest.raises(DeviceLacks, match=r"for SM8650 \(HTP v75\), .* is SM8550 \(HTP v73\)"):
+        device_fixture.deploy(wanted, device, artefact.parent)
+    assert DeviceStore(device).bundles() == []
+    done = device_fixture.deploy(wanted, device, artefact.parent, fallbacks=(artefact,))
+    assert done.artefact == str(artefact) and all(part.held for part in done.parts)
+    ((instead, why),) = done.instead_of
+    assert instead == str(wanted) and "HTP v73" in why
+    said = deployed_text(done, "local:x")
+    assert f"FALLBACK: {artefact} is there in place of {wanted}: " in said
+    with pytest.raises(NotDeployed, match=r"mlp.so was deployed in its place: run that one"):
+        with opened(wanted, f"local:{tmp_path}/device"):
+            pass
+    with opened(artefact, f"local:{tmp_path}/device") as model:
+        assert model.run({"x": np.zeros((4, 32), np.float32)})["y"].shape == (4, 16)
+
+
+def test_a_fallback_of_another_model_is_refused(artefact, tmp_path):
+    manifest = bundle.read_manifest(artefact)
+    other = tmp_path / "other.so"
+    other.write_bytes(artefact.read_bytes()[: manifest.library_bytes])
+    bundle.append_manifest(other, dataclasses.replace(manifest, model_sha256="0" * 64))
+    with pytest.raises(AnotherModel, match=r"--allow-fallback .*other.so: is of mlp.onnx"):
+        device_fixture.deploy(artefact, Local(tmp_path / "d"), artefact.parent, fallbacks=(other,))
 
 
 def test_names():

@@ -1,7 +1,5 @@
 """A deployment as people read it."""
 
-from pathlib import Path
-
 from hetero_tvm.deployment import Deployed, PartResult
 from hetero_tvm.output_error import OutputError
 from hetero_tvm.report_deployment import bundles_table, deployed_text
@@ -28,9 +26,10 @@ def test_what_was_not_tried_does_not_read_as_held():
         pushed_bytes=1_234_567,
         there_bytes=40_000_000,
         footprint={"a": 20_000_000, "b": 5_000_000},
+        artefact="m.so",
         seconds={"push": 1.5, "test": 2.0},
     )
-    lines = deployed_text(done, "ssh://board", Path("m.so")).splitlines()
+    lines = deployed_text(done, "ssh://board").splitlines()
     assert lines[1].split() == ["gpu", "held", "2.00e-06", "Adreno"]
     assert lines[2].split()[:3] == ["npu", "-", "-"] and "held" not in lines[2]
     assert "pushed 1.2 MB of 40.0 MB, 3.5 s in all; program and libraries take 25.0 MB" in lines[4]
