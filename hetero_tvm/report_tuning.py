@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.errors import BadOutputPath, MissingPackage, TuningDbUnusable
-from schedules.tuning_db import Kernel, Standing, TuningDb
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Kernel, Standing
 
 _CURVES = 12  # of a picture: the kernels with the most trials
 

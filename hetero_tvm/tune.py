@@ -182,8 +182,8 @@ def _tune(
     progress: Progress,
 ) -> int:
     from hetero_tvm import compiler, report_tuning, tuning
+    from schedules.limits import limits
     from schedules.measure import NoDevice
-    from schedules.search_space import limits
     from schedules.tuner import Tuner
     from schedules.tuning_db import DbRefused
     from schedules.tvm_target import tvm_target

@@ -27,12 +27,14 @@ from hetero_tvm.errors import (
 )
 from relay_passes.lower_gpu import OPS_ATTR, lower_gpu
 from schedules.defaults import default_legalizations, default_rules
-from schedules.measure import NoDevice, Place, Pool
-from schedules.search_space import limits
+from schedules.limits import limits
+from schedules.measure import NoDevice, Pool
+from schedules.trial_process import Place
 from schedules.trials import entry_of, plain
 from schedules.tuned import Pick, Tuned, Use, pick, wrong_default
 from schedules.tuner import Job, reverify
-from schedules.tuning_db import DbRefused, TuningDb, describe
+from schedules.tuning_db import DbRefused, TuningDb
+from schedules.tuning_records import describe
 from schedules.tvm_target import target_text, tvm_target
 from target_specs.spec import GpuSpec, SocSpec
 

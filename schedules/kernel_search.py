@@ -25,9 +25,10 @@ from tvm import IRModule, s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig
 
-from schedules.search_space import Limits, seeds, space_of
+from schedules.limits import Limits
+from schedules.search_space import seeds, space_of
 from schedules.trials import ENTRY, plain, scheduled_hash, trial_module
-from schedules.tuning_db import Choice
+from schedules.tuning_records import Choice
 
 # Small populations: with the sizes of TVM's own (512, 4) a batch takes longer to think of than to
 # measure, and these spaces are small.

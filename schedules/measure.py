@@ -10,15 +10,9 @@ a device of another kind than the first is reported and not used.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
-import os
-import select
-import signal
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -31,7 +25,8 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, ir
 
-START_S = 120.0  # importing TVM on a busy machine; connecting
+from schedules.trial_process import Gone, Identity, Place, Worker
+
 TRIAL_S = 30.0  # building and running one kernel
 _AT_LEAST_S = 0.1  # of running, for one figure
 _ATTEMPTS = 2  # trials lost in a row, or starts that failed, before a far device is given up
@@ -39,32 +34,6 @@ _ATTEMPTS = 2  # trials lost in a row, or starts that failed, before a far devic
 
 class NoDevice(Exception):
     """Nothing is left that could measure; the message says why."""
-
-
-class _Gone(Exception):
-    """The process of a device ended or did not answer in time."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        self.kind = kind
-        super().__init__(what)
-
-
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where to measure: how it is called, and the command of the process that serves it."""
-
-    name: str
-    command: tuple[str, ...]
-    environment: tuple[tuple[str, str], ...] = ()
-    far: bool = False  # the connection can break without a kernel's fault
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Identity:
-    """What a device says that it is."""
-
-    device: str
-    driver: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,94 +68,6 @@ class _Task:
     lost: int = 0  # times that a far device went away with it
 
 
-class _Worker:
-    """The process of one device. Used by one thread at a time."""
-
-    def __init__(self, place: Place, limit_s: float) -> None:
-        self.place = place
-        self.limit_s = limit_s
-        self.process: subprocess.Popen[bytes] | None = None
-        self.identity: Identity | None = None
-        self._log = tempfile.TemporaryFile()
-        self._rest = b""
-
-    def start(self) -> Identity:
-        """Start the process and ask what its device is."""
-        self.stop()
-        self._rest = b""
-        self._log.truncate(0)
-        self.process = subprocess.Popen(
-            self.place.command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env={**os.environ, **dict(self.place.environment)},
-            # Its own group: Ctrl-C ends us, and we end it.
-            start_new_session=True,
-        )
-        answer = self._exchange({"do": "hello"}, START_S)
-        if "error" in answer:
-            raise _Gone("start", answer["error"])
-        self.identity = Identity(**answer)
-        return self.identity
-
-    def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        """The answer; raises `_Gone` where there is none."""
-        if self.process is None:
-            try:
-                self.start()
-            except _Gone as error:  # not the request's fault
-                raise _Gone("start", str(error)) from None
-        return self._exchange(request, self.limit_s)
-
-    def stop(self) -> None:
-        """End the process, if there is one."""
-        if self.process is None:
-            return
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-        self.process = None
-
-    def _exchange(self, request: dict[str, Any], limit_s: float) -> dict[str, Any]:
-        process = self.process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        deadline = time.monotonic() + limit_s
-        try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            process.stdin.flush()
-            while b"\n" not in self._rest:
-                left = deadline - time.monotonic()
-                ready, _, _ = select.select([process.stdout], [], [], max(0.0, left))
-                if not ready:
-                    self.stop()
-                    raise _Gone("timeout", f"no answer within {limit_s:.0f} s")
-                chunk = os.read(process.stdout.fileno(), 1 << 16)
-                if not chunk:
-                    raise BrokenPipeError
-                self._rest += chunk
-        except (BrokenPipeError, ValueError):  # closed, here or there
-            said, code = self._last_words(), process.wait()
-            self.stop()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise _Gone("crash", f"its process ended ({how}){said}") from None
-        line, _, self._rest = self._rest.partition(b"\n")
-        try:
-            return json.loads(line)
-        except ValueError:
-            self.stop()
-            raise _Gone("crash", f"its process said {line[:80]!r}") from None
-
-    def _last_words(self) -> str:
-        self._log.seek(0)
-        lines = self._log.read()[-2000:].decode(errors="replace").strip().splitlines()
-        return f": {lines[-1][:200]}" if lines else ""
-
-
 class Pool:
     """Devices of one kind, asked side by side."""
 
@@ -207,7 +88,7 @@ class Pool:
         self._folder = tempfile.TemporaryDirectory(prefix="hetero_trials_")
         self._files = 0
         self._kept: dict[str, str] = {}  # module -> its file
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
         self.identity: Identity | None = None
         self.add(places)
 
@@ -234,13 +115,13 @@ class Pool:
             NoDevice: none of them answers, and there is no other.
         """
         why: list[str] = []
-        workers = [_Worker(place, self._limit_s) for place in places]
+        workers = [Worker(place, self._limit_s) for place in places]
         failed: dict[int, str] = {}
 
         def start(number: int) -> None:
             try:
                 workers[number].start()
-            except (_Gone, OSError) as error:
+            except (Gone, OSError) as error:
                 workers[number].stop()
                 failed[number] = str(error)
 
@@ -342,7 +223,7 @@ class Pool:
         lock = threading.Lock()  # guards waiting and done
         busy = 0
 
-        def work(worker: _Worker) -> None:
+        def work(worker: Worker) -> None:
             nonlocal busy
             failures = 0
             while True:
@@ -386,13 +267,13 @@ class Pool:
             raise NoDevice("the last device is gone")
         return [done[place] for place in range(len(requests))]
 
-    def _try(self, worker: _Worker, task: _Task) -> tuple[Outcome | None, bool]:
+    def _try(self, worker: Worker, task: _Task) -> tuple[Outcome | None, bool]:
         """The outcome, None to try again elsewhere; and whether the device is still there."""
         name = worker.place.name
         try:
             answer = worker.ask(task.request)
-        except (_Gone, OSError) as error:
-            kind = error.kind if isinstance(error, _Gone) else "crash"
+        except (Gone, OSError) as error:
+            kind = error.kind if isinstance(error, Gone) else "crash"
             if kind == "start":
                 return None, False
             if worker.place.far and kind != "timeout" and task.lost < 1:
@@ -413,13 +294,13 @@ class Pool:
             seconds=tuple(flat), beside=tuple(answer.get("beside", ())), place=name
         ), True
 
-    def _returns(self, worker: _Worker) -> bool:
+    def _returns(self, worker: Worker) -> bool:
         """Whether a device that failed again and again can be started; else it is dropped."""
         try:
             if worker.start() == self.identity:
                 return True
             why = "it is another device now"
-        except (_Gone, OSError) as error:
+        except (Gone, OSError) as error:
             why = str(error)
         worker.stop()
         if worker in self._workers:

@@ -16,10 +16,12 @@ from tvm import s_tir, tirx
 
 from schedules.blocks import extent
 from schedules.kernel_search import Candidate, KernelSearch
-from schedules.search_space import Limits, space_of
+from schedules.limits import Limits
+from schedules.search_space import space_of
 from schedules.trials import plain
 from schedules.tuner import BATCH, Job
-from schedules.tuning_db import Standing, TuningDb, Where
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Standing, Where
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

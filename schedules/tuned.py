@@ -14,9 +14,11 @@ from tvm import s_tir, tirx
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
-from schedules.search_space import Limits, space_of
+from schedules.limits import Limits
+from schedules.search_space import space_of
 from schedules.trials import scheduled_hash
-from schedules.tuning_db import Choice, Standing, TuningDb, Where, describe
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Standing, Where, describe
 
 WORTH = 1.01  # default's time over a record's, to be worth leaving the default
 

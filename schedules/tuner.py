@@ -20,20 +20,13 @@ import tvm
 from tvm import IRModule, tirx
 
 from schedules.kernel_search import Candidate, KernelSearch
+from schedules.limits import Limits
 from schedules.measure import Outcome, Pool
-from schedules.search_space import Limits, space_of
+from schedules.search_space import space_of
 from schedules.trials import plain, scheduled_hash, trial_module
 from schedules.tuned import Pick
-from schedules.tuning_db import (
-    Choice,
-    Kernel,
-    Record,
-    Standing,
-    TuningDb,
-    Where,
-    kernel_record,
-    record,
-)
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Kernel, Record, Standing, Where, kernel_record, record
 from schedules.verify import Reference, Verdict, verify
 
 BATCH = 16

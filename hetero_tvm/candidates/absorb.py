@@ -17,7 +17,8 @@ from typing import Any
 from hetero_tvm.candidates.pack import EMITTED
 from hetero_tvm.candidates.runner import FORMAT
 from hetero_tvm.errors import ResultsRefused
-from schedules.tuning_db import Choice, Record, Standing, TuningDb, Where, record
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Record, Standing, Where, record
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

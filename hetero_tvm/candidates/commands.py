@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from hetero_tvm.progress import Progress
     from schedules.cost_model import CostModel
     from schedules.tuner import Job
-    from schedules.tuning_db import TuningDb, Where
+    from schedules.tuning_db import TuningDb
+    from schedules.tuning_records import Where
 
 TRIALS_PER_KERNEL = 16
 FEWEST_TRIALS = 64
@@ -55,9 +56,9 @@ def emit(
 ) -> int:
     """Pack candidates for the kernels that `find_jobs` finds; the exit code."""
     from hetero_tvm.candidates.pack import PROGRAM_FOLDER, pack
+    from schedules.limits import limits
     from schedules.proposals import propose
-    from schedules.search_space import limits
-    from schedules.tuning_db import Where
+    from schedules.tuning_records import Where
     from schedules.tvm_target import tvm_target
 
     _check_flags(args)

@@ -31,11 +31,11 @@ import tvm
 from hetero_tvm.candidates.runner import FORMAT, PROGRAM
 from hetero_tvm.candidates.values import DTYPES, drawn
 from schedules.launches import Launches, NoLaunch, launches_of
+from schedules.limits import Limits
 from schedules.proposals import Proposal
-from schedules.search_space import Limits
 from schedules.trials import plain
 from schedules.tuner import Job
-from schedules.tuning_db import Where, kernel_record
+from schedules.tuning_records import Where, kernel_record
 from schedules.verify import TOLERANCE, Reference
 
 PROGRAM_FOLDER = "hetero_candidates"

@@ -15,7 +15,8 @@ from hetero_tvm import runtime
 from hetero_tvm.candidates.pack import PROGRAM_FOLDER, pack
 from schedules import kernel_search
 from schedules.proposals import propose
-from schedules.tuning_db import TuningDb, Where
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Where
 
 FIRST = Where(device="", driver="", limits=cases.LIMIT.text)
 

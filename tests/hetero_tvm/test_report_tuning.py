@@ -2,7 +2,8 @@ import pytest
 
 from hetero_tvm import report_tuning
 from hetero_tvm.errors import BadInput
-from schedules.tuning_db import Choice, Kernel, TuningDb, Where, kernel_record, record
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Kernel, Where, kernel_record, record
 
 WHERE = Where(device="d", driver="1", limits="l")
 GOOD, BAD = Choice.of("flat", {"a": [2, 8]}), Choice.of("flat", {"a": [4, 4]})

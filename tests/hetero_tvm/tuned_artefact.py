@@ -10,7 +10,8 @@ from hetero_tvm.progress import Progress
 from hetero_tvm.tuned_programs import jobs_of
 from schedules.search_space import seeds, space_of
 from schedules.trials import plain, scheduled_hash
-from schedules.tuning_db import Choice, TuningDb, Where, kernel_record, record
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Where, kernel_record, record
 
 
 def write(folder, *, driver=None):

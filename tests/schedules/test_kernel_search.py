@@ -5,7 +5,7 @@ import tuning_cases as cases
 
 from schedules import kernel_search
 from schedules.kernel_search import KernelSearch
-from schedules.tuning_db import Choice
+from schedules.tuning_records import Choice
 
 pytest.importorskip("xgboost")
 

@@ -8,7 +8,8 @@ import on_gpu
 import pytest
 import tuning_cases as cases
 
-from schedules.measure import NoDevice, Outcome, Place, Pool
+from schedules.measure import NoDevice, Outcome, Pool
+from schedules.trial_process import Place
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@ import tuning_cases as cases
 
 from schedules import kernel_search
 from schedules.proposals import iterations, propose
-from schedules.tuning_db import TuningDb, Where, kernel_record, record
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Where, kernel_record, record
 
 pytest.importorskip("xgboost")
 WHERE = Where(device="Adreno", driver="7", limits=cases.LIMIT.text)

@@ -6,7 +6,8 @@ from tvm.target import Target
 from schedules.search_space import seeds, space_of
 from schedules.trials import plain, scheduled_hash
 from schedules.tuned import Tuned, pick, wrong_default
-from schedules.tuning_db import Choice, TuningDb, Where, describe, record
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Where, describe, record
 
 WHERE = Where(device="d", driver="1", limits=cases.LIMIT.text)
 

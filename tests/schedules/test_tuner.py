@@ -2,10 +2,12 @@ import pytest
 import tuning_cases as cases
 
 from schedules import kernel_search
-from schedules.measure import Identity, Pool
+from schedules.measure import Pool
+from schedules.trial_process import Identity
 from schedules.tuned import Pick, pick
 from schedules.tuner import Tuner, reverify
-from schedules.tuning_db import TuningDb, Where
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Where
 
 pytest.importorskip("xgboost")
 FAKE = ("fake", "1")

@@ -1,4 +1,3 @@
-import json
 import multiprocessing
 import os
 import signal
@@ -7,16 +6,8 @@ import time
 import pytest
 import tuning_cases as cases
 
-from schedules.tuning_db import (
-    FILE,
-    Choice,
-    DbRefused,
-    TuningDb,
-    Where,
-    describe,
-    kernel_record,
-    record,
-)
+from schedules.tuning_db import FILE, DbRefused, TuningDb
+from schedules.tuning_records import Choice, Where, describe, kernel_record, record
 
 HERE = Where(device="d", driver="1", limits="l")
 ELSEWHERE = Where(device="d", driver="2", limits="l")
@@ -48,15 +39,6 @@ def test_what_was_written_is_read(tmp_path):
     assert standing.gain == 2.0 and [c for c, _ in standing.trials] == [FAST, SLOW]
 
 
-def test_only_what_is_verified_is_best(tmp_path):
-    db = TuningDb(tmp_path)
-    db.append([_trial(FAST, 1e-3), _trial(SLOW, 3e-3), _verdict(SLOW)])
-    assert db.standings()["k", HERE].best()[0] == SLOW
-    db.append([_verdict(FAST, good=False, reason="wrong")])
-    assert db.standings()["k", HERE].best()[0] == SLOW
-    assert db.standings()["k", HERE].quarantined() == [(FAST, "wrong")]
-
-
 def test_devices_and_drivers_are_apart(tmp_path):
     db = TuningDb(tmp_path)
     db.append(
@@ -64,24 +46,6 @@ def test_devices_and_drivers_are_apart(tmp_path):
     )
     assert db.standings()["k", HERE].best() is not None
     assert db.standings()["k", ELSEWHERE].best() is None
-
-
-def test_a_race_says_the_gain(tmp_path):
-    db = TuningDb(tmp_path)
-    db.append([_default(), _trial(), _verdict()])
-    db.append([record("race", "k", HERE, FAST, seconds=1.0, default=1.5)])
-    assert db.standings()["k", HERE].gain == 1.5
-
-
-def test_races_count_more_than_trials(tmp_path):
-    """A trial at a quiet moment looked faster than it is."""
-    db = TuningDb(tmp_path)
-    db.append([_default(), _trial(FAST, 1e-3), _trial(SLOW, 3e-3), _verdict(FAST), _verdict(SLOW)])
-    db.append([record("race", "k", HERE, FAST, seconds=2.0, default=1.0)])
-    db.append([record("race", "k", HERE, SLOW, seconds=0.8, default=1.0)])
-    standing = db.standings()["k", HERE]
-    assert standing.best()[0] == SLOW and standing.gain == 1.25
-    assert standing.fastest_s == 1e-3
 
 
 def test_a_line_cut_short_is_dropped(tmp_path):
@@ -113,9 +77,9 @@ def test_damage_is_set_aside_and_the_rest_kept(tmp_path):
 def test_other_formats_are_refused_and_left(tmp_path):
     TuningDb(tmp_path).append([_trial()])
     path = tmp_path / FILE
-    from schedules import tuning_db
+    from schedules import tuning_records
 
-    text = tuning_db._line({"format": tuning_db._HEADER, "version": 99})
+    text = tuning_records.line_of({"format": tuning_records.HEADER, "version": 99})
     path.write_bytes(text)
     with pytest.raises(DbRefused, match="format 99, this program reads 1; it is left as it is"):
         _again(tmp_path, write=True)
@@ -173,13 +137,6 @@ def test_export_and_merge(tmp_path):
     assert TuningDb(tmp_path / "c").merge(tmp_path / "a") == 5
     with pytest.raises(DbRefused, match="no database"):
         other.merge(tmp_path / "nowhere")
-
-
-def test_keys_are_of_what_a_kernel_does():
-    func = cases.product()
-    assert describe("a", func).key == describe("b", func.with_attr("hetero.ops", ["z"])).key
-    assert describe("a", func).key != describe("a", cases.product(48)).key
-    assert json.dumps(kernel_record(describe("a", func)))
 
 
 def test_neighbours_are_the_nearest_of_the_family(tmp_path):

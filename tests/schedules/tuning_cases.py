@@ -17,11 +17,12 @@ from tvm.s_tir import dlight
 from hetero_tvm import errors, runtime
 from relay_passes.lower_gpu import lower_gpu
 from schedules.defaults import default_legalizations, default_rules
-from schedules.measure import Identity, Outcome, Place
-from schedules.search_space import limits
+from schedules.limits import limits
+from schedules.measure import Outcome
+from schedules.trial_process import Identity, Place
 from schedules.trials import entry_of, plain
 from schedules.tuner import Job
-from schedules.tuning_db import describe
+from schedules.tuning_records import describe
 from schedules.tvm_target import target_text, tvm_target
 from schedules.verify import Reference
 

@@ -1,0 +1,276 @@
+"""Sketches: schedules that are written like rules, with tile sizes left open.
+
+    contraction   groups, items, register tile, vector lanes, blocks and stretches of depth (and
+                  the left side in local memory, where work-items run in lockstep)
+    row           rows of one work-item and of one group
+    column        lanes, neighbours, items of a reduction whose result is contiguous
+    elementwise   lanes, items and stretches, loops fused or kept
+
+All choices are perfect tiles, which divide a loop without a rest, so TVM's own mutator can change
+them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from tvm import s_tir
+
+from schedules.blocks import (
+    annotate_unroll,
+    axes,
+    extent,
+    follow_accumulator,
+    inline_all_but,
+    is_reduction,
+)
+from schedules.column_reduction import walks_contiguously
+from schedules.conditions import is_bool
+from schedules.elementwise import is_flat, uniform_lanes
+from schedules.limits import Limits
+from schedules.register_tile import TILE_ATTR, stores_along_rows, take_contraction
+from schedules.row_reduction import ROW_ATTR, schedule_rows
+
+SKETCH_ATTR = "hetero.sketch"
+_MAX_ROWS = 16
+_MAX_TAPS = 25
+
+
+class Choices:
+    """Makes the choices of one schedule: sampled, or as decided before."""
+
+    def __init__(self, decided: Mapping[str, Sequence[int]] | None = None) -> None:
+        self.decided = decided or {}
+        self.names: list[str] = []
+
+    def split(
+        self,
+        sch: s_tir.Schedule,
+        name: str,
+        loop: Any,
+        parts: int,
+        *,
+        innermost: int,
+    ) -> tuple[list[Any], list[Any]]:
+        """Split `loop` into `parts` that divide it; the loops and their sizes (expressions)."""
+        self.names.append(name)
+        decision = None
+        if name in self.decided:
+            decision = fitted(self.decided[name], extent(sch, loop), parts, innermost)
+        sizes = sch.sample_perfect_tile(
+            loop, n=parts, max_innermost_factor=innermost, decision=decision
+        )
+        return list(sch.split(loop, sizes)), list(sizes)
+
+
+def fitted(factors: Sequence[int], size: int, parts: int, innermost: int) -> list[int]:
+    """`factors` of another loop, made to divide one of `size`: the inner ones first."""
+    inner: list[int] = []
+    rest = size
+    wanted = list(factors)[-(parts - 1) :] if parts > 1 else []
+    wanted = [1] * (parts - 1 - len(wanted)) + wanted
+    for place, factor in enumerate(reversed(wanted)):
+        limit = min(factor, innermost) if place == 0 else factor
+        best = max(n for n in range(1, max(1, min(limit, rest)) + 1) if rest % n == 0)
+        inner.append(best)
+        rest //= best
+    return [rest, *reversed(inner)]
+
+
+Sketch = Callable[[s_tir.Schedule, Choices, Limits], None]
+
+
+# --- sketches ------------------------------------------------------------------------------------
+
+
+def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: str) -> None:
+    """`form`: "whole" (a tile's depth at once), "stretched" or "local"."""
+    found = take_contraction(sch)
+    if found is None:
+        raise s_tir.ScheduleError("no contraction, or its epilogue reduces")
+    accumulate, final, tile = found
+    panel = tile.panel
+    along_rows = stores_along_rows(sch, final)
+    columns = int(sch.get(final).iter_vars[-1].dom.extent)
+    sch.set_scope(accumulate, 0, "local")
+    # 1. Groups, items, blocks, and the tile of registers.
+    batch, row, column, *depth = sch.get_loops(accumulate)
+    padded = extent(sch, column)
+    lanes = math.gcd(panel, limit.lanes)
+    (group_y, item_y, block_y, r), row_sizes = choose.split(
+        sch, "rows", row, 4, innermost=_MAX_ROWS
+    )
+    (group_x, item_x, block_x, v, lane), column_sizes = choose.split(
+        sch, "columns", column, 5, innermost=lanes
+    )
+    *outer, inner = depth
+    (stretch, step, unrolled), _ = choose.split(sch, "depth", inner, 3, innermost=8)
+    if form == "whole":
+        steps = [block_x, block_y, *outer, stretch, step, unrolled]
+    else:
+        steps = [*outer, stretch, block_x, block_y, step, unrolled]
+    sch.reorder(batch, group_y, group_x, item_y, item_x, *steps, r, v, lane)
+    for loop, name in ((batch, "z"), (group_y, "y"), (group_x, "x")):
+        sch.bind(loop, f"blockIdx.{name}")
+    for loop, name in ((item_y, "y"), (item_x, "x")):
+        sch.bind(loop, f"threadIdx.{name}")
+    if form == "local":
+        _left_in_local_memory(sch, accumulate, stretch, row_sizes[1], column_sizes[1])
+    # 2. What follows works on the registers.
+    sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
+    *_, row, column = sch.get_loops(final)
+    some_rows, one_row = sch.split(row, [None, row_sizes[3]])
+    if along_rows or is_bool(sch.get(final).writes[0].source):
+        sch.reorder(some_rows, column, one_row)
+        straight = [one_row]
+    else:
+        width = column_sizes[4] if padded == columns else math.gcd(columns, lanes)
+        some_columns, part = sch.split(column, [None, width])
+        sch.reorder(some_rows, some_columns, one_row, part)
+        sch.vectorize(part)
+        straight = [one_row]
+    # 3. Straight-line code, so that accumulators get register names.
+    for loop in (unrolled, r, v, *straight):
+        sch.unroll(loop)
+    sch.vectorize(lane)
+    sch.decompose_reduction(accumulate, steps[0])
+
+
+def _left_in_local_memory(
+    sch: s_tir.Schedule, accumulate: Any, stretch: Any, items_y: Any, items_x: Any
+) -> None:
+    """The group reads its rows' part of a stretch once, all items side by side."""
+    copy = sch.cache_read(accumulate, 0, "shared")
+    sch.compute_at(copy, stretch, preserve_unit_loops=True)
+    around = sch.get_loops(accumulate)
+    inside = [
+        loop for loop in sch.get_loops(copy) if not any(_same(sch, loop, other) for other in around)
+    ]
+    fused = sch.fuse(*inside) if len(inside) > 1 else inside[0]
+    _, y, x = sch.split(fused, [None, items_y, items_x])
+    sch.bind(y, "threadIdx.y")
+    sch.bind(x, "threadIdx.x")
+
+
+def _same(sch: s_tir.Schedule, one: Any, other: Any) -> bool:
+    return sch.get(one).same_as(sch.get(other))
+
+
+def _whole(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    _contraction(sch, choose, limit, form="whole")
+
+
+def _stretched(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    _contraction(sch, choose, limit, form="stretched")
+
+
+def _local(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    if limit.is_core:
+        raise s_tir.ScheduleError("a core has no memory that is nearer than its caches")
+    _contraction(sch, choose, limit, form="local")
+
+
+def _rows(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    if not any(ROW_ATTR in sch.get(block).annotations for block in blocks):
+        raise s_tir.ScheduleError("no rows")
+
+    def bind(sch: s_tir.Schedule, row: Any) -> Any:
+        (group, item), _ = choose.split(sch, "rows", row, 2, innermost=limit.items)
+        sch.bind(group, "blockIdx.x")
+        sch.bind(item, "threadIdx.x")
+        return item
+
+    schedule_rows(sch, bind)
+
+
+def _columns(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    places = [place for place, block in enumerate(blocks) if is_reduction(sch, block)]
+    if len(places) != 1 or not walks_contiguously(sch, blocks[places[0]]):
+        raise s_tir.ScheduleError("not one reduction over a contiguous result")
+    reduction = blocks[places[0]]
+    if TILE_ATTR in sch.get(reduction).annotations:
+        raise s_tir.ScheduleError("a contraction has sketches of its own")
+    for block in blocks[: places[0]]:
+        sch.compute_inline(block)
+    after = blocks[places[0] + 1 :] or [sch.cache_write(reduction, 0, "local")]
+    final = inline_all_but(sch, reduction, [reduction, *after])
+    if final is None:
+        raise s_tir.ScheduleError("the epilogue reduces")
+    follow_accumulator(sch, reduction, final)
+    sch.set_scope(reduction, 0, "local")
+    (*outer, column), reduced = axes(sch, reduction)
+    if not outer:
+        outer = [sch.add_unit_loop(column)]
+    (strips, lane), (_, lanes) = choose.split(sch, "columns", column, 2, innermost=limit.lanes)
+    (rest, neighbour), _ = choose.split(sch, "neighbours", outer[-1], 2, innermost=8)
+    sch.reorder(*outer[:-1], rest, strips, *reduced, neighbour, lane)
+    work = sch.fuse(*outer[:-1], rest, strips)
+    (group, item), _ = choose.split(sch, "groups", work, 2, innermost=limit.items)
+    sch.bind(group, "blockIdx.x")
+    sch.bind(item, "threadIdx.x")
+    sch.reverse_compute_at(final, item, preserve_unit_loops=True)
+    if not is_bool(sch.get(final).writes[0].source):
+        _, stored = sch.split(sch.get_loops(final)[-1], [None, lanes])
+        sch.vectorize(stored)
+    sch.vectorize(lane)
+    sch.unroll(neighbour)
+    annotate_unroll(sch, reduced, _MAX_TAPS)
+    sch.decompose_reduction(reduction, reduced[0])
+
+
+def _elementwise(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, fused: bool) -> None:
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    if not blocks or any(is_reduction(sch, block) for block in blocks):
+        raise s_tir.ScheduleError("not element-wise")
+    outputs = [block for block in blocks if not sch.get_consumers(block)]
+    for block in blocks:
+        if sch.get_consumers(block):
+            sch.compute_inline(block)
+    for number, block in enumerate(outputs):
+        loops = sch.get_loops(block) or [sch.add_unit_loop(block)]
+        if len(loops) > 1 and is_flat(sch, block):
+            loops = [sch.fuse(*loops)]
+        *outer, last = loops
+        whole = uniform_lanes(sch, block, math.gcd(extent(sch, last), 4 * limit.lanes))
+        if is_bool(sch.get(block).writes[0].source):
+            whole = 1
+        strips, unit = sch.split(last, [None, whole])
+        (part, lane), _ = choose.split(sch, f"lanes{number}", unit, 2, innermost=limit.lanes)
+        sch.unroll(part)
+        sch.vectorize(lane)
+        spread = [*outer, strips] if fused or not outer else outer
+        work = sch.fuse(*spread) if len(spread) > 1 else spread[0]
+        (group, item, _), _ = choose.split(sch, f"work{number}", work, 3, innermost=4096)
+        sch.bind(group, "blockIdx.x")
+        sch.bind(item, "threadIdx.x")
+
+
+def _flat(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    _elementwise(sch, choose, limit, fused=True)
+
+
+def _kept(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    _elementwise(sch, choose, limit, fused=False)
+
+
+SKETCHES: dict[str, Sketch] = {
+    "whole": _whole,
+    "stretched": _stretched,
+    "local": _local,
+    "rows": _rows,
+    "columns": _columns,
+    "flat": _flat,
+    "kept": _kept,
+}
+
+
+def apply_sketch(name: str, sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    """Apply a sketch; its name stays in the trace, and there only."""
+    root = sch.get_sblock("root")
+    sch.annotate(root, SKETCH_ATTR, name)
+    sch.unannotate(root, SKETCH_ATTR)
+    SKETCHES[name](sch, choose, limit)
