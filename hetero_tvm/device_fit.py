@@ -1,4 +1,4 @@
-"""What keeps an artefact from running on a device, said before anything travels; with next steps."""
+"""What keeps an artefact from running on a device: said before anything travels, and what to do."""
 
 from __future__ import annotations
 
