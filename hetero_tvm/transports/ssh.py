@@ -69,6 +69,10 @@ class Ssh(Transport):
         """See `Transport.is_lost`."""
         return code == _LOST
 
+    def never_began(self, said: bytes) -> bool:
+        """See `Transport.never_began`: the shared connection ended just as it was asked for."""
+        return b"mux_client_request_alive" in said
+
     def why_lost(self, said: str) -> str:
         """See `Transport.why_lost`."""
         return next((hint for words, hint in _HINTS.items() if words in said), "")

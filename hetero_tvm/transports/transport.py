@@ -74,6 +74,10 @@ class Transport(abc.ABC):
         """Whether this exit code means that the device was not reached, or was lost."""
         return False
 
+    def never_began(self, said: bytes) -> bool:
+        """Whether what was lost had not begun there yet, so that it may be tried again."""
+        return False
+
     def why_lost(self, said: str) -> str:
         """A hint on top of what the tool said when the device was not reached."""
         return ""
@@ -95,10 +99,15 @@ class Transport(abc.ABC):
             EnvironmentProblem: the local tool is missing.
         """
         logger.debug("%s: %s", self.where, command)
+        words = self.argv(command)
         try:
             done = subprocess.run(
-                self.argv(command), input=data, capture_output=True, timeout=timeout_s, check=False
+                words, input=data, capture_output=True, timeout=timeout_s, check=False
             )
+            if self.is_lost(done.returncode) and self.never_began(done.stderr):
+                done = subprocess.run(
+                    words, input=data, capture_output=True, timeout=timeout_s, check=False
+                )
         except subprocess.TimeoutExpired:
             raise NotReached(
                 f"{self.where}: no answer in {timeout_s:.0f} s to: {_short(command)}"

@@ -87,3 +87,16 @@ def test_a_wrong_user_a_dead_port_and_an_option_for_a_host(server):
     for host in ("-oProxyCommand=touch x", "a b", "$(id)"):
         with pytest.raises(BadInput, match=r"no host"):
             Ssh(host)
+
+
+def test_a_shared_connection_that_ends_when_it_is_asked_for_is_opened_again(tmp_path, monkeypatch):
+    client = tmp_path / "ssh"
+    client.write_text(
+        "#!/bin/sh\n"
+        f"[ -e {tmp_path}/tried ] && {{ echo fine; exit 0; }}; : >{tmp_path}/tried\n"
+        'echo "mux_client_request_alive: write packet: Broken pipe" >&2; exit 255\n'
+    )
+    client.chmod(0o755)
+    monkeypatch.setenv("HETERO_SSH", str(client))
+    with Ssh("board") as device:
+        assert device.check("echo fine") == "fine"
