@@ -18,6 +18,7 @@ from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx import compilation_pipeline
 
 from schedules.aligned_vectors import AlignVectors
+from schedules.exact_constants import ExactConstants
 from schedules.store_half import StoreHalf
 
 _SOURCE_HOOK = "tvm_callback_opencl_postproc"  # TVM's code generator calls it with each source
@@ -39,7 +40,7 @@ def host_memory_pipeline(*, native_half: bool = False) -> str:
         passes = [default, AcceptUnifiedMemory()]
         if not native_half:
             passes.append(StoreHalf())
-        passes.append(AlignVectors())
+        passes += [ExactConstants(), AlignVectors()]
         return tvm.transform.Sequential(passes, name=name), host, device
 
     compilation_pipeline.register_tir_pipeline(name, factory)
