@@ -27,7 +27,7 @@ class KeepJoinedParts:
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         """A module without joins stays as it is."""
-        parts = _joined(mod["main"])
+        parts = joined_parts(mod["main"])
         if not parts:
             return mod
         result = IRModule(dict(mod.functions.items()), attrs=mod.attrs)
@@ -52,7 +52,8 @@ class _Keeper(PyExprMutator):
         self.builder_.emit_normalized(relax.VarBinding(var, value))
 
 
-def _joined(func: relax.Function) -> frozenset[relax.Var]:
+def joined_parts(func: relax.Function) -> frozenset[relax.Var]:
+    """The variables that joins of `func` read."""
     found: set[relax.Var] = set()
     for block in func.body.blocks:
         for binding in block.bindings:

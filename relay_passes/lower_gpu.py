@@ -24,7 +24,7 @@ from tvm.s_tir import dlight
 from tvm.s_tir.dlight.base import ScheduleRule
 from tvm.target import Target
 
-from relay_passes.align_constants import AlignConstants
+from relay_passes.align_arguments import AlignArguments
 from relay_passes.channels_last import ChannelsLast
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
@@ -72,7 +72,7 @@ def lower_gpu_passes(
         KeepJoinedParts(),
         transform.RewriteDataflowReshape(),
         dlight.ApplyDefaultSchedule(*rules),
-        AlignConstants(),
+        AlignArguments(),
     ]
 
 

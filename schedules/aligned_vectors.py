@@ -4,7 +4,7 @@
 
 `vload` promises nothing about alignment, so a driver may split it into single loads; NVIDIA's does,
 at four times the instructions. This is for buffers that carry the promise
-(`relay_passes/align_constants.py`), on devices whose work-items run in lockstep, where it matters.
+(`relay_passes/align_arguments.py`), on devices whose work-items run in lockstep, where it matters.
 
 Requires: device functions after vectorisation, flattening and host/device split.
 Ensures:  a buffer of whose accesses one is not a whole, aligned vector stays as it is.
