@@ -186,7 +186,7 @@ def _figure(figure: dict[str, Any], where: str, key: str, cite: Cite) -> tuple[A
 def _check_value(value: Any, hint: Any, limits: Range | None, where: str, key: str) -> Any:
     if limits is not None:
         return _check_number(value, hint in (int, int | None), limits, where, key)
-    if hint is bool:
+    if hint in (bool, bool | None):
         if not isinstance(value, bool):
             raise SpecError(f"{where}: {key} must be true or false, got {value!r}")
         return value

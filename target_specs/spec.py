@@ -107,6 +107,7 @@ class GpuSpec(Table):
     local_memory_bytes: int = _in(1_024, 1 << 20, "per work-group, what OpenCL drivers report")
     wave_size: int = _in(1, 256, "work-items in lockstep; 1 is a CPU, 128 the widest Adreno")
     half: bool  # arithmetic in float16, not only storage
+    denormals: bool | None = None  # float32 arithmetic takes and gives them; None: not known
     vector_width: int = _in(1, 64, "32-bit lanes that one work-item should use")
     matmul_gflops: float = _gflops()
     # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
