@@ -22,13 +22,16 @@ from target_specs.spec import GpuSpec
 
 # Rows of which one item keeps all sums; with more, a product is bound by arithmetic.
 MAX_ROWS = 8
-_LANES = 4
+MAX_LANES = 4
 # Of a group: enough to hide its own barriers, few enough for several groups on a core.
 _WAVES = 8
 # Fewer items than this leave most of a wave without work.
 _MIN_ITEMS = 16
-# Steps of an item whose loads are in flight together.
+# Steps of an item whose loads are in flight together, and values of x that are read for them.
 _IN_FLIGHT = 8
+_READ_TOGETHER = 64
+# Of local memory, in floats.
+_BANKS = 32
 
 
 def split_depth_tile(gpu: GpuSpec, rows: int, depth: int, vectors: int = 1) -> RegisterTile | None:
@@ -42,15 +45,21 @@ def split_depth_tile(gpu: GpuSpec, rows: int, depth: int, vectors: int = 1) -> R
     """
     if gpu.wave_size == 1 or rows > MAX_ROWS:
         return None
-    lanes = min(gpu.vector_width, _LANES)
     items = min(_WAVES * gpu.wave_size, gpu.max_work_group_size)
     while items > gpu.wave_size and depth < 2 * items:
         items //= 2
-    # Every item sums equally many steps, and a part of the group every result.
-    items = math.gcd(items, depth)
-    if items < _MIN_ITEMS or items % (rows * vectors * lanes):
+    # Every item sums equally many steps.
+    return shared_depth_tile(gpu, rows, math.gcd(items, depth), vectors)
+
+
+def shared_depth_tile(gpu: GpuSpec, rows: int, items: int, vectors: int) -> RegisterTile | None:
+    """The tile where `items` share the depth; None where the device or the rule cannot take it."""
+    lanes = min(gpu.vector_width, MAX_LANES)
+    # A part of the group has every result.
+    if items < _MIN_ITEMS or items % (rows * vectors * lanes) or rows > MAX_ROWS:
         return None
-    if 4 * items * (rows * vectors * lanes + 1) > gpu.local_memory_bytes:
+    results = rows * vectors * lanes
+    if 4 * (results * (items + _BANKS) + items) > gpu.local_memory_bytes:
         return None
     return RegisterTile(
         rows=rows, vectors=vectors, lanes=lanes, items_x=1, items_y=1, items_k=items
@@ -80,6 +89,9 @@ class SplitDepth(Rule):
         shared = sch.rfactor(item_k, 3)  # [batch, row, column, items_k]
         sch.set_scope(shared, 0, "shared")
         partial, shared = shared, sch.cache_write(shared, 0, "local")
+        # Parts add up side by side: each result begins at another bank.
+        parts = max(1, tile.items_k // (tile.rows * tile.panel))
+        sch.storage_align(shared, 0, 2, _BANKS, parts % _BANKS)
         sch.set_scope(accumulate, 0, "local")
         # 2. A group for each panel and stretch of rows, a part of it for each result.
         batch, row, column = sch.get_loops(final)
@@ -88,7 +100,6 @@ class SplitDepth(Rule):
         sch.reorder(batch, group_y, group_x, r, c)
         for loop, axis in ((batch, "z"), (group_y, "y"), (group_x, "x")):
             sch.bind(loop, f"blockIdx.{axis}")
-        parts = max(1, tile.items_k // (tile.rows * tile.panel))
         _, item_y = sch.split(sch.fuse(r, c), [None, tile.items_k // parts])
         sch.bind(item_y, "threadIdx.y")
         # 3. Items of a part add up what was shared, for one result.
@@ -110,7 +121,8 @@ class SplitDepth(Rule):
         sch.compute_at(partial, item_x, preserve_unit_loops=True)
         stretches = _read_by_stretches(sch, partial)
         *_, r, c, step = sch.get_loops(partial)
-        steps, near = sch.split(step, [None, math.gcd(extent(sch, step), _IN_FLIGHT)])
+        together = min([_IN_FLIGHT, *(_READ_TOGETHER // n for n in stretches.values())])
+        steps, near = sch.split(step, [None, math.gcd(extent(sch, step), max(1, together))])
         vector, lane = sch.split(c, [None, tile.lanes])
         sch.reorder(steps, near, r, vector, lane)
         for loop in (near, r, vector):
@@ -127,10 +139,7 @@ class SplitDepth(Rule):
         return sch
 
 
-def _read_by_stretches(sch: s_tir.Schedule, block: Any) -> list[int]:
-    """The numbers of the buffers of which one instance of `block` reads more than one element."""
-    return [
-        number
-        for number, read in enumerate(sch.get(block).reads)
-        if isinstance(read.region[-1].extent, tirx.IntImm) and int(read.region[-1].extent) > 1
-    ]
+def _read_by_stretches(sch: s_tir.Schedule, block: Any) -> dict[int, int]:
+    """The buffers of which one instance of `block` reads neighbours: their numbers, how many."""
+    extents = {n: read.region[-1].extent for n, read in enumerate(sch.get(block).reads)}
+    return {n: int(e) for n, e in extents.items() if isinstance(e, tirx.IntImm) and int(e) > 1}

@@ -4,12 +4,16 @@
 
 The weight is read once, as it is stored: eight codes along the depth are one 32-bit word, and words
 lie in panels as a float weight does (`layout.pack_panels`), so a work-item reads whole vectors of
-words. Scale and zero point are applied once for each word and not for each code:
+words. Scale and zero point are applied once for each word, or a few, and not for each code:
 
-    scale * (sum of x * code  -  zero * sum of x)          the sums run over the eight codes
+    scale * (sum of x * code  -  zero * sum of x)          the sums run over the codes of a column
 
-A code is taken out of its word by a mask alone: its float value is then 16^i times too large, which
-x makes up for, exactly, as a power of two. Sums are float32 whatever x is.
+How a code becomes a float: `four_bit_codes.py`. Sums are float32 whatever x is.
+
+Where the items of a group share the depth (`gemv.py`), an item takes several words of a column at a
+step, which share a scale, and the words lie as the items read them, neighbours side by side:
+
+    [columns / lanes, rounds, words, items, lanes]         word (round * items + item) * words + n
 """
 
 from __future__ import annotations
@@ -21,16 +25,21 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from schedules.cache_block import blocked
-from schedules.gemv import split_depth_tile
+from schedules.four_bit_codes import CODES_PER_WORD, Codes, IntegerCodes, SubnormalCodes
+from schedules.gemv import MAX_LANES, shared_depth_tile, split_depth_tile
 from schedules.layout import CONTRACTION_ATTRS, known_shape, pack_panels, unravel
-from schedules.register_tile import RegisterTile, choose_tile, contraction
+from schedules.register_tile import RegisterTile, choose_tile, contraction, round_up
 from target_specs.spec import GpuSpec
 
-CODES_PER_WORD = 8
 # The zero point of symmetric weights, in whose place exporters store none.
 SYMMETRIC_ZERO = 8
-# That an item reads at a step where a group shares the depth: eight values of x serve them all.
-_VECTORS = 2
+# Where a group shares the depth, what an item takes at a step: vectors of columns, which share the
+# values of x, and words of each column. The first that fits is the fastest of those tried. Several
+# words pay only if x is read by vectors: they are that many times farther from the neighbour's.
+_STEPS_OF_ONE_ROW = ((4, 4), (4, 2), (2, 4), (2, 2))
+_STEPS = ((4, 1), (2, 1), (1, 1))
+# Of a group, at most: with several words at a step, one step is work enough for an item.
+_WAVES = 16
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,12 +105,29 @@ class W4Weight:
         return np.repeat(parts.astype(np.float64), self.group, axis=0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class W4Layout:
+    """How the words of a weight lie."""
+
+    panel: int  # columns of a work-group
+    strip: int = 0  # columns side by side in memory; 0: the panel
+    items: int = 1  # that share the depth
+    words: int = 1  # of a column that an item reads at a step
+
+    @property
+    def lanes(self) -> int:
+        """Columns side by side in memory."""
+        return self.strip or self.panel
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class W4Panels:
     """A `W4Weight` as the kernel reads it; N' is N filled up to whole panels with zeros."""
 
-    words: np.ndarray  # [N' / panel, K / 8, panel] uint32, the code of the lowest k lowest
-    scales: np.ndarray  # [N' / panel, groups, panel] float16 or float32
+    # [N' / lanes, K / 8, lanes] uint32, the code of the lowest k lowest; where items share the
+    # depth, [N' / lanes, rounds, words, items, lanes].
+    words: np.ndarray
+    scales: np.ndarray  # [N' / lanes, groups, lanes] float16 or float32
     zeros: np.ndarray | None  # likewise, float16 or float32
 
     def arrays(self) -> list[np.ndarray]:
@@ -109,21 +135,31 @@ class W4Panels:
         return [part for part in (self.words, self.scales, self.zeros) if part is not None]
 
 
-def pack_w4(weight: W4Weight, panel: int) -> W4Panels:
-    """Pack `weight` into strips of `panel` columns."""
+def pack_w4(weight: W4Weight, layout: W4Layout) -> W4Panels:
+    """`weight` as `layout` says."""
     columns = weight.codes.shape[1]
     codes = weight.codes.reshape(-1, CODES_PER_WORD, columns).astype(np.uint32)
     shifts = np.arange(0, 4 * CODES_PER_WORD, 4, dtype=np.uint32)
-    words = np.bitwise_or.reduce(codes << shifts[:, None], axis=1)  # [K / 8, N]
+    words = _strips(np.bitwise_or.reduce(codes << shifts[:, None], axis=1), layout)  # of [K / 8, N]
+    if layout.items > 1:
+        split = words.reshape(len(words), -1, layout.items, layout.words, layout.lanes)
+        words = np.ascontiguousarray(split.transpose(0, 1, 3, 2, 4))
     zeros = weight.zeros
     if zeros is not None:
         # Whole zero points are exact in either type; others keep theirs.
         zeros = zeros.astype(weight.scales.dtype if zeros.dtype == np.uint8 else zeros.dtype)
     return W4Panels(
-        words=pack_panels(words, panel),
-        scales=pack_panels(weight.scales, panel),
-        zeros=None if zeros is None else pack_panels(zeros, panel),
+        words=words,
+        scales=_strips(weight.scales, layout),
+        zeros=None if zeros is None else _strips(zeros, layout),
     )
+
+
+def _strips(part: np.ndarray, layout: W4Layout) -> np.ndarray:
+    """[rows, N] -> [N' / lanes, rows, lanes]."""
+    columns = part.shape[1]
+    padded = np.pad(part, ((0, 0), (0, round_up(columns, layout.panel) - columns)))
+    return pack_panels(padded, layout.lanes)
 
 
 def w4a16_product(
@@ -146,33 +182,74 @@ def w4a16_product(
     depth, columns = weight.codes.shape
     if shape[-1] != depth:
         raise ValueError(f"a product of {shape} with a 4-bit weight of depth {depth}")
-    rows = math.prod(shape[:-1])
-    tile = w4a16_tile(gpu, rows, depth, columns)
-    panels = pack_w4(weight, tile.panel)
+    tile, layout = w4a16_tile(
+        gpu,
+        (math.prod(shape[:-1]), depth, columns),
+        weight.group,
+        is_aligned=isinstance(data, relax.Var) and builder.lookup_binding(data) is not None,
+    )
     product = W4Product(
         shape=shape,
         columns=columns,
         group=weight.group,
         tile=tile,
+        layout=layout,
+        codes=_codes(gpu, tile),
         out_dtype=str(data.ty.dtype),
     )
     return builder.call_te(
         product.compute,
         data,
-        *(relax.const(part) for part in panels.arrays()),
+        *(relax.const(part) for part in pack_w4(weight, layout).arrays()),
         primfunc_name_hint="w4a16",
         primfunc_attrs=CONTRACTION_ATTRS,
     )
 
 
-def w4a16_tile(gpu: GpuSpec, rows: int, depth: int, columns: int) -> RegisterTile:
-    """The register tile of [rows, depth] x [depth, columns]."""
-    words = depth // CODES_PER_WORD
-    few = split_depth_tile(gpu, rows, words, vectors=_VECTORS)
-    if few:
-        return few
+def w4a16_tile(
+    gpu: GpuSpec, shape: tuple[int, int, int], group: int, *, is_aligned: bool
+) -> tuple[RegisterTile, W4Layout]:
+    """The register tile of a product, and how the words lie for it.
+
+    Args:
+        gpu: the device.
+        shape: (rows, depth, columns).
+        group: codes of a column that share a scale.
+        is_aligned: another kernel made the left side, which promises where it begins.
+    """
+    rows, depth, columns = shape
+    if gpu.wave_size > 1:
+        for vectors, words in (*(_STEPS_OF_ONE_ROW if rows == 1 and is_aligned else ()), *_STEPS):
+            if depth % (words * CODES_PER_WORD) or group % (words * CODES_PER_WORD):
+                continue
+            tile = _depth_tile(gpu, rows, depth // (words * CODES_PER_WORD), vectors, words)
+            if tile:
+                return tile, W4Layout(
+                    panel=tile.panel, strip=tile.lanes, items=tile.items_k, words=words
+                )
     tile = choose_tile(gpu, rows, columns)
-    return blocked(gpu, tile, (1, rows, columns), words)
+    tile = blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
+    return tile, W4Layout(panel=tile.panel)
+
+
+def _depth_tile(
+    gpu: GpuSpec, rows: int, steps: int, vectors: int, words: int
+) -> RegisterTile | None:
+    """The tile whose items share `steps` of `words` words each."""
+    if words == 1:
+        return split_depth_tile(gpu, rows, steps, vectors)
+    most = min(_WAVES * gpu.wave_size, gpu.max_work_group_size, steps)
+    results = rows * vectors * min(gpu.vector_width, MAX_LANES)
+    fitting = [n for n in range(results, most + 1, results) if steps % n == 0]
+    tiles = (shared_depth_tile(gpu, rows, items, vectors) for items in reversed(fitting))
+    return next((tile for tile in tiles if tile), None)
+
+
+def _codes(gpu: GpuSpec, tile: RegisterTile) -> Codes:
+    """How the device should make floats of codes."""
+    if tile.items_k == 1:
+        return IntegerCodes(chains=2)  # two sums that do not wait for each other
+    return SubnormalCodes() if gpu.denormals else IntegerCodes(chains=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +260,8 @@ class W4Product:
     columns: int  # N
     group: int
     tile: RegisterTile
+    layout: W4Layout
+    codes: Codes
     out_dtype: str
 
     def compute(
@@ -190,28 +269,29 @@ class W4Product:
     ) -> te.Tensor:
         """[.., N]; `words`, `scales` and `zeros` as in `W4Panels`."""
         *leading, depth = self.shape
-        panel = self.tile.panel
-        word = te.reduce_axis((0, depth // CODES_PER_WORD), name="word")
+        lanes, items = self.layout.lanes, self.layout.items
+        taken = self.layout.words * CODES_PER_WORD  # codes of a column at a step
+        step = te.reduce_axis((0, depth // taken), name="step")
 
         def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
-            strip, lane = column // panel, column % panel
+            strip, lane = column // lanes, column % lanes
             place = unravel(row, leading)
-            xs = [
-                x(*place, word * CODES_PER_WORD + i).astype("float32")
-                for i in range(CODES_PER_WORD)
-            ]
-            bits = words[strip, word, lane]
-            group = word // (self.group // CODES_PER_WORD)
-            scale = scales[strip, group, lane].astype("float32")
+            xs = [x(*place, step * taken + i).astype("float32") for i in range(taken)]
+            at: list[tuple[tirx.Expr | int, ...]] = [(step,)]
+            if items > 1:
+                at = [(step // items, n, step % items) for n in range(self.layout.words)]
+            group = step * taken // self.group
             zero = (
                 tirx.const(float(SYMMETRIC_ZERO), "float32")
                 if zeros is None
                 else zeros[strip, group, lane].astype("float32")
             )
-            return scale * (_dot(xs, bits) - zero * _sum(xs))
+            bits = [words[(strip, *word, lane)] for word in at]
+            scale = scales[strip, group, lane].astype("float32")
+            return self.codes.product(xs, bits, scale, zero)
 
         rows = math.prod(leading)
-        sums = contraction((1, rows, self.columns), [word], term, self.tile)
+        sums = contraction((1, rows, self.columns), [step], term, self.tile)
 
         def result(*index: tirx.Var) -> tirx.Expr:
             row = tirx.const(0, "int32")
@@ -220,22 +300,6 @@ class W4Product:
             return sums(0, row, index[-1]).astype(self.out_dtype)
 
         return te.compute((*leading, self.columns), result, name="product")
-
-
-def _dot(xs: list[tirx.Expr], bits: tirx.Expr) -> tirx.Expr:
-    """The sum of `xs` times the codes in `bits`; two chains, which do not wait for each other."""
-    terms = []
-    for i, x in enumerate(xs):
-        code = tirx.bitwise_and(bits, tirx.const(0xF << 4 * i, "uint32"))
-        terms.append(x * tirx.const(2.0 ** (-4 * i), "float32") * code.astype("float32"))
-    return _sum(terms[::2]) + _sum(terms[1::2])
-
-
-def _sum(terms: list[tirx.Expr]) -> tirx.Expr:
-    total, *rest = terms
-    for term in rest:
-        total = total + term
-    return total
 
 
 def _nibbles(packed: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ import numpy as np
 from tvm import relax
 from tvm.ir.expr import GenericConst
 
+from schedules.four_bit_codes import CODES_PER_WORD
 from schedules.layout import Legalize
-from schedules.w4a16 import CODES_PER_WORD, SYMMETRIC_ZERO, W4Weight, w4a16_product
+from schedules.w4a16 import SYMMETRIC_ZERO, W4Weight, w4a16_product
 from target_specs.spec import GpuSpec
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from on_gpu import assert_close, gpu_spec, kernels, lower, normal, run_lowered
 from tvm import relax
 
-from schedules.w4a16 import W4Weight, pack_w4, w4a16_product
+from schedules.w4a16 import W4Layout, W4Weight, pack_w4, w4a16_product, w4a16_tile
 
+_PHONE = "snapdragon-8-gen-3"
 # float32 sums of a few hundred products, in another order.
 _TOLERANCE = 1e-5
 # The same, rounded to float16 at the end.
@@ -35,18 +38,29 @@ def _weight(
     )
 
 
-def _run(x: np.ndarray, weight: W4Weight, target: str = "host", bias: np.ndarray | None = None):
+def _run(
+    x: np.ndarray,
+    weight: W4Weight,
+    target: str = "host",
+    bias: np.ndarray | None = None,
+    *,
+    before: str | None = None,
+    denormals: bool | None = None,
+):
+    """The product of `x`, of what the operator `before` makes of it."""
     data = relax.Var("x", relax.TensorType(x.shape, str(x.dtype)))
+    gpu = dataclasses.replace(gpu_spec(target), denormals=denormals)
     builder = relax.BlockBuilder()
     with builder.function("main", [data]):
         with builder.dataflow():
-            result = builder.emit(w4a16_product(builder, gpu_spec(target), data, weight))
+            left = builder.emit(getattr(relax.op, before)(data)) if before else data
+            result = builder.emit(w4a16_product(builder, gpu, left, weight))
             if bias is not None:
                 result = builder.emit(relax.op.add(result, relax.const(bias)))
             out = builder.emit_output(result)
         builder.emit_func_output(out)
     lowered = lower(builder.get(), target)
-    assert len(kernels(lowered)) == 1
+    assert len(kernels(lowered)) == (2 if before else 1)
     (got,) = run_lowered(lowered, [x], target=target)
     return got
 
@@ -58,6 +72,30 @@ def test_one_row(target, group, zeros):
     weight = _weight(256, 200, group, zeros=zeros)
     x = normal(1, 1, 256)
     assert_close(_run(x, weight, target), x @ weight.dequantised(), _TOLERANCE)
+
+
+@pytest.mark.parametrize("denormals", [None, True])
+@pytest.mark.parametrize(
+    ("depth", "columns", "group", "words"),
+    [
+        pytest.param(2048, 70, 32, 4, id="columns_that_fill_no_panel"),
+        pytest.param(1536, 64, 128, 4, id="groups_of_several_steps"),
+        pytest.param(1024, 48, 16, 2, id="groups_of_two_words"),
+        pytest.param(12288, 32, 64, 4, id="several_rounds"),
+    ],
+)
+def test_several_words_of_what_another_kernel_made(denormals, depth, columns, group, words):
+    weight = _weight(depth, columns, group, zeros="whole", scale="float16")
+    tile, layout = w4a16_tile(gpu_spec(_PHONE), (1, depth, columns), group, is_aligned=True)
+    assert (tile.items_k, layout.words) == (layout.items, words)
+    x, bias = normal(1, 1, depth), normal(2, columns)
+    got = _run(x, weight, _PHONE, bias, before="abs", denormals=denormals)
+    assert_close(got, np.abs(x) @ weight.dequantised() + bias, _TOLERANCE)
+
+
+def test_an_input_is_taken_a_word_at_a_time():
+    _, layout = w4a16_tile(gpu_spec(_PHONE), (1, 2048, 64), 32, is_aligned=False)
+    assert layout.words == 1
 
 
 @settings(max_examples=10, deadline=None)
@@ -111,9 +149,22 @@ def test_blocks_of_onnx(zeros):
 def test_words_hold_the_lowest_k_lowest():
     codes = np.arange(16, dtype=np.uint8).reshape(16, 1)
     scales = np.ones((1, 1), np.float32)
-    panels = pack_w4(W4Weight(codes=codes, scales=scales, zeros=None, group=16), panel=4)
+    panels = pack_w4(W4Weight(codes=codes, scales=scales, zeros=None, group=16), W4Layout(panel=4))
     assert panels.words.shape == (1, 2, 4)
     assert [hex(word) for word in panels.words[0, :, 0]] == ["0x76543210", "0xfedcba98"]
+
+
+def test_words_lie_as_the_items_of_a_group_read_them():
+    codes = np.zeros((64, 8), np.uint8)
+    codes[::8] = np.arange(8)[:, None]  # word n of a column is n
+    scales = np.ones((2, 8), np.float32)
+    panels = pack_w4(
+        W4Weight(codes=codes, scales=scales, zeros=None, group=32),
+        W4Layout(panel=8, strip=4, items=2, words=2),
+    )
+    assert panels.words.shape == (2, 2, 2, 2, 4)  # strips, rounds, words, items, lanes
+    assert panels.words[1, :, :, :, 3].tolist() == [[[0, 2], [1, 3]], [[4, 6], [5, 7]]]
+    assert panels.scales.shape == (2, 2, 4)
 
 
 @pytest.mark.parametrize(
