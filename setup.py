@@ -113,7 +113,7 @@ setup(
         ]
     ),
     package_data={
-        "hetero_tvm": ["lib/*.so", "lib/hetero_device", "*.toml"],
+        "hetero_tvm": ["lib/*.so", "lib/hetero_device", "*.toml", "schemas/*.json"],
         "target_specs": ["**/*.toml"],
     },
     ext_modules=[Extension("hetero_tvm.lib.hetero_runtime", sources=[])],

@@ -164,7 +164,7 @@ def emit(text: str) -> None:
 
 
 def emit_json(verb: str, data: dict[str, Any]) -> None:
-    """The verb's result as one JSON document on stdout."""
+    """The verb's result as one JSON document on stdout, as `schemas/<verb>.json` describes it."""
     document = {"schema_version": SCHEMA_VERSION, "verb": verb, **data}
     emit(json.dumps(_finite(document), indent=2, allow_nan=False))
 

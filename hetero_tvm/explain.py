@@ -7,6 +7,7 @@ import dataclasses
 import sys
 import textwrap
 from collections.abc import Iterator
+from pathlib import Path
 
 from hetero_tvm import cli, vendor_codes
 from hetero_tvm.catalogue import Entry, entries
@@ -20,6 +21,7 @@ examples:
   hetero-tvm explain QNN 1002
   hetero-tvm explain 0x80000406
   hetero-tvm explain --list
+  hetero-tvm explain --schema build         the JSON Schema of `hetero-tvm build --json`
 
 Families of codes: OpenCL, QNN, FastRPC, ORT (ONNX Runtime).
 
@@ -37,12 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="ids as they end a message; names of a driver's codes, or FAMILY NUMBER",
     )
     parser.add_argument("--list", action="store_true", help="every id and code with its title")
+    parser.add_argument(
+        "--schema", choices=list(cli.VERBS), metavar="VERB", help="the JSON Schema of its --json"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Look up, print."""
-    if args.list == bool(args.what):
-        raise BadInput("give an id, as in `hetero-tvm explain HT2103`, or --list")
+    if [args.list, bool(args.what), args.schema is not None].count(True) != 1:
+        raise BadInput("give an id, as in `hetero-tvm explain HT2103`, or --list, or --schema VERB")
+    if args.schema is not None:
+        cli.emit(schema_file(args.schema).read_text().rstrip())
+        return 0
     found: list[Entry | VendorCode]
     found = [*entries().values(), *vendor_codes.every()] if args.list else list(_found(args.what))
     if args.json:
@@ -52,6 +60,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         cli.emit("\n\n".join(map(_text, found)))
     return 0
+
+
+def schema_file(verb: str) -> Path:
+    """The JSON Schema (draft 2020-12) of what the verb prints with `--json`."""
+    return Path(__file__).with_name("schemas") / f"{verb}.json"
 
 
 def _found(words: list[str]) -> Iterator[Entry | VendorCode]:

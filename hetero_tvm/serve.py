@@ -80,7 +80,10 @@ def run(args: argparse.Namespace) -> int:
         app = make_app(model, token=token, limits=Limits(waiting=args.max_waiting), note=note)
         host, port = listening.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        cli.say(f"serving {model.name} on http://{shown}:{port}/v1; Ctrl-C ends it")
+        url = f"http://{shown}:{port}/v1"
+        cli.say(f"serving {model.name} on {url}; Ctrl-C ends it", quiet=args.quiet)
+        if args.json:
+            cli.emit_json("serve", {"name": model.name, "url": url})
         server = uvicorn.Server(
             uvicorn.Config(
                 app,

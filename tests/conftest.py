@@ -1,14 +1,19 @@
 """What several tests need: real models, and artefacts that are built once a session."""
 
+import functools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from hypothesis import settings
 from models import MODELS, fetch
+
+from hetero_tvm import cli
+from hetero_tvm.explain import schema_file
 
 ROOT = Path(__file__).parent.parent
 
@@ -21,6 +26,30 @@ os.environ.setdefault("HETERO_ESTIMATE", "off")
 # the same examples every time; everybody else's runs look for new ones.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
 settings.load_profile("project")
+
+
+@functools.cache
+def schema_of(verb):
+    """The validator of what a verb prints with --json."""
+    return jsonschema.Draft202012Validator(json.loads(schema_file(verb).read_text()))
+
+
+def check_schema(verb, document):
+    """Whatever a test makes a verb print as JSON has to be what its schema says."""
+    schema_of(verb).validate(document)
+
+
+@pytest.fixture(autouse=True)
+def json_of_every_verb_has_its_schema(monkeypatch):
+    """The same for verbs that a test calls in its own process."""
+    emit = cli.emit_json
+
+    def checked(verb, data):
+        document = {"schema_version": cli.SCHEMA_VERSION, "verb": verb, **data}
+        check_schema(verb, cli._finite(json.loads(json.dumps(document))))
+        emit(verb, data)
+
+    monkeypatch.setattr(cli, "emit_json", checked)
 
 
 @pytest.fixture(scope="session")
@@ -64,6 +93,8 @@ def hetero():
             env={**os.environ, **(env or {})},
         )
         done.json = json.loads(done.stdout) if "--json" in words and done.stdout else None
+        if done.json is not None:
+            check_schema(words[0], done.json)
         return done
 
     return call

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 
 from hetero_tvm import cli
@@ -17,6 +18,7 @@ from hetero_tvm.errors import (
     EnvironmentProblem,
     HeteroError,
 )
+from hetero_tvm.explain import schema_file
 
 # A command line of each verb that parses and cannot be carried out.
 BAD_INPUT = {
@@ -229,14 +231,25 @@ def test_importing_the_package_is_cheap():
 
 
 def test_json_is_one_document_with_a_schema_version(capsys):
-    cli.emit_json("build", {"a": 1})
+    cli.emit_json("serve", {"name": "a", "url": "b"})
     document = json.loads(capsys.readouterr().out)
-    assert document == {"schema_version": cli.SCHEMA_VERSION, "verb": "build", "a": 1}
+    assert document == {"schema_version": 1, "verb": "serve", "name": "a", "url": "b"}
 
 
 def test_json_has_no_infinities(capsys):
-    cli.emit_json("run", {"a": [float("inf"), float("nan"), 1.5]})
-    assert json.loads(capsys.readouterr().out)["a"] == [None, None, 1.5]
+    cli.emit_json("serve", {"name": "a", "url": "b", "c": [float("inf"), float("nan"), 1.5]})
+    assert json.loads(capsys.readouterr().out)["c"] == [None, None, 1.5]
+
+
+@pytest.mark.parametrize("verb", cli.VERBS)
+def test_every_verb_has_a_schema_that_refuses(verb):
+    schema = json.loads(schema_file(verb).read_text())
+    checker = jsonschema.Draft202012Validator
+    checker.check_schema(schema)
+    head = {"schema_version": cli.SCHEMA_VERSION, "verb": verb}
+    assert schema["properties"]["schema_version"] == {"const": cli.SCHEMA_VERSION}
+    assert not checker(schema).is_valid(head)  # a result has more than its head
+    assert not checker(schema).is_valid({**head, "verb": "brew"})
 
 
 def test_output_that_cannot_be_written_is_not_a_success():

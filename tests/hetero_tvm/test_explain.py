@@ -38,6 +38,11 @@ def test_lists_everything(capsys):
     assert len(lines) == len(entries()) + len(every())
 
 
+def test_prints_the_schema_of_a_verb(capsys):
+    assert cli.main(["explain", "--schema", "build"]) == 0
+    assert json.loads(capsys.readouterr().out)["properties"]["verb"] == {"const": "build"}
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
