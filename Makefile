@@ -5,10 +5,11 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
-.PHONY: demo test nightly tsan lint format bench clean help
+.PHONY: demo test nightly docs tsan lint format bench clean help
 help:
 	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
 	@echo "make test     the tests      make nightly  the long ones too"
+	@echo "make docs     the documentation site, into build/docs"
 	@echo "make tsan     the runtime's threads under ThreadSanitizer"
 	@echo "make lint     every linter   make bench    the benchmarks of the README"
 
@@ -19,7 +20,7 @@ $(VENV)/.made:
 # TVM first: the runtime is compiled against its headers, without a second copy in a build sandbox.
 $(VENV)/.dependencies: pyproject.toml $(VENV)/.made
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
-	$(PY) scripts/requirements.py --build sign qnn cpu-opencl cross plot llm serve completion tune dev > $(VENV)/requirements.txt
+	$(PY) scripts/requirements.py --build sign qnn cpu-opencl cross plot llm serve completion tune docs dev > $(VENV)/requirements.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
 	touch $@
 
@@ -35,6 +36,9 @@ test: $(READY)
 
 nightly: $(READY)
 	$(PY) -m pytest -m "nightly or not nightly" $(PYTEST_FLAGS)
+
+docs: $(READY)
+	$(PY) -m sphinx -W --keep-going -b html docs build/docs
 
 tsan: $(READY)
 	scripts/tsan.sh $(PY)
