@@ -45,7 +45,9 @@ def test_every_module_has_its_test(package):
     assert not missing, f"no test of the same name for {missing}"
 
 
-@pytest.mark.parametrize("package", [*MAY_IMPORT, "runtime", "benchmarks", "examples", "docs", "tests"])
+@pytest.mark.parametrize(
+    "package", [*MAY_IMPORT, "runtime", "benchmarks", "examples", "docs", "tests"]
+)
 def test_every_folder_says_what_lives_there(package):
     text = (ROOT / package / "README.md").read_text()
     assert re.search(r"(?i)\badd\b", text), f"{package}/README.md does not say how to add one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -24,7 +25,7 @@ from hetero_tvm import serve, text_model
 text_model.open_text_model = lambda path, device: says("yes")
 parser = argparse.ArgumentParser()
 serve.add_arguments(parser)
-parser.set_defaults(quiet=False, verbose=0)
+parser.set_defaults(quiet=False, verbose=0, json=True)
 sys.exit(serve.run(parser.parse_args(sys.argv[1:])))
 """
 
@@ -36,6 +37,7 @@ def _start(*argv: str) -> subprocess.Popen:
         [sys.executable, "-c", _PROGRAM, "model.so", *argv],
         cwd=_ROOT,
         env=environment,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -50,6 +52,10 @@ def test_it_serves_until_it_is_stopped(number):
             line = process.stderr.readline()
             assert line.startswith("serving dog on http://127.0.0.1:"), line
             url = line.split(" on ")[1].split(";")[0]
+            told = "".join(process.stdout.readline() for _ in range(6))
+            assert json.loads(told) == {
+                "schema_version": 1, "verb": "serve", "name": "dog", "url": url
+            }  # fmt: skip
             for _ in range(100):
                 try:
                     names = [model["id"] for model in httpx.get(f"{url}/models").json()["data"]]
