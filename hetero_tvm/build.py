@@ -153,7 +153,7 @@ def build(
         with _quantized(
             config, quantize, group, symmetric, Path(overrides) if overrides else None
         ) as taken:
-            return llm_build.build(taken, prefill=prefill or llm_build.PREFILL, capacity=context)
+            return llm_build.build(taken, prefill=prefill, capacity=context)
     if quantize is not None:
         raise WrongKindOfModel(f"quantize is for a language model's folder; {model} is none")
     if context is not None or prefill is not None:
@@ -312,7 +312,7 @@ def _language_model(args: argparse.Namespace, config: BuildConfig) -> BuildResul
             raise WrongKindOfModel(
                 f"--{flag}: {args.model} is a language model's folder, which takes none"
             )
-    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else llm_build.PREFILL
+    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else None
     with (
         _quantized(
             config, args.quantize, args.group, args.symmetric, args.overrides, quiet=args.quiet

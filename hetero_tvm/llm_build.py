@@ -8,25 +8,22 @@ kernels and weights as the variants of any model do, and all of them write the s
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hetero_tvm import bundle, compiler, frontend, llm_check, pipeline, runtime
 from hetero_tvm.compiler import BuildResult
-from hetero_tvm.config import BuildConfig, LlmStep
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm.config import BuildConfig
+from hetero_tvm.errors import EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
+from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
 from hetero_tvm.variants import Merger, result_of, variant_of, with_shared_weights
 from hetero_tvm.weights import WeightStore
 from schedules.cost_model import CostModel
 
-DECODE = 1
-PREFILL = (16, 128)  # chunks of prompts, in tokens
-DEFAULT_CAPACITY = 2048  # where the model allows so much
 _CHECK = "compare"  # the step that proves the result against ONNX Runtime
 _CHECK_WEIGHT = 5.0
 
@@ -34,7 +31,7 @@ _CHECK_WEIGHT = 5.0
 def build(
     config: BuildConfig,
     *,
-    prefill: Sequence[int] = PREFILL,
+    prefill: Sequence[int] | None = None,
     capacity: int | None = None,
     progress: Progress | None = None,
 ) -> BuildResult:
@@ -42,64 +39,60 @@ def build(
 
     Args:
         config: its `model` is the folder.
-        prefill: numbers of tokens that prompts are taken in; decoding's one is always there.
-        capacity: longest sequence, prompt and answer together; the least of `DEFAULT_CAPACITY` and
-            the model's own where None.
+        prefill, capacity: see `llm_steps.step_configs`.
         progress: shown to the user.
 
     Raises:
         BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
     """
     progress = progress or Progress(quiet=True)
-    folder = frontend.read_llm_folder(config.model)
-    capacity = checked_capacity(folder, capacity)
-    check_dtype(config)
-    if not folder.has_tokenizer:
-        progress.note(f"{config.model}: no tokenizer.json: the artefact works on token ids")
-    steps = sorted({DECODE, *(min(rows, capacity) for rows in prefill)})
-    config = dataclasses.replace(config, model=folder.model, measure=False)
-    config = with_shared_weights(config)
+    shown = config.model
+    configs = step_configs(config, prefill, capacity)
+    configs = {rows: with_shared_weights(one) for rows, one in configs.items()}
+    config = next(iter(configs.values()))
+    assert config.llm is not None
+    if not config.llm.folder.has_tokenizer:
+        progress.note(f"{shown}: no tokenizer.json: the artefact works on token ids")
     costs = compiler.prepare(config, progress)
     each = [phase for phase in compiler.phases_of(config) if not phase.once]
     together = [phase for phase in compiler.phases_of(config) if phase.once]
-    weights = {f"{phase.name} {rows}": phase.weight for rows in steps for phase in each}
+    weights = {f"{phase.name} {rows}": phase.weight for rows in configs for phase in each}
     if config.output is not None:
-        weights |= {phase.name: phase.weight * len(steps) for phase in together}
+        weights |= {phase.name: phase.weight * len(configs) for phase in together}
         weights["link"] = compiler.LINK_WEIGHT
         if config.check:
             weights[_CHECK] = _CHECK_WEIGHT
     progress.begin(weights)
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(WeightStore(config.output)) if config.output else None
-        return _build(config, folder, steps, capacity, costs, store, progress)
+        return _build(configs, costs, store, progress)
 
 
 def _build(
-    config: BuildConfig,
-    folder: LlmFolder,
-    steps: Sequence[int],
-    capacity: int,
+    configs: Mapping[int, BuildConfig],
     costs: CostModel,
     store: WeightStore | None,
     progress: Progress,
 ) -> BuildResult:
     """Every step up to code generation, then all of them together."""
+    first, config = next(iter(configs.items()))
+    assert config.llm is not None
+    folder: LlmFolder = config.llm.folder
     each = [phase for phase in compiler.phases_of(config) if not phase.once]
     together = [phase for phase in compiler.phases_of(config) if phase.once]
     states: dict[int, pipeline.State] = {}
     seconds: dict[str, float] = {}
     merger = Merger(store)
-    for rows in steps:
-        one = dataclasses.replace(config, llm=LlmStep(folder=folder, rows=rows, capacity=capacity))
+    for rows, one in configs.items():
         state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {rows}")
         seconds = compiler.summed(seconds, spent)
         if config.output is not None:
             state = merger.add(rows, state)
         states[rows] = state
-    final, manifest = states[steps[0]], None
+    final, manifest = states[first], None
     assert final.model is not None and final.plan is not None
     if config.output is not None:
-        merged = merger.state(states, of=steps[0])
+        merged = merger.state(states, of=first)
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
         progress.step("link")
@@ -114,7 +107,7 @@ def _build(
                 merged,
                 store,
                 variants=tuple(variant_of(n, s, False) for n, s in states.items()),
-                llm=_description(folder, final.model, capacity),
+                llm=_description(folder, final.model, config.llm.capacity),
             )
             seconds["link"] = time.perf_counter() - clock
             if config.check:
@@ -122,7 +115,7 @@ def _build(
                 _check(artefact, folder, merged, progress)
                 seconds[_CHECK] = time.perf_counter() - clock
             artefact.replace(config.output)
-    return result_of(config, states, seconds, of=steps[0], manifest=manifest)
+    return result_of(config, states, seconds, of=first, manifest=manifest)
 
 
 def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: Progress) -> None:
@@ -137,27 +130,6 @@ def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: P
         progress.note(f"{artefact.name}: not compared with ONNX Runtime: {problem}")
         return
     llm_check.check(artefact, folder, progress.note)
-
-
-def check_dtype(config: BuildConfig) -> None:
-    """Refuse a storage type of the user's.
-
-    Raises:
-        BadInput: there is one.
-    """
-    if config.dtype != "float32":
-        raise BadInput(f"--dtype {config.dtype}: language models are stored as their file has them")
-
-
-def checked_capacity(folder: LlmFolder, asked: int | None) -> int:
-    """Positions of the caches."""
-    if asked is None:
-        return min(DEFAULT_CAPACITY, folder.context)
-    if not 2 <= asked <= folder.context:
-        raise BadInput(
-            f"--context {asked}: the model takes 2 to {folder.context} tokens in one sequence"
-        )
-    return asked
 
 
 def _description(

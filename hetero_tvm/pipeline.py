@@ -209,8 +209,8 @@ class _Planner:
         }
 
     def place(self, costs: CostModel, also: Sequence[Plan] = (), **search: Any) -> dict[str, Plan]:
-        # Thousands of operators: what is not asked for would take longer than all the rest.
-        if self.state.config.llm is not None:
+        # Thousands of operators: nobody looks at what is not asked for, unless it is to be shown.
+        if self.state.config.llm is not None and self.state.config.output is not None:
             search = {"modes": allowed_modes(self.state.config), **search}
         return place_all(self.state.mod, cost_us=costs.cost_us, also=also, **search, **self.shared)
 

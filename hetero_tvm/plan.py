@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from hetero_tvm import cli
 from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, WrongKindOfModel
 
 if TYPE_CHECKING:
     from hetero_tvm.plan_report import PlanReport
@@ -28,6 +28,7 @@ examples:
       --input input_ids=1xL --input attention_mask=1xL
   hetero-tvm plan encoder.onnx --target my_soc.toml --objective energy --gpu-share 60% \\
       --input input_ids=1x128 --input attention_mask=1x128
+  hetero-tvm plan model_folder/ --target snapdragon --prefill 128,512   # a language model's steps
   hetero-tvm build --target help        # lists the targets
   hetero-tvm plan --target snapdragon-8-gen-3 --dtype float16 --plot products.png
 
@@ -50,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="L1,L2,…",
         help="plan once for each length, with the dimensions that --input writes as L at it",
     )
+    parser.add_argument(
+        "--context", type=int, metavar="N", help="language model: as for `build` (default 2048)"
+    )
+    parser.add_argument(
+        "--prefill",
+        metavar="N1,N2,…",
+        help="language model: as for `build` (default 16,128); decoding is always there",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,6 +67,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.plot is not None:
         return _plot(args)
+    if args.model is not None and args.model.is_dir():
+        return _language_model(args)
+    if args.context is not None or args.prefill is not None:
+        raise WrongKindOfModel(f"--context and --prefill are for a folder; {args.model} is none")
     if args.length is None:
         report = _report(args, None)
         if args.json:
@@ -77,6 +90,33 @@ def run(args: argparse.Namespace) -> int:
         cli.emit(report_plan.plan_summary(report, verbose=args.verbose > 0))
     else:
         cli.emit(report_plan.lengths_table(reports))
+    return 0
+
+
+def _language_model(args: argparse.Namespace) -> int:
+    """Every step of a folder's model; with -v also the operators of each."""
+    from hetero_tvm import plan_report, report_plan
+    from hetero_tvm.llm_steps import step_configs
+    from hetero_tvm.progress import Progress
+
+    if args.length is not None:
+        raise WrongKindOfModel(f"--length: {args.model} is a language model; --prefill says steps")
+    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else None
+    configs = step_configs(model_config(args, output=None), prefill, args.context)
+    reports: dict[int, PlanReport] = {}
+    for rows, config in configs.items():
+        with Progress(quiet=args.quiet) as progress:
+            progress.note(f"{rows} new token{'s' if rows > 1 else ''}")
+            once = dataclasses.replace(config, reprofile=args.reprofile and not reports)
+            reports[rows] = plan_report.explain(once, progress)
+    if args.json:
+        steps = [{"tokens": rows, **report.to_dict()} for rows, report in reports.items()]
+        cli.emit_json("plan", {"steps": steps})
+        return 0
+    if args.verbose > 0:
+        for rows, report in reports.items():
+            cli.emit(f"{rows} new tokens\n{report_plan.plan_summary(report, verbose=False)}\n")
+    cli.emit(report_plan.lengths_table(reports, title="tokens"))
     return 0
 
 

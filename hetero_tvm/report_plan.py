@@ -29,10 +29,10 @@ def plan_summary(report: PlanReport, *, verbose: bool) -> str:
     return "\n".join(lines)
 
 
-def lengths_table(reports: Mapping[int, PlanReport]) -> str:
+def lengths_table(reports: Mapping[int, PlanReport], title: str = "length") -> str:
     """One row per length: what each mode takes, and how much is split."""
     titles = "".join(f"{MODE_TITLES[name]:>14}" for name in MODES)
-    lines = [f"{'length':>8}{titles}{'split MACs':>12}{'plan is':>18}  best"]
+    lines = [f"{title:>8}{titles}{'split MACs':>12}{'plan is':>18}  best"]
     for length, report in reports.items():
         times = "".join(f"{report.modes[name].predicted_us / 1e3:>11.3f} ms" for name in MODES)
         split = report.modes["split"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from hetero_tvm.simulation import Conditions, LlmReport, ModelReport, Pass
+from hetero_tvm.simulation import Conditions, FolderReport, LlmReport, ModelReport, Pass
 
 _TITLES = {"gpu": "GPU only", "npu": "NPU only", "layer": "layer level", "split": "split"}
 _WIDTH = 100
@@ -18,15 +18,8 @@ def llm_summary(report: LlmReport) -> str:
         f"{llm.name} (W{llm.weight_bits}A16) on {report.target}: "
         f"prompt {report.prompt} tokens, {report.decode} generated, all simulated",
         "",
-        f"{'':<13}{'prefill':>16}{'decode':>16}{'first token':>14}{'all':>12}",
+        *_rates(report, {m: (p["prefill"].us, p["decode"].us) for m, p in report.modes.items()}),
     ]
-    for mode, passes in report.modes.items():
-        prefill, decode = (report.tokens_per_s(mode, phase) for phase in ("prefill", "decode"))
-        first, each = passes["prefill"].us / 1e6, passes["decode"].us / 1e6
-        lines.append(
-            f"{_TITLES[mode]:<13}{prefill:>9.1f} token/s{decode:>9.2f} token/s{first:>12.3f} s"
-            f"{first + report.decode * each:>10.2f} s"
-        )
     for phase in ("prefill", "decode"):
         lines += ["", f"one pass of {phase}", _HEAD]
         lines += [_row(mode, passes[phase]) for mode, passes in report.modes.items()]
@@ -36,6 +29,41 @@ def llm_summary(report: LlmReport) -> str:
         lines += ["", f"Prefill holds {compiles / 1e3:.0f} ms of compiling NPU graphs, once."]
     lines += ["", *_verdict(report), *_closing(report.conditions, report.figures)]
     return "\n".join(lines)
+
+
+def folder_summary(report: FolderReport) -> str:
+    """The same of an ONNX language model, and a pass of each of its steps."""
+    chunks = " + ".join(
+        f"{count} x {rows}" if count > 1 else str(rows)
+        for rows, count in sorted(report.chunks.items(), reverse=True)
+    )
+    lines = [
+        f"{report.model.name or report.model} on {report.target}: prompt {report.prompt} tokens in "
+        f"chunks of {chunks}, {report.decode} generated, all simulated",
+        "",
+        *_rates(report, {m: (report.prefill_us(m), report.decode_us(m)) for m in report.modes}),
+    ]
+    for rows in sorted({*report.chunks, report.decode_step}):
+        passes = {mode: steps[rows] for mode, steps in report.modes.items()}
+        lines += ["", f"one pass of {rows} new token{'s' if rows > 1 else ''}", _HEAD]
+        lines += [_row(mode, done) for mode, done in passes.items()]
+        lines += _frames(passes)
+    lines += ["", *_verdict(report), *_closing(report.conditions, report.figures)]
+    return "\n".join(lines)
+
+
+def _rates(
+    report: LlmReport | FolderReport, us: Mapping[str, tuple[float, float]]
+) -> Iterator[str]:
+    """A row per mode; `us`: of the prompt, and of one token after it."""
+    yield f"{'':<13}{'prefill':>16}{'decode':>16}{'first token':>14}{'all':>12}"
+    for mode, (prompt_us, token_us) in us.items():
+        prefill, decode = (report.tokens_per_s(mode, phase) for phase in ("prefill", "decode"))
+        first, each = prompt_us / 1e6, token_us / 1e6
+        yield (
+            f"{_TITLES[mode]:<13}{prefill:>9.1f} token/s{decode:>9.2f} token/s{first:>12.3f} s"
+            f"{first + report.decode * each:>10.2f} s"
+        )
 
 
 def model_summary(report: ModelReport) -> str:
@@ -83,7 +111,7 @@ def _frames(passes: Mapping[str, Pass]) -> Iterator[str]:
         )
 
 
-def _verdict(report: LlmReport) -> Iterator[str]:
+def _verdict(report: LlmReport | FolderReport) -> Iterator[str]:
     for phase in ("prefill", "decode"):
         rate = {mode: report.tokens_per_s(mode, phase) for mode in report.modes}
         single = max(("gpu", "npu"), key=rate.__getitem__)

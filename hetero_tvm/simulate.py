@@ -18,6 +18,7 @@ from hetero_tvm.errors import BadInput, BadOutputPath, CannotWrite
 from hetero_tvm.progress import Progress
 
 if TYPE_CHECKING:
+    from hetero_tvm.config import BuildConfig
     from hetero_tvm.simulation import Conditions
     from hetero_tvm.simulator import Run
 
@@ -28,6 +29,7 @@ examples:
   hetero-tvm simulate --llm internlm2-1.8b --no-fast-sync --json
   hetero-tvm simulate --llm llama-3-8b --trace trace.json   # open in ui.perfetto.dev
   hetero-tvm simulate --llm llama-3-8b --renderer 60 --renderer-share 0.3 --gpu-share 0.6
+  hetero-tvm simulate model_folder/ --target snapdragon-8-gen-3 --prompt 300 --decode 64
   hetero-tvm simulate detector.onnx --target snapdragon-8-gen-3 --input x=1x3x320x320
 
 Nothing is computed and no weights are needed: a language model is its architecture, by name
@@ -42,13 +44,14 @@ what an NPU does with a prompt that is no length it has a graph for (32, 64, ...
 
 exit codes: 0 simulated, 2 bad input, 3 something is missing on this machine, 5 our bug
 """
+_POLICY = "plan"
 _LONGEST = 131_072  # tokens: the longest context of the Llama 3 family
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm simulate`."""
     add_onnx_arguments(parser)
-    llm = parser.add_argument_group("language model, in place of an ONNX file")
+    llm = parser.add_argument_group("language model: an ONNX folder, or in its place --llm")
     llm.add_argument("--llm", help="architecture name or TOML file; `help` lists them")
     llm.add_argument("--prompt", type=int, default=256, metavar="N", help="tokens (default 256)")
     llm.add_argument(
@@ -56,9 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     llm.add_argument(
         "--npu-policy",
-        default="plan",
+        default=_POLICY,
         metavar="POLICY",
-        help="plan, padding, online or pipe: what the NPU does at an odd prompt length",
+        help="--llm: plan, padding, online or pipe: what the NPU does at an odd prompt length",
     )
     around = parser.add_argument_group("what surrounds it")
     around.add_argument(
@@ -95,6 +98,8 @@ def run(args: argparse.Namespace) -> int:
             "nothing to simulate: give --llm NAME (--llm help lists them) or an ONNX file"
         )
     config = onnx_config(args, output=None)
+    if args.model.is_dir():
+        return _run_folder(args, config, conditions)
     with Progress(quiet=args.quiet) as progress:
         report = simulation.simulate_model(config, progress, conditions)
     runs = {mode: {"run": done.run} for mode, done in report.modes.items()}
@@ -104,6 +109,39 @@ def run(args: argparse.Namespace) -> int:
     else:
         cli.emit(report_simulation.model_summary(report))
     return 0
+
+
+def _run_folder(args: argparse.Namespace, config: BuildConfig, conditions: Conditions) -> int:
+    from hetero_tvm import report_simulation, simulation
+
+    _check_tokens(args)
+    if args.npu_policy != _POLICY:
+        raise BadInput("--npu-policy is for --llm; a folder's steps are what `build` makes of it")
+    with Progress(quiet=args.quiet) as progress:
+        report = simulation.simulate_folder(
+            config,
+            prompt=args.prompt,
+            decode=args.decode,
+            progress=progress,
+            conditions=conditions,
+        )
+    runs = {
+        mode: {f"{rows} tokens": done.run for rows, done in steps.items()}
+        for mode, steps in report.modes.items()
+    }
+    _write_trace(args, runs, f"{args.model.name} on {report.target}")
+    if args.json:
+        cli.emit_json("simulate", report.to_dict())
+    else:
+        cli.emit(report_simulation.folder_summary(report))
+    return 0
+
+
+def _check_tokens(args: argparse.Namespace) -> None:
+    for flag in ("prompt", "decode"):
+        tokens = getattr(args, flag)
+        if not 1 <= tokens <= _LONGEST:
+            raise BadInput(f"--{flag} must be within 1 to {_LONGEST} tokens, got {tokens}")
 
 
 def _run_llm(args: argparse.Namespace, conditions: Conditions) -> int:
@@ -119,10 +157,7 @@ def _run_llm(args: argparse.Namespace, conditions: Conditions) -> int:
         raise BadInput("give --llm or an ONNX file, not both")
     if args.input:
         raise BadInput("--input is for an ONNX file; a language model has --prompt and --decode")
-    for flag, least in (("prompt", 1), ("decode", 1)):
-        tokens = getattr(args, flag)
-        if not least <= tokens <= _LONGEST:
-            raise BadInput(f"--{flag} must be within {least} to {_LONGEST} tokens, got {tokens}")
+    _check_tokens(args)
     if args.npu_policy not in POLICIES:
         raise BadInput(
             f"--npu-policy must be one of {', '.join(POLICIES)}, got {args.npu_policy!r}"

@@ -19,6 +19,8 @@ from typing import Any
 
 from hetero_tvm import llm_graph
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.errors import BadInput
+from hetero_tvm.lengths import way
 from hetero_tvm.llm_graph import Graph, Policy
 from hetero_tvm.progress import Progress
 from hetero_tvm.simulator import Machine, Renderer, Run, Step, simulate
@@ -178,6 +180,60 @@ class ModelReport:
         }
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FolderReport:
+    """All that the verb says of a language model's folder."""
+
+    model: Path
+    target: str
+    figures: Mapping[str, int]  # provenance -> how many of the target's figures have it
+    prompt: int
+    decode: int
+    conditions: Conditions
+    chunks: Mapping[int, int]  # new tokens of a step -> how often the prompt takes it
+    modes: Mapping[str, Mapping[int, Pass]]  # mode -> new tokens of a step -> one pass of it
+    decode_step: int  # new tokens of the step that decodes
+    seconds: float
+
+    def prefill_us(self, mode: str) -> float:
+        """The whole prompt."""
+        return sum(self.modes[mode][rows].us * count for rows, count in self.chunks.items())
+
+    def decode_us(self, mode: str) -> float:
+        """One token."""
+        return self.modes[mode][self.decode_step].us
+
+    def tokens_per_s(self, mode: str, phase: str) -> float:
+        """Of the prompt, or of what is generated."""
+        if phase == "prefill":
+            return self.prompt / self.prefill_us(mode) * 1e6
+        return 1e6 / self.decode_us(mode)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, the `--json` of the verb."""
+        return {
+            "target": self.target,
+            "figures": dict(self.figures),
+            "model": str(self.model),
+            "prompt": self.prompt,
+            "decode": self.decode,
+            "chunks": [{"tokens": rows, "count": n} for rows, n in sorted(self.chunks.items())],
+            **conditions_dict(self.conditions),
+            "modes": {
+                mode: {
+                    "prefill_tokens_per_s": self.tokens_per_s(mode, "prefill"),
+                    "decode_tokens_per_s": self.tokens_per_s(mode, "decode"),
+                    "predicted_us": self.prefill_us(mode) + self.decode * self.decode_us(mode),
+                    "provenance": SIMULATED,
+                    "steps": [{"tokens": rows, **done.to_dict()} for rows, done in steps.items()],
+                }
+                for mode, steps in self.modes.items()
+            },
+            "provenance": SIMULATED,
+            "seconds": round(self.seconds, 3),
+        }
+
+
 def conditions_dict(conditions: Conditions) -> dict[str, Any]:
     """As plain data."""
     renderer = conditions.renderer
@@ -265,18 +321,93 @@ def simulate_model(config: BuildConfig, progress: Progress, conditions: Conditio
         BadInput, EnvironmentProblem: as `plan` does.
     """
     from hetero_tvm import compiler, pipeline
-    from hetero_tvm.plan_graph import plan_graph
 
     begin = time.perf_counter()
     spec = compiler.target_spec(config.target, progress)
     steps = {phase.name: phase.weight for phase in pipeline.PHASES if phase.plan}
     progress.begin({**steps, "simulate": 1.0})
+    passes, _ = _planned_modes(config, spec, progress, conditions, "{}")
+    return ModelReport(
+        model=config.model,
+        target=spec.name,
+        figures=spec.provenance_counts(),
+        dtype=config.dtype,
+        conditions=conditions,
+        modes=passes,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def simulate_folder(
+    config: BuildConfig, *, prompt: int, decode: int, progress: Progress, conditions: Conditions
+) -> FolderReport:
+    """An ONNX language model's steps as `plan` places them: a prompt in chunks, then tokens.
+
+    The caches are as long as prompt and answer together, and every step is counted as if they were
+    full: so times are those at the end.
+
+    Raises:
+        BadInput, EnvironmentProblem: as `plan` does; also a text that is too long for the model.
+    """
+    from hetero_tvm import compiler, frontend, pipeline
+    from hetero_tvm.llm_steps import DECODE, step_configs
+
+    begin = time.perf_counter()
+    model = config.model
+    longest = frontend.read_llm_folder(model).context
+    if prompt + decode > longest:
+        raise BadInput(
+            f"--prompt {prompt} and --decode {decode} are {prompt + decode} tokens together; "
+            f"{model} takes at most {longest}"
+        )
+    configs = step_configs(config, capacity=prompt + decode)
+    spec = compiler.target_spec(config.target, progress)
+    phases = [phase for phase in pipeline.PHASES if phase.plan]
+    progress.begin(
+        {f"{phase.name} {rows}": phase.weight for rows in configs for phase in phases}
+        | {f"simulate {rows}": 1.0 for rows in configs}
+    )
+    passes: dict[int, dict[str, Pass]] = {}
+    predicted: dict[int, float] = {}
+    for rows, step in configs.items():
+        found = _planned_modes(step, spec, progress, conditions, f"{{}} {rows}")
+        passes[rows], predicted[rows] = found
+    pieces = way(prompt, predicted, padding=True, chunking=True)
+    assert pieces is not None, "a prompt can always be cut"
+    return FolderReport(
+        model=model,
+        target=spec.name,
+        figures=spec.provenance_counts(),
+        prompt=prompt,
+        decode=decode,
+        conditions=conditions,
+        chunks=Counter(piece.length for piece in pieces),
+        modes={mode: {rows: passes[rows][mode] for rows in passes} for mode in MODES},
+        decode_step=DECODE,
+        seconds=time.perf_counter() - begin,
+    )
+
+
+def _planned_modes(
+    config: BuildConfig,
+    spec: SocSpec,
+    progress: Progress,
+    conditions: Conditions,
+    step: str,
+) -> tuple[dict[str, Pass], float]:
+    """What `plan` places, in every mode; and what the planner's clocks say of the best.
+
+    `step`: how a phase is shown.
+    """
+    from hetero_tvm import pipeline
+    from hetero_tvm.plan_graph import plan_graph
+
     state = pipeline.run(
         pipeline.State(config=config, spec=spec, note=progress.note),
         plan_only=True,
-        on_phase=lambda phase: progress.step(phase.name),
+        on_phase=lambda phase: progress.step(step.format(phase.name)),
     )
-    progress.step("simulate")
+    progress.step(step.format("simulate"))
     costs = CostModel(spec)
     element_bytes = 2 if config.dtype == "float16" else 4
     waiting = waiting_of(costs, fast=conditions.fast_sync, element_bytes=element_bytes)
@@ -284,15 +415,8 @@ def simulate_model(config: BuildConfig, progress: Progress, conditions: Conditio
         mode: plan_graph(state.mod, state.plans[mode], state.prices[mode], waiting)
         for mode in MODES
     }
-    return ModelReport(
-        model=config.model,
-        target=spec.name,
-        figures=spec.provenance_counts(),
-        dtype=config.dtype,
-        conditions=conditions,
-        modes=_best_of(graphs, machine(spec, waiting), conditions),
-        seconds=time.perf_counter() - begin,
-    )
+    passes = _best_of(graphs, machine(spec, waiting), conditions)
+    return passes, state.plans["split"].predicted_us
 
 
 def simulate_modes(

@@ -10,11 +10,11 @@ import argparse
 import dataclasses
 from collections.abc import Mapping
 
-from hetero_tvm import compiler, llm_build, pipeline, tuning
+from hetero_tvm import compiler, pipeline, tuning
 from hetero_tvm.arguments import model_config, read_lengths
-from hetero_tvm.config import BuildConfig, LlmStep
+from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
-from hetero_tvm.frontend import read_llm_folder
+from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
 from schedules.cost_model import CostModel
 from schedules.tuner import Job
@@ -54,21 +54,11 @@ def configs_of(args: argparse.Namespace) -> dict[str, BuildConfig]:
 
 
 def _steps(args: argparse.Namespace) -> dict[str, BuildConfig]:
-    for flag in ("input", "length"):
-        if getattr(args, flag):
-            raise BadInput(f"--{flag}: {args.model} is a language model's folder, which takes none")
-    config = model_config(args, output=None)
-    folder = read_llm_folder(config.model)
-    capacity = llm_build.checked_capacity(folder, args.context)
-    llm_build.check_dtype(config)
-    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else llm_build.PREFILL
-    config = dataclasses.replace(config, model=folder.model, measure=False)
-    return {
-        str(rows): dataclasses.replace(
-            config, llm=LlmStep(folder=folder, rows=rows, capacity=capacity)
-        )
-        for rows in sorted({llm_build.DECODE, *(min(rows, capacity) for rows in prefill)})
-    }
+    if args.length:
+        raise BadInput(f"--length: {args.model} is a language model's folder, which takes none")
+    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else None
+    configs = step_configs(model_config(args, output=None), prefill, args.context)
+    return {str(rows): config for rows, config in configs.items()}
 
 
 def jobs_of(configs: Mapping[str, BuildConfig], costs: CostModel, progress: Progress) -> list[Job]:

@@ -28,7 +28,7 @@ from tvm.ir import GenericConst
 
 from relay_passes.npu_onnx.graph import EMITTERS, FLOAT16_MAX, OnnxGraph, Operand
 from relay_passes.npu_onnx.model import emit_value, finish_model, value_info
-from relay_passes.op_work import VIEWS
+from relay_passes.op_work import VIEWS, op_name
 
 _SEGMENTS = 24
 _PRODUCTS = frozenset(
@@ -52,7 +52,7 @@ def bindings_of(func: relax.Function) -> list[relax.VarBinding]:
 def missing_ops(func: relax.Function) -> set[str]:
     """Operators (or TIR functions) that cannot be emulated."""
     calls = [b.value for b in bindings_of(func) if isinstance(b.value, relax.Call)]
-    return {str(call.op) for call in calls if getattr(call.op, "name", "") not in EMITTERS}
+    return {op_name(call) for call in calls if getattr(call.op, "name", "") not in EMITTERS}
 
 
 class HalfEmulator:

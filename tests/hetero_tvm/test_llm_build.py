@@ -10,9 +10,8 @@ import pytest
 
 import hetero_tvm
 import target_specs
-from hetero_tvm import bundle, cli, errors, llm_build, runtime
+from hetero_tvm import bundle, cli, errors, runtime
 from hetero_tvm.errors import BadInput
-from hetero_tvm.frontend.llm_folder import read_llm_folder
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
 
@@ -36,13 +35,6 @@ def test_manifest_describes_the_model(folder, tmp_path):
     assert (described.capacity, described.vocabulary, described.stop_tokens) == (24, 64, (2,))
     assert described.texts == {"tokenizer.json": "{}"}
     assert [variant.function for variant in manifest.variants] == ["main_1", "main_8"]
-
-
-def test_context_is_the_models_where_it_is_shorter_than_usual(folder):
-    described = read_llm_folder(folder)
-    assert llm_build.checked_capacity(described, None) == 96
-    with pytest.raises(BadInput, match="--context 97: the model takes 2 to 96 tokens"):
-        llm_build.checked_capacity(described, 97)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 import tiny_models as tiny
 
 from target_specs.loader import SOCS, load_spec
+from tests.hetero_tvm.tiny_llm import TinyLlm, build
 
 needs_qnn = pytest.mark.skipif(
     importlib.util.find_spec("onnxruntime_qnn") is None,
@@ -273,3 +274,22 @@ def test_a_variable_with_a_typo_is_one_clear_line(hetero, tmp_path):
         "hetero-tvm plan: error: HETERO_ESTIMATE=no: write off, or leave it unset "
         "[hetero-tvm explain HT2000]\n"
     )
+
+
+def test_a_language_models_folder_has_a_row_for_each_step(hetero, tmp_path):
+    folder = build(TinyLlm(layers=1), tmp_path / "model")
+    words = ("plan", folder, "-t", "snapdragon", "--prefill", "8", "--context", "64")
+    done = hetero(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    steps = done.json["steps"]
+    assert [step["tokens"] for step in steps] == [1, 8]
+    for step in steps:
+        assert step["modes"].keys() == {"gpu", "npu", "layer", "split"}
+        assert "hetero.attention" in {op["op"] for op in step["operators"]}
+    refused = hetero("plan", folder, "--length", "8", "-q")
+    assert refused.returncode == 2
+    assert "--prefill says steps" in refused.stderr
+    mlp = tiny.mlp(tmp_path / "mlp.onnx")
+    refused = hetero("plan", mlp, "--prefill", "8", "-q")
+    assert refused.returncode == 2
+    assert "are for a folder" in refused.stderr

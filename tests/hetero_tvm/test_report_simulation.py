@@ -3,8 +3,8 @@
 import dataclasses
 from pathlib import Path
 
-from hetero_tvm.report_simulation import llm_summary, model_summary
-from hetero_tvm.simulation import Conditions, LlmReport, ModelReport, Pass
+from hetero_tvm.report_simulation import folder_summary, llm_summary, model_summary
+from hetero_tvm.simulation import Conditions, FolderReport, LlmReport, ModelReport, Pass
 from hetero_tvm.simulator import Frames, Run
 from target_specs.llm import load_llm
 
@@ -94,3 +94,31 @@ def test_onnx_model():
     assert text.startswith("net.onnx on demo: one pass, simulated")
     assert "800.000 ms" in text
     assert "3 GPU, 2 both" in text
+
+
+def test_a_folder_says_how_its_prompt_is_cut():
+    report = FolderReport(
+        model=Path("model"),
+        target="demo",
+        figures={"published": 3},
+        prompt=270,
+        decode=10,
+        conditions=Conditions(),
+        chunks={128: 2, 16: 1},
+        modes={
+            mode: {1: done(us), 16: done(4 * us), 128: done(8 * us)}
+            for mode, us in zip(("gpu", "npu", "layer", "split"), (4e4, 3e4, 3e4, 2e4), strict=True)
+        },
+        decode_step=1,
+        seconds=0.0,
+    )
+    lines = folder_summary(report).splitlines()
+    assert lines[0] == (
+        "model on demo: prompt 270 tokens in chunks of 2 x 128 + 16, 10 generated, all simulated"
+    )
+    # 2 x 8 + 4 = 20 times the token's 20 ms.
+    assert lines[6].split() == [
+        "split", "675.0", "token/s", "50.00", "token/s", "0.400", "s", "0.60", "s",
+    ]  # fmt: skip
+    assert "one pass of 1 new token" in lines
+    assert "one pass of 128 new tokens" in lines

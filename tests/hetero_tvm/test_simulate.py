@@ -6,6 +6,8 @@ import pytest
 import tiny_models as tiny
 from test_trace import check_schema
 
+from tests.hetero_tvm.tiny_llm import TinyLlm, build
+
 MODES = ["gpu", "npu", "layer", "split"]
 
 
@@ -130,3 +132,28 @@ def test_refuses_in_one_line(hetero, words, message):
     assert message in done.stderr
     assert done.stderr.startswith("hetero-tvm simulate: error: ")
     assert done.stderr.count("\n") == 1
+
+
+def test_a_language_models_folder(hetero, tmp_path):
+    folder = build(TinyLlm(layers=1), tmp_path / "model")
+    done = hetero("simulate", folder, "--prompt", "40", "--decode", "8", "--json", "-q")
+    assert done.returncode == 0, done.stderr
+    found = done.json
+    assert list(found["modes"]) == MODES
+    chunks = {chunk["tokens"]: chunk["count"] for chunk in found["chunks"]}
+    assert sum(tokens * count for tokens, count in chunks.items()) >= 40
+    for mode in found["modes"].values():
+        us = {step["tokens"]: step["us"] for step in mode["steps"]}
+        prompt_us = sum(us[tokens] * count for tokens, count in chunks.items())
+        assert mode["prefill_tokens_per_s"] == pytest.approx(40 / prompt_us * 1e6)
+        assert mode["decode_tokens_per_s"] == pytest.approx(1e6 / us[1])
+        assert mode["predicted_us"] == pytest.approx(prompt_us + 8 * us[1])
+    assert found["modes"]["split"]["predicted_us"] <= found["modes"]["gpu"]["predicted_us"]
+    for words, message in (
+        (("--prompt", "90"), "--prompt 90 and --decode 32 are 122 tokens together; "),
+        (("--npu-policy", "pipe"), "--npu-policy is for --llm"),
+        (("--prompt", "0"), "--prompt must be within 1 to"),
+    ):
+        refused = hetero("simulate", folder, *words, "-q")
+        assert refused.returncode == 2
+        assert message in refused.stderr
