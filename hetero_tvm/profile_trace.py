@@ -92,6 +92,8 @@ def _args(event: Event, call: Call | None, run: int) -> dict[str, Any]:
         args["bytes"] = event.detail
     if call is not None:
         args |= {"operators": list(call.operators), "call": event.call}
+        if call.serves:
+            args["for"] = call.serves
         if event.kind in ("kernel", "region") and event.us > 0:
             args |= {"macs": call.macs, "bytes": call.bytes}
             args["GFLOP/s"] = round(2 * call.macs / event.us / 1e3, 3)

@@ -10,6 +10,7 @@ Ensures:  one entry for each call of a kernel or a region, in the order in which
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Protocol
@@ -53,7 +54,8 @@ def call_table(
     macs, gathers = _work(plan)
     bindings = [binding for block in func.body.blocks for binding in block.bindings]
     fields = _fields(bindings)
-    calls = []
+    calls: list[Call] = []
+    bound: list[tuple[relax.Var, relax.Call]] = []  # of each call
     for binding in bindings:
         var, value = binding.var, getattr(binding, "value", None)
         if not isinstance(value, relax.Call):
@@ -78,6 +80,7 @@ def call_table(
             )
         else:
             continue
+        bound.append((var, value))
         calls.append(
             Call(
                 symbol=symbol,
@@ -89,7 +92,73 @@ def call_table(
                 + (regions[symbol].weight_bytes if device == "npu" else 0),
             )
         )
-    return tuple(calls)
+    return _with_served(calls, bound, _other_names(bindings))
+
+
+def _with_served(
+    calls: list[Call],
+    bound: list[tuple[relax.Var, relax.Call]],
+    other_names: Mapping[relax.Var, relax.Var],
+) -> tuple[Call, ...]:
+    """`calls`, those without operators with the one that they serve."""
+    reads = [
+        {other_names.get(leaf, leaf) for arg in value.args for leaf in _variables(arg)}
+        for _, value in bound
+    ]
+    about: dict[relax.Var, str] = {  # a variable -> the operator that it is the value of
+        var: call.operators[-1]
+        for call, (var, _) in zip(calls, bound, strict=True)
+        if call.operators
+    }
+    served: dict[int, str] = {}
+    for position in reversed(range(len(calls))):  # a reader may serve another one itself
+        if calls[position].operators:
+            continue
+        var = bound[position][0]
+        for later in range(position + 1, len(calls)):
+            if var in reads[later]:
+                first = calls[later].operators[:1]
+                served[position] = first[0] if first else served.get(later, "")
+                break
+    for position, call in enumerate(calls):  # a writer of an output: nobody reads it
+        if not call.operators and not served.get(position):
+            made = [about[leaf] for leaf in reads[position] if leaf in about]
+            served[position] = made[0] if made else ""
+            about[bound[position][0]] = served[position]
+    return tuple(
+        dataclasses.replace(call, serves=served.get(position, ""))
+        for position, call in enumerate(calls)
+    )
+
+
+def _other_names(bindings: list[relax.Binding]) -> dict[relax.Var, relax.Var]:
+    """Views, fields of tuples and the like -> the variable whose bytes they show."""
+    shown: dict[relax.Var, relax.Var] = {}
+    for binding in bindings:
+        value = getattr(binding, "value", None)
+        callee = value.args[0] if isinstance(value, relax.Call) and value.args else None
+        if isinstance(value, relax.Call) and (
+            value.op in _KERNEL_CALLS or isinstance(callee, relax.ExternFunc)
+        ):
+            continue
+        first = next(_variables(value), None) if value is not None else None
+        if first is not None:
+            shown[binding.var] = shown.get(first, first)
+    return shown
+
+
+def _variables(expr: relax.Expr) -> Iterator[relax.Var]:
+    """Those that an expression reads, in order."""
+    if isinstance(expr, relax.Call):
+        for arg in expr.args:
+            yield from _variables(arg)
+    elif isinstance(expr, relax.Tuple):
+        for field in expr.fields:
+            yield from _variables(field)
+    elif isinstance(expr, relax.TupleGetItem):
+        yield from _variables(expr.tuple_value)
+    elif isinstance(expr, relax.Var):
+        yield expr
 
 
 def _work(plan: Plan) -> tuple[dict[str, int], set[str]]:

@@ -27,6 +27,14 @@ class Call:
     results: tuple[Result, ...]
     macs: int
     bytes: int  # of all tensors read and written, each once; of a region: weights and border
+    # Of a call without operators, which a pass has added (a change of layout, a padding): the
+    # operator that first reads what it writes, else the one whose value it rewrites.
+    serves: str = ""
+
+    @property
+    def about(self) -> str:
+        """What it computes, in a word: its last operator, or whom it is for."""
+        return self.operators[-1] if self.operators else f"for {self.serves}" if self.serves else ""
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Call:

@@ -142,3 +142,20 @@ def test_a_call_that_nobody_named_is_still_in_the_table(function):
     (call,) = call_table(builder.get(), function, region, plan)
     assert (call.symbol, call.bytes, call.macs) == ("other", 5 + 32, 0)
     assert call_table(builder.get(), function, {}, plan) == ()
+
+
+def test_a_call_that_a_pass_has_added_says_whom_it_serves():
+    """A padded convolution: its padding is a kernel of its own, and no operator of the plan."""
+
+    def build(builder, x):
+        filters = _weight(0, 8, 4, 3, 3)
+        first = builder.emit(relax.op.nn.conv2d(x, filters, padding=1), "first")
+        return relax.op.nn.relu(first)
+
+    table = _table(build, ["gpu"] * 2, shape=(1, 4, 8, 8))
+    added = [call for call in table if not call.operators]
+    assert added, "the test needs a kernel without an operator"
+    assert {call.serves for call in added} == {"first"}
+    assert {call.about for call in added} == {"for first"}
+    assert all(not call.serves for call in table if call.operators)
+    assert [call.about for call in table if call.operators][-1] == "out"
