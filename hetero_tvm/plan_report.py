@@ -7,10 +7,9 @@ plan are made only where the vendor's estimate of them is asked for.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,13 @@ from hetero_tvm import compiler, pipeline
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from hetero_tvm.plan_regions import Region
+from hetero_tvm.plan_totals import MODELLED, mode_dict, rests_on, waiting_figures
 from hetero_tvm.progress import Progress
-from relay_passes.gpu_fusion import gpu_works, kernel_mates
 from relay_passes.place import MODES
-from relay_passes.plan import DEVICES, OpPlan, Plan
-from relay_passes.program import Node, read_program
-from schedules.cost_model import CostModel
+from relay_passes.plan import OpPlan, Plan
+from relay_passes.program import read_program
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
-from target_specs.spec import Origin, SocSpec
-
-MODELLED = "modelled"  # computed from the spec's figures; totals always are
-_PLACES = (*DEVICES, "gpu+npu")
+from target_specs.spec import Origin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,45 +120,6 @@ class PlanReport:
         }
 
 
-def mode_dict(plan: Plan, provenance: str = MODELLED) -> dict[str, Any]:
-    """A plan's totals as plain data."""
-    placed = [op.device for op in plan.ops]
-    pairs: dict[tuple[str, str], list[float]] = collections.defaultdict(list)
-    for wait in plan.waits:
-        pairs[wait.waiter, wait.on].append(wait.us)
-    return {
-        "predicted_us": plan.predicted_us,
-        "provenance": provenance,
-        "operators": {place: placed.count(place) for place in _PLACES},
-        "busy_us": dict(plan.busy_us),
-        "device_us": plan.device_us,
-        "macs": plan.macs,
-        "split_share": plan.split_share,
-        "npu_regions": plan.regions,
-        "border_bytes": round(plan.border_bytes),
-        "waits": {
-            "count": len(standing_still(plan)),
-            "us": sum(standing_still(plan)),
-            "pairs": [
-                {"waiter": waiter, "on": on, "count": len(us), "us": sum(us)}
-                for (waiter, on), us in sorted(pairs.items())
-            ],
-        },
-        "exact": plan.exact,
-        "bound_us": plan.bound_us,
-        "gap": plan.gap,
-        "joules": plan.joules,
-    }
-
-
-def standing_still(plan: Plan) -> list[float]:
-    """How long GPU and NPU stand still at each of their waits, in µs.
-
-    The CPU is left out: at the end it waits for the outputs, as long as the whole run takes.
-    """
-    return [wait.us for wait in plan.waits if wait.waiter != "cpu"]
-
-
 def explain(config: BuildConfig, progress: Progress) -> PlanReport:
     """Plan as `config` says, and in every other mode.
 
@@ -196,9 +152,7 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
     )
     assert state.model is not None and state.plan is not None
     wanted = pipeline.mode(config)
-    figures, figure_of, provenance_of = _figures(
-        read_program(state.mod), state.plan, state.prices[wanted]
-    )
+    rests = rests_on(read_program(state.mod), state.plan, state.prices[wanted])
     return PlanReport(
         model=config.model,
         target=spec.name,
@@ -208,47 +162,11 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
         objective=config.objective,
         gpu_share=config.gpu_share,
         modes=state.plans,
-        figures=figures,
-        figure_of=figure_of,
-        provenance_of=provenance_of,
-        waiting=_waiting(spec),
+        figures=rests.figures,
+        figure_of=rests.figure_of,
+        provenance_of=rests.provenance_of,
+        waiting=waiting_figures(spec),
         node_of=dict(state.model.node_of),
         regions=state.estimated.get(wanted),
         seconds=time.perf_counter() - begin,
     )
-
-
-def _figures(
-    nodes: Iterable[Node], plan: Plan, costs: CostModel
-) -> tuple[tuple[Origin, ...], dict[tuple[str, str], int], dict[tuple[str, str], str]]:
-    """The spec's figures behind the predictions, and what these are; a view rests on none."""
-    index: dict[Origin, int] = {}
-    figure_of: dict[tuple[str, str], int] = {}
-    provenance_of: dict[tuple[str, str], str] = {}
-    nodes = list(nodes)
-    works = gpu_works(nodes, kernel_mates(nodes))
-    for work, op in zip(works, plan.ops, strict=True):
-        if work.kind == "view":
-            continue
-        for device in op.cost_us:
-            origin = costs.origin(work, device)
-            figure_of[op.name, device] = index.setdefault(origin, len(index))
-            provenance_of[op.name, device] = costs.provenance(work, device)
-    return tuple(index), figure_of, provenance_of
-
-
-def _waiting(spec: SocSpec) -> dict[str, tuple[float, Origin]]:
-    """The spec's figures behind waits, starts of regions, and their borders."""
-    tables = {"gpu": spec.gpu, "npu": spec.npu, "memory": spec.memory}
-    keys = (
-        ("gpu", "flag_us"),
-        ("npu", "flag_us"),
-        ("npu", "handover_us"),
-        ("npu", "submit_us"),
-        ("memory", "one_device_gbps"),
-        ("memory", "two_devices_gbps"),
-    )
-    return {
-        f"{table}.{key}": (getattr(tables[table], key), tables[table].origin(key))
-        for table, key in keys
-    }

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 
 from hetero_tvm.plan_regions import Region
-from hetero_tvm.plan_report import MODELLED, PlanReport, standing_still
+from hetero_tvm.plan_report import PlanReport
+from hetero_tvm.plan_totals import MODELLED, standing_still
 from hetero_tvm.report_text import MODE_TITLES
 from relay_passes.place import MODES
 from relay_passes.plan import Offer, OpPlan, Plan
