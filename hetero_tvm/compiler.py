@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm import (
+    build_record,
     bundle,
     first_load,
     memory,
@@ -277,6 +278,7 @@ def write_artefact(
         calls=state.calls,
         reference=_reference(state),
         kernels=first_load.described(state.kernels, state.mod),
+        record=_record(state),
         **lengths,
     )
     key = signing.load_key(state.config.sign) if state.config.sign else None
@@ -289,6 +291,14 @@ def write_artefact(
             return sealed
     except OSError as error:  # a full disk, a folder that went away
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _record(state: pipeline.State) -> str:
+    """What a report of the artefact shows beside all this."""
+    assert state.executable is not None
+    functions = state.function_records or ({"main": state.record} if state.record else {})
+    sources = build_record.kernel_sources(vm_lowering.opencl_source(state.executable))
+    return build_record.pack(functions, state.memory, sources)
 
 
 def _reference(state: pipeline.State) -> dict[str, Any] | None:
@@ -310,7 +320,4 @@ def _dump(directory: Path, phase: str, state: pipeline.State) -> None:
         for region in state.regions:
             (directory / f"{region.symbol}.onnx").write_bytes(region.onnx)
     if phase == "codegen" and state.executable is not None:
-        for module in state.executable.mod.imports:
-            for device in module.imports:
-                if device.kind == "opencl":
-                    (directory / "kernels.cl").write_text(device.inspect_source())
+        (directory / "kernels.cl").write_text(vm_lowering.opencl_source(state.executable))

@@ -14,7 +14,7 @@ from typing import Any
 import tvm
 from tvm import IRModule, relax
 
-from hetero_tvm import frontend, measure_plans, npu_compiler, runtime, vm_lowering
+from hetero_tvm import build_record, frontend, measure_plans, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import can_estimate, product_form, products_of, with_estimates
 from hetero_tvm.device_os import device_os
@@ -28,6 +28,7 @@ from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
+from relay_passes.memory_table import MemoryTable, memory_table
 from relay_passes.part_work import part_work
 from relay_passes.place import MODES, place_all, reprice
 from relay_passes.plan import Plan
@@ -76,6 +77,10 @@ class State:
     executable: relax.VMExecutable | None = None
     # Function -> what it calls, in order: of all functions, once there is code for them.
     calls: Mapping[str, tuple[Call, ...]] = dataclasses.field(default_factory=dict)
+    memory: Mapping[str, MemoryTable] = dataclasses.field(default_factory=dict)  # of the same
+    record: Mapping[str, Any] | None = None  # how the program was placed; see `build_record`
+    # Function -> its record; empty: `main`, and `record`.
+    function_records: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def four_bit(self) -> W4Table:
@@ -307,7 +312,21 @@ def _measure(state: State) -> State:
 def _split(state: State) -> State:
     assert state.plan is not None
     cut = split_tensor(state.mod, state.plan)
-    return dataclasses.replace(state, mod=cut.mod, cut=cut)
+    return dataclasses.replace(state, mod=cut.mod, cut=cut, record=_record(state))
+
+
+def _record(state: State) -> Mapping[str, Any]:
+    """The program and its plan, while operators are whole."""
+    assert state.plan is not None and state.model is not None
+    followed = mode(state.config)
+    return build_record.function_record(
+        read_program(state.mod),
+        state.plan,
+        state.prices.get(followed) or state.costs or CostModel(state.spec),
+        state.plans,
+        state.estimated.get(followed),
+        state.model.node_of,
+    )
 
 
 def _group(state: State) -> State:
@@ -389,18 +408,25 @@ def _codegen(state: State) -> State:
         npu_module,
         [region.symbol for region in state.compiled],
     )
-    return dataclasses.replace(state, executable=executable, calls=_calls(state))
+    calls, memory = _tables(state)
+    return dataclasses.replace(state, executable=executable, calls=calls, memory=memory)
 
 
-def _calls(state: State) -> Mapping[str, tuple[Call, ...]]:
-    """Function -> what it calls, in order."""
+def _tables(state: State) -> tuple[Mapping[str, tuple[Call, ...]], Mapping[str, MemoryTable]]:
+    """Function -> what it calls, in order; and its memory."""
     assert state.plan is not None
     regions = {region.symbol: region for region in state.compiled}
     ordered = _apply(
         tvm.transform.Sequential(vm_lowering.in_order(list(regions)), name="InOrder"), state.mod
     )
+    planned = _apply(
+        tvm.transform.Sequential(vm_lowering.with_memory(list(regions)), name="Memory"), ordered
+    )
     plans = state.function_plans or {"main": state.plan}
-    return {name: call_table(ordered, name, regions, plan) for name, plan in plans.items()}
+    return (
+        {name: call_table(ordered, name, regions, plan) for name, plan in plans.items()},
+        {name: memory_table(planned, name, regions) for name in plans},
+    )
 
 
 def _host_target(config: BuildConfig) -> Mapping[str, Any] | None:

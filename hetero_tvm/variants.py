@@ -241,6 +241,11 @@ class Merger:
                 for length, state in states.items()
                 if state.plan is not None
             },
+            function_records={
+                function_name(length, self.sole): state.record
+                for length, state in states.items()
+                if state.record is not None
+            },
             kernels=kernels_of(states),
         )
 

@@ -37,18 +37,24 @@ def in_order(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
     ]
 
 
+def with_memory(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
+    """The passes after `in_order` that give every tensor its memory."""
+    return [
+        transform.CallTIRRewrite(),
+        # After ToNonDataflow, where order is program order and nothing is dropped as unused.
+        PlanMemory(npu_or_kernel(regions, HOST_ATTR)),
+    ]
+
+
 def lower_to_vm(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
     """Relax passes from legalised, scheduled IR to virtual machine calls, in order.
 
     `regions`: symbols of the NPU's functions.
     """
-    device_of = npu_or_kernel(regions, HOST_ATTR)
     return [
         *in_order(regions),
-        transform.CallTIRRewrite(),
-        # After ToNonDataflow, where order is program order and nothing is dropped as unused.
-        PlanMemory(device_of),
-        CheckOrder(device_of),
+        *with_memory(regions),
+        CheckOrder(npu_or_kernel(regions, HOST_ATTR)),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),
@@ -84,6 +90,16 @@ def _anchor() -> tirx.PrimFunc:
     done = tirx.Evaluate(tirx.const(0, "int32"))
     return tirx.PrimFunc([], done).with_attrs(
         {"global_symbol": "hetero_anchor", "tirx.is_host_func": True, "tirx.is_scheduled": True}
+    )
+
+
+def opencl_source(executable: relax.VMExecutable) -> str:
+    """The OpenCL C of all its kernels."""
+    return "".join(
+        device.inspect_source()
+        for module in executable.mod.imports
+        for device in module.imports
+        if device.kind == "opencl"
     )
 
 

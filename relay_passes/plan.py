@@ -63,10 +63,10 @@ class OpPlan:
         return float(self.device == device)
 
     def part_us(self, device: str) -> float:
-        """Predicted time of what `device` computes of the operator."""
+        """Predicted time of what `device` computes of the operator; 0 in a plan without costs."""
         if self.split is not None:
             return self.split_us.get(device, 0.0)
-        return self.cost_us[device] if self.device == device else 0.0
+        return self.cost_us.get(device, 0.0) if self.device == device else 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
