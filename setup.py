@@ -113,7 +113,13 @@ setup(
         ]
     ),
     package_data={
-        "hetero_tvm": ["lib/*.so", "lib/hetero_device", "*.toml", "schemas/*.json"],
+        "hetero_tvm": [
+            "lib/*.so",
+            "lib/hetero_device",
+            "*.toml",
+            "schemas/*.json",
+            "page/**/*",
+        ],
         "target_specs": ["**/*.toml"],
     },
     ext_modules=[Extension("hetero_tvm.lib.hetero_runtime", sources=[])],

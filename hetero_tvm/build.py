@@ -40,6 +40,7 @@ examples:
   hetero-tvm build model_folder/ --target host --context 4096 -o llm.so
   hetero-tvm build encoder.onnx --target host --db tuned/ --input ids=1x128 -o encoder.so
   hetero-tvm build model_folder/ --target host --quantize w4a16 --group 128 -o llm.so
+  hetero-tvm build detector.onnx --target host --input x=1x3x320x320 --report detector.html
   hetero-tvm build --target help
 
 exit codes: 0 built, 2 bad input, 3 something is missing on this machine, 5 our bug
@@ -234,6 +235,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--sign", type=Path, metavar="KEY", help="sign it with this private key; see `sign --help`"
     )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="also write what is in it and why, as `hetero-tvm report` does",
+    )
     parser.add_argument("--dump-ir", type=Path, metavar="DIR", help="write the IR of every phase")
     parser.add_argument(
         "--no-check", dest="check", action="store_false", help="skip the proof against ONNX Runtime"
@@ -277,6 +284,12 @@ def run(args: argparse.Namespace) -> int:
             dump_ir=folder / str(length) if folder is not None and length is not None else folder,
         )
 
+    if args.report is not None:
+        if args.plan_only:
+            raise BadInput("--report shows an artefact, and --plan-only makes none")
+        from hetero_tvm.run import check_save
+
+        check_save(args.report, [args.model, args.output], flag="--report")
     fill = read_fill(args.pad)
     if args.model is not None and args.model.is_dir():
         result = _language_model(args, at(None))
@@ -297,6 +310,12 @@ def run(args: argparse.Namespace) -> int:
         configs, longer = {length: at(length) for length in lengths}, at(max(lengths) + 1)
         with Progress(quiet=args.quiet) as progress:
             result = variants.build(configs, longer=longer, fill=fill, progress=progress)
+    if args.report is not None:
+        from hetero_tvm import report
+
+        assert result.path is not None
+        report.write(result.path, args.report)
+        cli.say(f"wrote {args.report}", quiet=args.quiet)
     if args.json:
         cli.emit_json("build", result.to_dict())
     else:

@@ -41,6 +41,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "serve": "serve a language model to programs that speak OpenAI's interface",
     "quantize": "store a language model's weights in four bits, and say what that costs",
     "run": "run an artefact, and compare it with its ONNX model",
+    "report": "one HTML file: the graph by device, times, reasons, memory, kernels",
     "profile": "one timeline of CPU, GPU and NPU, and where the time of a run goes",
     "bench": "time an artefact: spread, memory, minute by minute if asked",
     "compare": "is one measurement of `bench` worse than another? with an exit code",

@@ -81,15 +81,11 @@ def _run(args: argparse.Namespace, work: Workload) -> int:
     provenance = "measured" + (
         "; the NPU is simulated, its times are the simulator's" if work.simulated else ""
     )
-    if args.trace is not None:
-        from hetero_tvm.profile_trace import recorded_trace
-
-        title = f"{args.artefact.name} for {manifest.target}"
-        write_trace(args.trace, recorded_trace(runs, manifest.calls, title, provenance))
-        cli.say(f"wrote {args.trace}; open it at https://ui.perfetto.dev", quiet=args.quiet)
     data = {
         "artefact": str(args.artefact),
+        "library_sha256": manifest.library_sha256,
         "target": manifest.target,
+        "functions": list(runs[0].functions),
         "length": work.length,
         "provenance": provenance,
         "runs": args.runs,
@@ -98,6 +94,14 @@ def _run(args: argparse.Namespace, work: Workload) -> int:
         "lost_events": recorded.lost,
         "summary": summary.to_dict(),
     }
+    if args.trace is not None:
+        from hetero_tvm.profile_trace import recorded_trace
+
+        title = f"{args.artefact.name} for {manifest.target}"
+        document = recorded_trace(runs, manifest.calls, title, provenance)
+        document["otherData"]["profile"] = data  # what `report --profile` reads
+        write_trace(args.trace, document)
+        cli.say(f"wrote {args.trace}; open it at https://ui.perfetto.dev", quiet=args.quiet)
     if args.json:
         cli.emit_json("profile", data)
     else:
@@ -179,10 +183,10 @@ def _text(data: dict[str, Any], summary: Summary, rows: int | None) -> str:
             f"{row.call.device:<7}{row.call.symbol[:33]:<34}{row.us:>9.1f}{row.share:>7.1%}"
             f"{flops:>9}{row.gbps:>7.2f}  {limit}"
         )
-        if row.call.operators:
+        if row.call.about:
             more = len(row.call.operators) - 1
             lines.append(
-                f"{'':<9}{row.call.operators[-1][-70:]}" + (f" and {more} more" if more else "")
+                f"{'':<9}{row.call.about[-70:]}" + (f" and {more} more" if more > 0 else "")
             )
     if rows is not None and len(slowest) > rows:
         lines.append(f"… and {len(slowest) - rows} more calls; -v shows all")

@@ -28,6 +28,7 @@ BAD_INPUT = {
     "serve": ["missing.so"],
     "quantize": ["missing", "-o", "out"],
     "run": ["missing.so"],
+    "report": ["missing.so"],
     "profile": ["missing.so"],
     "bench": ["missing.so"],
     "compare": ["missing.json", "missing.json"],

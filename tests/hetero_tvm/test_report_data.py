@@ -1,0 +1,146 @@
+"""The report's data is the manifest's, the record's and the profile's, and nobody else's."""
+
+import dataclasses
+import json
+
+import pytest
+import report_model
+from report_model import HOSTILE
+
+from hetero_tvm import bundle
+from hetero_tvm.errors import BadInput
+from hetero_tvm.report_data import read_profile, report_data
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    return bundle.read_manifest(report_model.artefact())
+
+
+def _profile(manifest, **changed):
+    """As `profile --json` writes it, with made-up times."""
+    calls = [{"symbol": c.symbol, "device": c.device} for c in manifest.calls["main"]]
+    summary = {
+        "run_us": 100.0,
+        "busy_us": {"cpu": 0.0, "gpu": 60.0, "npu": 50.0},
+        "overlap_us": 40.0,
+        "idle_us": {"gpu": {"waits for the NPU": 3.0}, "npu": {}},
+        "waits_us": {"gpu for npu": 3.0},
+        "copied_bytes": 0.0,
+        "calls": [
+            {
+                "call": call,
+                "us": 10.0 + number,
+                "gflops": None,
+                "gbps": 1.5,
+                "of_limit": None,
+                "limited_by": None,
+            }
+            for number, call in enumerate(calls)
+        ],
+        "operators": [
+            {"name": op["name"], "device": "gpu", "us": 7.0, "apportioned": True}
+            for op in manifest.plan["ops"]
+        ],
+    }
+    return {
+        "artefact": "mlp.so",
+        "library_sha256": manifest.library_sha256,
+        "functions": ["main"],
+        "runs": 5,
+        "plain_run_us": 99.0,
+        "provenance": "measured",
+        "summary": summary,
+        **changed,
+    }
+
+
+def test_every_operator_says_where_why_and_what_else(manifest):
+    (main,) = report_model.data()[0]["functions"]
+    assert [op["name"] for op in main["operators"]] == [op["name"] for op in manifest.plan["ops"]]
+    first = main["operators"][0]
+    assert first["node"] == "first" + HOSTILE
+    assert first["device"] == "gpu+npu" and first["reason"]
+    assert first["split"]["npu_share"] == first["split"]["at"] / first["split"]["extent"]
+    assert first["part_us"] == first["split"]["us"]
+    assert first["offers"] and first["cost_us"].keys() == {"gpu", "npu"}
+    assert first["bytes"] == (512 * 32 + 32 * 64 + 512 * 64) * 4
+
+
+def test_operators_and_calls_know_each_other():
+    (main,) = report_model.data()[0]["functions"]
+    for op in main["operators"]:
+        for number in op["calls"]:
+            assert op["name"] in main["calls"][number]["operators"]
+    split = [op for op in main["operators"] if op["split"] and op["macs"]]
+    devices = {main["calls"][n]["device"] for op in split for n in op["calls"]}
+    assert devices == {"gpu", "npu"}
+    predicted = sum(call["predicted_us"] for call in main["calls"])
+    assert predicted == pytest.approx(sum(sum(op["part_us"].values()) for op in main["operators"]))
+
+
+def test_gpu_calls_name_their_kernels():
+    data, kernels = report_model.data()
+    for call in data["functions"][0]["calls"]:
+        assert all(name in kernels for name in call["kernels"])
+        assert bool(call["kernels"]) == (call["device"] == "gpu")
+
+
+def test_a_profile_is_laid_beside_the_predictions(manifest, tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(_profile(manifest)))
+    found, _ = report_data(report_model.artefact(), manifest, read_profile(path, manifest))
+    (main,) = found["functions"]
+    assert main["measured"]
+    assert [call["measured"]["us"] for call in main["calls"]] == [
+        10.0 + number for number in range(len(main["calls"]))
+    ]
+    assert main["operators"][0]["measured"] == {"gpu": {"us": 7.0, "apportioned": True}}
+    assert found["profile"]["run_us"] == 100.0 and found["profile"]["runs"] == 5
+
+
+def test_a_trace_is_a_profile_too(manifest, tmp_path):
+    path = tmp_path / "t.json"
+    trace = {"traceEvents": [], "otherData": {"profile": _profile(manifest)}}
+    path.write_text(json.dumps(trace))
+    assert read_profile(path, manifest)["runs"] == 5
+
+
+def test_a_profile_of_another_artefact_is_refused(manifest, tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps(_profile(manifest, library_sha256="0" * 64)))
+    with pytest.raises(BadInput, match="recorded of another artefact"):
+        read_profile(path, manifest)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("not json", "not JSON"),
+        ("[1]", "not what `hetero-tvm profile` writes"),
+        ('{"traceEvents": []}', "not what `hetero-tvm profile` writes"),
+        ('{"summary": {}}', "not what `hetero-tvm profile` writes"),
+        (None, "No such file"),
+    ],
+)
+def test_what_is_no_profile_is_said_to_be_none(manifest, tmp_path, text, said):
+    path = tmp_path / "p.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(BadInput, match=said):
+        read_profile(path, manifest)
+
+
+def test_a_profile_with_other_calls_is_refused(manifest):
+    profile = _profile(manifest)
+    profile["summary"]["calls"].pop()
+    with pytest.raises(BadInput, match="calls are not those of the artefact"):
+        report_data(report_model.artefact(), manifest, profile)
+
+
+@pytest.mark.parametrize(
+    ("record", "said"), [("", "without a record"), ("%", "cannot be unpacked")]
+)
+def test_an_artefact_without_a_record_says_what_to_do(manifest, record, said):
+    with pytest.raises(BadInput, match=f"{said}.*build it again"):
+        report_data(report_model.artefact(), dataclasses.replace(manifest, record=record))
