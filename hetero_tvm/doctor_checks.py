@@ -261,13 +261,15 @@ def opencl() -> Iterator[Result]:
             found = device_check.check(one)
             words = f"{about}: {one.dtype} product {_numbers(found)}"
             words += f", memory {found.memory}" if found.memory else ""
+            if found.memory and one.dtype == "float32":
+                words += f" ({device['memory_why']})"
             yield _judged(name, found, words, other, dict(device))
         if not device["half"]:
             words = f"{about}: no half precision (cl_khr_fp16)"
             fix = "float32 works; for --dtype float16 choose a device that has it"
             yield Result(name=name, status="warn", words=words, fix=fix)
         if device["memory"] == "buffer":
-            words = f"{about}: no shared virtual memory; buffers are mapped instead"
+            words = f"{about}: buffers are mapped: {device['memory_why']}"
             fix = "works; parts of one tensor on two devices rest on the driver's kindness"
             yield Result(name=name, status="warn", words=words, fix=fix)
 

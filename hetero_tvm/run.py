@@ -112,6 +112,7 @@ def _run(args: argparse.Namespace, model: Model, given: dict[str, np.ndarray]) -
         "target": manifest.target,
         "simulated": model.simulated,
         "gpu": _gpu_words(model.gpus(), manifest),
+        "memory": _memory_words(model.gpus()),
         "npu": _npu_words(manifest, model.simulated),
         "load_s": model.load_seconds,
         "first_run_ms": times_ms[0],
@@ -214,11 +215,18 @@ def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
 
 def _gpu_words(devices: list[dict[str, Any]], manifest: Manifest) -> str:
     chosen = next(device for device in devices if device["selected"])
-    words = [chosen["platform"], f"{chosen['memory']} memory"]
+    words = [chosen["platform"]]
     if manifest.dtype == "float16":
         has = "has" if chosen["half"] else "lacks"
         words.append(f"float16 storage, float32 arithmetic; the device {has} cl_khr_fp16")
     return f"{chosen['name']} ({', '.join(words)})"
+
+
+def _memory_words(devices: list[dict[str, Any]]) -> str:
+    """How GPU, NPU and host come to share bytes, and why not in a better way."""
+    chosen = next(device for device in devices if device["selected"])
+    why = chosen.get("memory_why", "a program of an older version runs there; deploy again")
+    return f"{chosen['memory']} ({why})"
 
 
 def _npu_words(manifest: Manifest, simulated: bool) -> str:
@@ -235,6 +243,7 @@ def _text(result: dict[str, Any], errors: list[OutputError]) -> str:
         f"target   {result['target']}" + ("  (simulated)" if result["simulated"] else ""),
         f"GPU      {result['gpu']}",
         f"NPU      {result['npu']}",
+        f"memory   {result['memory']}",
         f"load     {result['load_s']:.2f} s, first run {result['first_run_ms']:.1f} ms"
         + (" (simulated: not the chip's time)" if result["simulated"] else ""),
     ]

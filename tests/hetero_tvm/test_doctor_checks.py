@@ -17,6 +17,7 @@ CL = {
     "driver_version": "7",
     "half": True,
     "memory": "svm",
+    "memory_why": "no import: it lacks it",
 }
 
 
@@ -118,7 +119,8 @@ def test_a_wrong_kernel_and_what_a_device_lacks(monkeypatch):
     assert "float16 product WRONG, off by 3.0e-01" in results[1].words
     assert results[1].exit_code == DEVICE and "HETERO_OPENCL_DEVICE" in results[1].fix
     assert "no half precision" in results[3].words
-    assert "no shared virtual memory" in results[4].words
+    assert "memory svm (no import: it lacks it)" in results[0].words
+    assert "buffers are mapped: no import" in results[4].words
 
 
 def test_no_opencl(monkeypatch):

@@ -155,6 +155,12 @@ def test_half_storage_says_what_the_arithmetic_is(files):
     assert "lacks cl_khr_fp16" in words
 
 
+def test_says_how_memory_is_shared_and_why_not_better(hetero, files):
+    done = hetero("run", files[0], "--repeat", 0)
+    assert done.returncode == 0, done.stderr
+    assert "memory   " in done.stdout and "dma-buf import" in done.stdout
+
+
 def test_a_model_with_other_outputs_is_bad_input(hetero, files, tmp_path):
     model = onnx.load(tiny.mlp(tmp_path / "other.onnx"))
     model.graph.output[0].name = "q"

@@ -49,13 +49,23 @@ cl_int clGetDeviceIDs(void* p, uint64_t type, cl_uint n, void** ids, cl_uint* co
 }
 cl_int clGetDeviceInfo(void* d, cl_uint key, size_t size, void* out, size_t* needed) {
   if (key == 0x102B) return text(d == (void*)1 ? "Stub one" : "Stub two", size, out, needed);
-  if (key >= 0x102B && key <= 0x1030) return text("1.2 cl_khr_fp16_like", size, out, needed);
+  if (key >= 0x102B && key <= 0x1030)
+    return text("1.2 cl_khr_fp16_like " EXTENSIONS, size, out, needed);
   if (key == 0x1000 && out) {
     *(uint64_t*)out = d == (void*)2 ? 4 : 2;  // the second device is a GPU
     return 0;
   }
+  if (key == 0x1053 && out && SVM) {
+    *(uint64_t*)out = SVM;
+    return 0;
+  }
   return -30;
 }
+#if SVM
+#define HERE(name) void* name(void) { return 0; }
+HERE(clSVMAlloc) HERE(clSVMFree) HERE(clSetKernelArgSVMPointer) HERE(clEnqueueSVMMap)
+HERE(clEnqueueSVMUnmap)
+#endif
 void* clCreateContext(void* a, cl_uint b, void* c, void* d, void* e, cl_int* status) {
   *status = -2;
   return 0;
@@ -78,11 +88,20 @@ NOT_HERE(clReleaseEvent) NOT_HERE(clFlush) NOT_HERE(clFinish)
 def stub(tmp_path_factory):
     """`stub(platforms)` -> folder with a libOpenCL.so.1 of so many platforms."""
 
-    def build(platforms):
+    def build(platforms, svm=0, extensions=""):
         folder = tmp_path_factory.mktemp(f"stub{platforms}")
         (folder / "stub.c").write_text(STUB)
         library = folder / "libOpenCL.so.1"
-        command = ["cc", "-w", f"-DPLATFORMS={platforms}", "-shared", "-fPIC"]
+        named = f'-DEXTENSIONS="{extensions}"'
+        command = [
+            "cc",
+            "-w",
+            named,
+            f"-DPLATFORMS={platforms}",
+            f"-DSVM={svm}",
+            "-shared",
+            "-fPIC",
+        ]
         subprocess.run([*command, "-o", library, folder / "stub.c"], check=True)
         return folder
 
@@ -130,6 +149,36 @@ def test_lists_every_device_of_every_platform(stub):
     assert [device["type"] for device in devices] == ["cpu", "gpu"] * 2
     # No SVM functions in the library; an extension that only begins like half precision is not it.
     assert {(device["memory"], device["half"]) for device in devices} == {("buffer", False)}
+
+
+NO_IMPORT = "no dma-buf import: the driver lacks cl_khr_external_memory_dma_buf"
+NO_FINE = "no svm: the driver has no fine-grain buffers"
+
+
+@pytest.mark.parametrize(
+    ("driver", "memory", "why"),
+    [
+        pytest.param(
+            {},
+            "buffer",
+            [NO_IMPORT, NO_FINE, "no coarse_svm: the library is of OpenCL 1.2, without clSVMAlloc"],
+            id="nothing",
+        ),
+        pytest.param({"svm": 1}, "coarse_svm", [NO_IMPORT, NO_FINE], id="coarse_grain"),
+        pytest.param({"svm": 3}, "svm", [NO_IMPORT], id="fine_grain"),
+        pytest.param(
+            {"svm": 3, "extensions": "cl_qcom_dmabuf_host_ptr"},
+            "svm",
+            ["dma-buf import is not used: the driver has it, but it was never tried"],
+            id="import",
+        ),
+    ],
+)
+def test_the_best_memory_that_a_driver_has_and_why_no_better(stub, driver, memory, why):
+    library = str(stub(1, **driver) / "libOpenCL.so.1")
+    devices = fresh(DEVICES, HETERO_OPENCL_LIB=library).json
+    assert {device["memory"] for device in devices} == {memory}
+    assert devices[0]["memory_why"].split("; ") == why
 
 
 @pytest.mark.parametrize(

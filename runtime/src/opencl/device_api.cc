@@ -76,6 +76,7 @@ ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
     entry.Set("type", ffi::String(device.type));
     entry.Set("half", device.has_half);
     entry.Set("memory", ffi::String(MemoryKindName(memory)));
+    entry.Set("memory_why", ffi::String(WhyNoBetterMemory(device, memory)));
     entry.Set("selected", selected);
     entry.Set("compute_units", device.compute_units);
     entry.Set("max_work_group_size", device.max_work_group_size);

@@ -64,7 +64,10 @@ ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
   device.version = TextInfo(api.GetDeviceInfo, id, kDeviceVersion);
   device.driver_version = TextInfo(api.GetDeviceInfo, id, kDriverVersion);
   device.type = TypeName(NumberInfo<cl_bitfield>(api, id, kDeviceType));
-  device.has_half = HasWord(TextInfo(api.GetDeviceInfo, id, kDeviceExtensions), "cl_khr_fp16");
+  const std::string extensions = TextInfo(api.GetDeviceInfo, id, kDeviceExtensions);
+  device.has_half = HasWord(extensions, "cl_khr_fp16");
+  device.has_dma_buf = HasWord(extensions, "cl_khr_external_memory_dma_buf") ||
+                       HasWord(extensions, "cl_qcom_dmabuf_host_ptr");
   device.keeps_programs =
       KeepsPrograms(TextInfo(api.GetPlatformInfo, platform, kPlatformIcdSuffix));
   const auto svm = api.HasSvm() ? NumberInfo<cl_bitfield>(api, id, kDeviceSvmCapabilities) : 0;

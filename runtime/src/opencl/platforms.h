@@ -32,6 +32,7 @@ struct ClDevice {
   bool keeps_programs = false;  // its driver keeps what it compiled, and recompiles for a binary
   bool has_fine_svm = false;
   bool has_coarse_svm = false;
+  bool has_dma_buf = false;  // can import memory that another driver gave out
   int64_t compute_units = 0;
   int64_t clock_mhz = 0;
   int64_t max_work_group_size = 0;

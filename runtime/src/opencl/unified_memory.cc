@@ -54,6 +54,22 @@ MemoryKind ChooseMemoryKind(const ClDevice& device, const std::string& forced) {
   return forced == "svm" ? best : MemoryKind::kCoarseSvm;
 }
 
+std::string WhyNoBetterMemory(const ClDevice& device, MemoryKind kind) {
+  // The HTP is bound to host addresses, which every kind below has: an import would save nothing
+  // that is known of, and on no device has it been tried.
+  std::string why = device.has_dma_buf
+                        ? "dma-buf import is not used: the driver has it, but it was never tried"
+                        : "no dma-buf import: the driver lacks cl_khr_external_memory_dma_buf";
+  if (kind == MemoryKind::kFineSvm) return why;
+  const std::string asked = "HETERO_OPENCL_MEMORY asks for another kind";
+  why += "; no svm: " + (device.has_fine_svm ? asked : "the driver has no fine-grain buffers");
+  if (kind == MemoryKind::kCoarseSvm) return why;
+  const std::string missing = device.api->HasSvm()
+                                  ? "the driver has no shared virtual memory"
+                                  : "the library is of OpenCL 1.2, without clSVMAlloc";
+  return why + "; no coarse_svm: " + (device.has_coarse_svm ? asked : missing);
+}
+
 UnifiedMemory::UnifiedMemory(const ClDevice& device, MemoryKind kind, cl_context context,
                              cl_command_queue queue)
     : device_(device), api_(*device.api), kind_(kind), context_(context), queue_(queue) {}

@@ -38,6 +38,12 @@ const char* MemoryKindName(MemoryKind kind);
 MemoryKind ChooseMemoryKind(const ClDevice& device, const std::string& forced);
 
 /*!
+ * \brief Why memory of `device` is of no better kind than `kind`, for people: one sentence for each
+ *        better way, the best first. Ways: dma-buf import, svm, coarse_svm, buffer.
+ */
+std::string WhyNoBetterMemory(const ClDevice& device, MemoryKind kind);
+
+/*!
  * \brief All memory of one device, found by address.
  *
  * Not thread-safe: the owner (ClSession) holds its lock around every call.
