@@ -16,7 +16,8 @@ _NUMBER = re.compile(r"-?(?:0[xX][0-9a-fA-F]+|\d+)")
 _NAME = re.compile(r"\b(?:CL|QNN|AEE|ORT)_[A-Z][A-Z0-9_]+")
 _REMOTE = re.compile(r"\b0[xX]800004[0-9a-fA-F]{2}\b")
 # Numbers of QNN, in a message that names it: "error code: 1002", "Error 0x3ea", "err 5005".
-_SAID = re.compile(r"(?i)\b(?:error code|err(?:or)?|status)\s*[:=]?\s*(\d{4,5}|0x[0-9a-f]+)\b")
+_SAID = re.compile(r"(?i)\b(?:code|err(?:or)?|status)\s*[:=]?\s*(\d{4,5}|0x[0-9a-f]+)\b")
+_OPENCL = re.compile(r"\bOpenCL error (-\d+)\b")  # as the runtime says what has no name there
 _ORT = re.compile(r"\[ONNXRuntimeError\] : (\d+) :")
 
 
@@ -62,6 +63,7 @@ def mentioned(message: str) -> list[VendorCode]:
     words += [["FastRPC", number] for number in _REMOTE.findall(message)]
     if "qnn" in message.lower():
         words += [["QNN", number] for number in _SAID.findall(message)]
+    words += [["OpenCL", number] for number in _OPENCL.findall(message)]
     words += [["ORT", number] for number in _ORT.findall(message)]
     found = {code.name: code for one in words for code in look_up(one)}
     return list(found.values())

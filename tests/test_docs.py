@@ -93,6 +93,12 @@ def test_every_verb_has_a_how_to():
     assert missing == []
 
 
+def test_the_quick_start_is_short():
+    text = (ROOT / "README.md").read_text()
+    (quick,) = re.findall(r"^## Five minutes\n.*?(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert len(quick.splitlines()) <= 60
+
+
 @pytest.mark.nightly
 def test_the_site_builds_without_a_warning(tmp_path):
     pytest.importorskip("sphinx")

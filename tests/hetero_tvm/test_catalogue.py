@@ -1,13 +1,15 @@
 """Every error has an id, every id an explanation, and nothing is explained that is never raised."""
 
 import ast
+import re
+import shlex
 import tomllib
 from pathlib import Path
 
 import pytest
 
 import hetero_tvm
-from hetero_tvm import errors
+from hetero_tvm import cli, errors
 from hetero_tvm.catalogue import entries, kinds
 
 PACKAGE = Path(hetero_tvm.__file__).parent
@@ -73,6 +75,46 @@ def test_an_entry_helps(entry):
     assert entry.title and len(entry.title) < 90
     assert len(entry.means) > 40
     assert entry.causes and entry.next
+
+
+@pytest.fixture(scope="module")
+def parser():
+    return cli.build_parser()
+
+
+COMMANDS = [
+    step.split("   ")[0].split(", ")[0].split(" >")[0]
+    for entry in entries().values()
+    for step in entry.next
+    if step.startswith("hetero-tvm") and " VERB" not in step and "--help" not in step
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_what_is_to_be_done_next_can_be_done(command, parser):
+    if " explain " in command:  # of numbers that only the message knows
+        return
+    words = shlex.split(command.replace("--target …", "--target host").replace("…", ""))[1:]
+    if words[0] in ("build", "deploy") and words[1:2] and words[1].startswith("-"):
+        words.insert(1, "model")
+    try:
+        parser.parse_args(words)
+    except errors.UsageError as error:
+        assert "are required" in str(error)  # what an ellipsis stands for
+
+
+def test_flags_in_the_texts_exist(parser):
+    ours = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", parser.format_help()))
+    for verb in cli.VERBS:
+        ours |= set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", verb_help(parser, verb)))
+    codes = (PACKAGE / "vendor_codes.toml").read_text()
+    texts = " ".join(entry.means + " ".join(entry.causes) for entry in entries().values())
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", codes + texts)) <= ours
+
+
+def verb_help(parser, verb):
+    (verbs,) = (action for action in parser._actions if action.dest == "verb")
+    return verbs.choices[verb].format_help()
 
 
 def test_the_file_is_in_order():

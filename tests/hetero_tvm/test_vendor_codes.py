@@ -46,6 +46,8 @@ def test_looks_up(words, names):
         ("QNN: no context. Error code: 5005", ["QNN_CONTEXT_ERROR_CREATE_FROM_BINARY"]),
         ("remote_handle_open failed: 0x80000406", ["AEE_EUNABLETOLOAD"]),
         ("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : no x", ["ORT_INVALID_ARGUMENT"]),
+        ("QNN graph: finalize failed, Code:1002", ["QNN_COMMON_ERROR_MEM_ALLOC"]),
+        ("OpenCL: clX failed: OpenCL error -59", ["CL_INVALID_OPERATION"]),
         ("the file has 1002 bytes, error code 1002", []),  # says nothing of QNN
         ("CL_OUT_OF_RESOURCES, then again CL_OUT_OF_RESOURCES", ["CL_OUT_OF_RESOURCES"]),
         ("model.onnx: no such file", []),
