@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
+# Tests of one file stay together: they share what they build.
+PARALLEL := -n 2 --dist loadfile
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
 .PHONY: demo test nightly docs tsan lint format bench clean help
@@ -32,10 +34,10 @@ demo: $(READY)
 	$(PY) examples/encoder/demo.py
 
 test: $(READY)
-	$(PY) -m pytest $(PYTEST_FLAGS)
+	$(PY) -m pytest $(PARALLEL) $(PYTEST_FLAGS)
 
 nightly: $(READY)
-	$(PY) -m pytest -m "nightly or not nightly" $(PYTEST_FLAGS)
+	$(PY) -m pytest $(PARALLEL) -m "nightly or not nightly" $(PYTEST_FLAGS)
 
 docs: $(READY)
 	$(PY) -m sphinx -W --keep-going -b html docs build/docs
