@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <fstream>
+#include <istream>
 #include <sstream>
 
 namespace hetero_tvm::device {
@@ -53,24 +54,28 @@ size_t ElementBytes(const std::string& dtype) { return Find(dtype).bytes; }
 
 std::string ReadNpy(const std::string& path, const Border& tensor) {
   std::ifstream file(path, std::ios::binary);
+  return ReadNpy(file, path, tensor);
+}
+
+std::string ReadNpy(std::istream& file, const std::string& name, const Border& tensor) {
   std::string prefix(kPrefixBytes, '\0');
   if (!file.read(prefix.data(), kPrefixBytes) ||
       prefix.substr(0, 8) != "\x93NUMPY\x01" + std::string(1, '\0')) {
-    TVM_FFI_THROW(ValueError) << path << ": not an array in numpy's format 1.0";
+    TVM_FFI_THROW(ValueError) << name << ": not an array in numpy's format 1.0";
   }
   std::string header(static_cast<uint8_t>(prefix[8]) + 256U * static_cast<uint8_t>(prefix[9]),
                      '\0');
   file.read(header.data(), static_cast<std::streamsize>(header.size()));
   header.erase(header.find_last_not_of(" \n") + 1);
   if (header != Dictionary(tensor)) {
-    TVM_FFI_THROW(ValueError) << path << ": holds " << header << ", input " << tensor.name
+    TVM_FFI_THROW(ValueError) << name << ": holds " << header << ", input " << tensor.name
                               << " takes " << Dictionary(tensor);
   }
   const size_t bytes = tensor.bytes;
   std::string data(bytes, '\0');
   file.read(data.data(), static_cast<std::streamsize>(bytes));
   if (static_cast<size_t>(file.gcount()) != bytes || file.peek() != EOF) {
-    TVM_FFI_THROW(ValueError) << path << ": cut short, or longer than its shape";
+    TVM_FFI_THROW(ValueError) << name << ": cut short, or longer than its shape";
   }
   return data;
 }

@@ -5,6 +5,7 @@
 #ifndef HETERO_TVM_DEVICE_NPY_H_
 #define HETERO_TVM_DEVICE_NPY_H_
 
+#include <iosfwd>
 #include <string>
 
 #include "artefact.h"
@@ -17,6 +18,9 @@ namespace hetero_tvm::device {
  * Throws ValueError where it cannot be read or has not `tensor`'s dtype and shape.
  */
 std::string ReadNpy(const std::string& path, const Border& tensor);
+
+/*! \brief As above, from any stream; `name` stands in errors. */
+std::string ReadNpy(std::istream& file, const std::string& name, const Border& tensor);
 
 /*! \brief Write `bytes`, elements of `tensor`, to `path`. Throws RuntimeError where that fails. */
 void WriteNpy(const std::string& path, const Border& tensor, const std::string& bytes);

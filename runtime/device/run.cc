@@ -72,6 +72,14 @@ std::string Fetch(const ffi::Tensor& found, const Border& output) {
   const size_t element = ElementBytes(output.dtype_name);
   size_t count = 1;
   for (const int64_t size : output.shape) count *= static_cast<size_t>(size);
+  std::vector<int64_t> described = output.shape;
+  for (size_t axis = 0; axis < output.axes.size(); ++axis) {
+    described[static_cast<size_t>(output.axes[axis])] = output.shape[axis];
+  }
+  if (lies != described || ffi::GetDataSize(host) != count * element) {
+    TVM_FFI_THROW(ValueError) << "output " << output.name
+                              << " is not what the artefact's description says; build it again";
+  }
   const auto* data = static_cast<const char*>(host.data_ptr());
   if (output.axes.empty()) return {data, count * element};
   // Axis a of the output is axis axes[a] of what lies in memory.

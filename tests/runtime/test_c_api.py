@@ -1,7 +1,10 @@
 """The C API: numbers as from Python, errors as codes and one line, threads apart."""
 
 import ctypes
+import hashlib
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -16,7 +19,7 @@ import tiny_models as tiny
 from split_models import CASES
 
 import hetero_tvm
-from hetero_tvm import compiler, runtime
+from hetero_tvm import bundle, compiler, runtime
 from hetero_tvm.config import BuildConfig
 
 ROOT = Path(__file__).parents[2]
@@ -208,3 +211,55 @@ def test_the_example_program(mlp, tmp_path):
         [str(folder / "c_app"), "none.so"], capture_output=True, text=True, check=False
     )
     assert (missing.returncode, missing.stderr) == (2, "c_app: none.so: cannot be opened\n")
+
+
+def sealed(path, change):
+    """An artefact without code whose description, `change` of a good one, has a right checksum."""
+    tensor = {"name": "x", "dtype": "float32", "shape": [2, 3]}
+    raw = {
+        **{"format_version": bundle.FORMAT_VERSION, "os": "linux", "host": platform.machine()},
+        **{"library_sha256": hashlib.sha256(b"").hexdigest(), "soc": "host", "soc_ids": []},
+        **{"inputs": [tensor], "outputs": [{**tensor}], "output_axes": [None], "variants": []},
+    }
+    change(raw)
+    text = json.dumps(raw).encode()
+    footer = bundle._FOOTER.pack(hashlib.sha256(text).digest(), len(text), bundle._MAGIC)
+    path.write_bytes(text + footer)
+    return path
+
+
+def nested(raw):
+    for _ in range(100):
+        raw["plan"] = [raw.get("plan")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: raw["inputs"][0].update(shape=[-1, 3]), "tensor 'x': a negative dimension"),
+        (lambda raw: raw["inputs"][0].update(shape=[2**62, 4]), "'x': the shape is too large"),
+        (lambda raw: raw["inputs"][0].update(shape=[2**21, 2**20]), "'x': the shape is too large"),
+        (lambda raw: raw["inputs"][0].update(shape=[1] * 17), "'x': a shape of 17 dimensions"),
+        (lambda raw: raw["inputs"][0].update(dtype="float32x4"), "'x': a type that no tensor has"),
+        (lambda raw: raw["inputs"][0].update(dtype="void"), "'x': a type that no tensor has"),
+        (lambda raw: raw.update(output_axes=[]), "0 orders of axes for 1 outputs"),
+        (lambda raw: raw.update(output_axes=[[0, 2]]), "an output's axes are no order of its 2"),
+        (lambda raw: raw.update(output_axes=[[0]]), "an output's axes are no order of its 2"),
+        (lambda raw: raw.update(output_axes=[[1, -1]]), "an output's axes are no order of its 2"),
+        (nested, "its description nests 101 deep, at most 64"),
+        (lambda raw: raw.update(variants=[{}]), "in its description"),
+    ],
+)
+def test_what_was_sealed_by_a_stranger_is_checked_field_by_field(api, tmp_path, change, said):
+    path = sealed(tmp_path / "m.so", change)
+    model = ctypes.c_void_p()
+    assert api.hetero_model_load(str(path).encode(), ctypes.byref(model)) == BAD_INPUT
+    assert said in api.hetero_last_error().decode()
+
+
+def test_what_is_no_file_is_not_read(api, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    model = ctypes.c_void_p()
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
+        assert api.hetero_model_load(str(path).encode(), ctypes.byref(model)) == BAD_INPUT
+        assert b"not a file" in api.hetero_last_error()

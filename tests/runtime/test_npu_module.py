@@ -204,7 +204,7 @@ def test_wrong_option_of_the_null_provider_is_refused(options, message):
         (lambda region: region["inputs"][0].pop("dtype"), "region r, tensor 'x': no 'dtype'"),
         (
             lambda region: region["inputs"][0].update(shape=[-1]),
-            "region r, tensor 'x': a dimension is not a number",
+            "region r, tensor 'x': a negative dimension",
         ),
         (
             lambda region: region["inputs"][0].update(shape=[2**40, 2**40]),
@@ -226,7 +226,7 @@ def test_wrong_description_is_refused(change, message):
 
 
 def test_header_that_is_no_json_is_refused():
-    with pytest.raises(ValueError, match=r"^NPU module: header: "):
+    with pytest.raises(ValueError, match=r"^NPU module: header is no JSON object"):
         CREATE("{", [])
 
 

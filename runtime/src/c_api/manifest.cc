@@ -5,16 +5,18 @@
 #include "manifest.h"
 
 #include <sys/utsname.h>
-#include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/extra/json.h>
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
+#include <istream>
 #include <utility>
 
 #include "../check.h"
 #include "../imported.h"
+#include "../untrusted.h"
 #include "sha256.h"
 
 namespace hetero_tvm::runtime {
@@ -69,10 +71,19 @@ BorderTensor ReadTensor(const json::Value& value) {
   tensor.dtype_name = reader.Text("dtype");
   tensor.dtype = ffi::StringToDLDataType(tensor.dtype_name);
   tensor.shape = Numbers(reader.Get<json::Array>("shape"));
-  size_t elements = 1;
-  for (const int64_t size : tensor.shape) elements *= static_cast<size_t>(size);
-  tensor.bytes = ffi::GetDataSize(elements, tensor.dtype);
+  tensor.bytes = TensorBytes(tensor.shape, tensor.dtype, "tensor '" + tensor.name + "'");
   return tensor;
+}
+
+/*! \brief An order of `rank` axes: each of them once. */
+std::vector<int64_t> Permutation(const json::Array& array, size_t rank) {
+  std::vector<int64_t> axes = Numbers(array);
+  std::vector<int64_t> sorted = axes;
+  std::sort(sorted.begin(), sorted.end());
+  bool is_order = sorted.size() == rank;
+  for (size_t i = 0; is_order && i < rank; ++i) is_order = sorted[i] == static_cast<int64_t>(i);
+  HETERO_CHECK(is_order, ValueError) << "an output's axes are no order of its " << rank;
+  return axes;
 }
 
 Program ReadProgram(const json::Object& object, int64_t length, std::string function) {
@@ -82,17 +93,22 @@ Program ReadProgram(const json::Object& object, int64_t length, std::string func
     program.inputs.push_back(ReadTensor(input));
   }
   const auto axes = reader.Get<json::Array>("output_axes");
-  size_t index = 0;
-  for (const json::Value& output : reader.Get<json::Array>("outputs")) {
-    program.outputs.push_back(ReadTensor(output));
-    const json::Value order = axes[static_cast<int64_t>(index++)];
-    if (order != nullptr) program.outputs.back().axes = Numbers(order.cast<json::Array>());
+  const auto outputs = reader.Get<json::Array>("outputs");
+  HETERO_CHECK(axes.size() == outputs.size(), ValueError)
+      << axes.size() << " orders of axes for " << outputs.size() << " outputs";
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    BorderTensor output = ReadTensor(outputs[static_cast<int64_t>(i)]);
+    const json::Value order = axes[static_cast<int64_t>(i)];
+    if (order != nullptr) {
+      output.axes = Permutation(order.cast<json::Array>(), output.shape.size());
+    }
+    program.outputs.push_back(std::move(output));
   }
   return program;
 }
 
 /*! \brief The signature at the end of a file of `size` bytes; empty where there is none. */
-std::string SignatureAt(std::ifstream& file, uint64_t size) {
+std::string SignatureAt(std::istream& file, uint64_t size) {
   if (size < kSignatureBlockBytes) return "";
   std::string block(kSignatureBlockBytes, '\0');
   file.seekg(static_cast<std::streamoff>(size - kSignatureBlockBytes));
@@ -110,7 +126,7 @@ struct Checked {
 };
 
 /*! \brief The manifest's text, once every byte of the file agrees with its checksums. */
-Checked ReadChecked(std::ifstream& file, uint64_t size) {
+Checked ReadChecked(std::istream& file, uint64_t size) {
   std::string signature = SignatureAt(file, size);
   size -= signature.size();
   HETERO_CHECK(size > kFooterBytes, ValueError) << "not an artefact of hetero_tvm, or cut short";
@@ -137,17 +153,14 @@ Checked ReadChecked(std::ifstream& file, uint64_t size) {
   digest.Add(text.data(), text.size());
   HETERO_CHECK(digest.Finish() == expected, ValueError)
       << "damaged (its description does not match its checksum); copy it again";
-  ffi::String why;
-  const json::Value parsed = json::Parse(text, &why);
-  const auto object = parsed.try_cast<json::Object>();
-  HETERO_CHECK(why.empty() && object.has_value(), ValueError) << "its description is no JSON";
-  const Reader reader(*object);
+  const json::Object object = ParseDescription(text, "its description");
+  const Reader reader(object);
   HETERO_CHECK(reader.Get<int64_t>("format_version") == kFormatVersion, ValueError)
       << "format version " << reader.Get<int64_t>("format_version") << ", this library reads "
       << kFormatVersion;
   for (const char* key : {"weights", "llm"}) {
-    const auto held = object->find(ffi::String(key));
-    HETERO_CHECK(held == object->end() || (*held).second == nullptr, ValueError)
+    const auto held = object.find(ffi::String(key));
+    HETERO_CHECK(held == object.end() || (*held).second == nullptr, ValueError)
         << "has " << key
         << " of its own, as a language model, which only hetero_tvm in Python runs";
   }
@@ -163,7 +176,7 @@ Checked ReadChecked(std::ifstream& file, uint64_t size) {
   }
   HETERO_CHECK(code.Finish() == reader.Text("library_sha256"), ValueError)
       << "damaged (the code does not match its checksum); copy it again";
-  return {*object, std::move(footer), std::move(signature)};
+  return {object, std::move(footer), std::move(signature)};
 }
 
 void CheckMachine(const Reader& manifest) {
@@ -185,33 +198,42 @@ void CheckMachine(const Reader& manifest) {
 
 }  // namespace
 
+Sealed ReadSealed(std::istream& file, uint64_t size) {
+  const Checked checked = ReadChecked(file, size);
+  const json::Object& object = checked.description;
+  const Reader reader(object);
+  CheckMachine(reader);
+  Sealed sealed{{}, checked.footer, checked.signature};
+  for (const json::Value& variant : reader.Get<json::Array>("variants")) {
+    const auto one = variant.cast<json::Object>();
+    const Reader of_one(one);
+    sealed.manifest.programs.push_back(
+        ReadProgram(one, of_one.Get<int64_t>("length"), of_one.Text("function")));
+  }
+  if (sealed.manifest.programs.empty()) {
+    sealed.manifest.programs.push_back(ReadProgram(object, 0, "main"));
+  }
+  return sealed;
+}
+
 Manifest Manifest::Read(const std::string& path) {
+  std::error_code error;  // a pipe would be waited for, a device read without end
+  const bool is_other =
+      std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error);
+  HETERO_CHECK(!is_other, ValueError) << path << ": not a file";
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   HETERO_CHECK(file.is_open(), ValueError) << path << ": cannot be opened";
-  Manifest manifest;
-  std::string footer;
-  std::string signature;
+  Sealed sealed;
   try {
-    const Checked checked = ReadChecked(file, static_cast<uint64_t>(file.tellg()));
-    footer = checked.footer;
-    signature = checked.signature;
-    const json::Object& object = checked.description;
-    const Reader reader(object);
-    CheckMachine(reader);
-    for (const json::Value& variant : reader.Get<json::Array>("variants")) {
-      const auto one = variant.cast<json::Object>();
-      const Reader of_one(one);
-      manifest.programs.push_back(
-          ReadProgram(one, of_one.Get<int64_t>("length"), of_one.Text("function")));
-    }
-    if (manifest.programs.empty()) manifest.programs.push_back(ReadProgram(object, 0, "main"));
+    sealed = ReadSealed(file, static_cast<uint64_t>(file.tellg()));
   } catch (const ffi::Error& error) {
     TVM_FFI_THROW(ValueError) << path << ": " << error.message()
                               << "; build it again, for this machine";
   }
   // Last, because a signature is of the hashes: they hold here.
-  Imported("hetero_tvm.signature_check")(path, ffi::Bytes(footer), ffi::Bytes(signature));
-  return manifest;
+  Imported("hetero_tvm.signature_check")(path, ffi::Bytes(sealed.footer),
+                                         ffi::Bytes(sealed.signature));
+  return std::move(sealed.manifest);
 }
 
 }  // namespace hetero_tvm::runtime

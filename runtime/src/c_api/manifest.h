@@ -8,6 +8,7 @@
 #include <tvm/ffi/dtype.h>
 
 #include <cstdint>
+#include <iosfwd>
 #include <string>
 #include <vector>
 
@@ -43,6 +44,16 @@ struct Manifest {
    */
   static Manifest Read(const std::string& path);
 };
+
+/*! \brief A manifest, and what a signature is of. */
+struct Sealed {
+  Manifest manifest;
+  std::string footer;
+  std::string signature;  // empty: none
+};
+
+/*! \brief Everything of `Manifest::Read` but who signed it, from any stream of `size` bytes. */
+Sealed ReadSealed(std::istream& file, uint64_t size);
 
 }  // namespace hetero_tvm::runtime
 

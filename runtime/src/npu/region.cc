@@ -4,12 +4,12 @@
  */
 #include "region.h"
 
-#include <tvm/ffi/container/tensor.h>
 #include <tvm/ffi/dtype.h>
 #include <tvm/ffi/extra/json.h>
 
-#include <limits>
 #include <utility>
+
+#include "../untrusted.h"
 
 namespace hetero_tvm::runtime::npu {
 namespace {
@@ -44,18 +44,12 @@ TensorSpec ParseTensor(const json::Value& value, const std::string& where) {
   const std::string here = where + ", tensor '" + spec.name + "'";
   spec.dtype_name = Text(*object, "dtype", here);
   spec.dtype = ffi::StringToDLDataType(spec.dtype_name);
-  size_t elements = 1;
   for (const json::Value& extent : Member<json::Array>(*object, "shape", here)) {
     const auto size = extent.try_cast<int64_t>();
-    if (!size.has_value() || *size < 0) Refuse(here, "a dimension is not a number");
-    const auto count = static_cast<size_t>(*size);
-    if (count != 0 && elements > std::numeric_limits<uint32_t>::max() * size_t{256} / count) {
-      Refuse(here, "the shape is too large");
-    }
-    elements *= count;
+    if (!size.has_value()) Refuse(here, "a dimension is not a number");
     spec.shape.push_back(*size);
   }
-  spec.bytes = ffi::GetDataSize(elements, spec.dtype);
+  spec.bytes = TensorBytes(spec.shape, spec.dtype, "NPU module: " + here);
   return spec;
 }
 
@@ -82,27 +76,19 @@ Region ParseRegion(const json::Value& value, size_t index) {
   return region;
 }
 
-json::Object ParseHeader(const ffi::String& text) {
-  ffi::String error;
-  const json::Value parsed = json::Parse(text, &error);
-  if (!error.empty()) Refuse("header", std::string(error));
-  const auto header = parsed.try_cast<json::Object>();
-  if (!header.has_value()) Refuse("header", "not an object");
-  return *header;
-}
-
 }  // namespace
 
 std::vector<Region> ParseRegions(const ffi::String& text) {
+  const json::Object header = ParseDescription(text, "NPU module: header");
   std::vector<Region> regions;
-  for (const json::Value& region : Member<json::Array>(ParseHeader(text), "regions", "header")) {
+  for (const json::Value& region : Member<json::Array>(header, "regions", "header")) {
     regions.push_back(ParseRegion(region, regions.size()));
   }
   return regions;
 }
 
 std::vector<std::string> ParseNames(const ffi::String& text, const char* list) {
-  const json::Object header = ParseHeader(text);
+  const json::Object header = ParseDescription(text, "NPU module: header");
   std::vector<std::string> names;
   if (header.find(ffi::String(list)) == header.end()) return names;
   for (const json::Value& file : Member<json::Array>(header, list, "header")) {
