@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.errors import MissingPackage, TokenizerUnusable
+from hetero_tvm.frontend.llm_folder import read_text
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what the bytes of half a character decode to
 _PATIENCE = 8  # tokens; a character is at most four bytes, and so four tokens
@@ -61,9 +62,8 @@ class Tokenizer:
             "special_tokens_map.json",
             "chat_template.jinja",
         )
-        return cls(
-            {name: (folder / name).read_text("utf-8") for name in names if (folder / name).exists()}
-        )
+        found = {name: read_text(folder / name) for name in names}
+        return cls({name: text for name, text in found.items() if text is not None})
 
     @property
     def stop_tokens(self) -> tuple[int, ...]:
@@ -163,7 +163,7 @@ class TextStream:
 def _object(texts: Mapping[str, str], name: str) -> dict[str, Any]:
     try:
         found = json.loads(texts.get(name) or "{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerUnusable(f"{name}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise TokenizerUnusable(f"{name}: expected an object")
@@ -174,8 +174,8 @@ def _template(config: Mapping[str, Any]) -> str:
     """The chat template of `tokenizer_config.json`: one, or several with names."""
     found = config.get("chat_template")
     if isinstance(found, list):
-        named = {entry.get("name"): entry.get("template") for entry in found}
-        found = named.get("default")
+        named = [entry for entry in found if isinstance(entry, dict)]
+        found = next((e.get("template") for e in named if e.get("name") == "default"), None)
     return found if isinstance(found, str) else ""
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hetero_tvm.errors import ModelTooLarge
+from hetero_tvm.frontend.control_flow import MAX_ITERATIONS
 from hetero_tvm.frontend.emitter import Emitter
 from hetero_tvm.frontend.node_view import NodeView
 from hetero_tvm.frontend.shape_folding import Decomposition
@@ -45,6 +47,8 @@ def _recurrent(step_of: Callable[[NodeView], _Step]) -> Decomposition:
         steps, batch, _width = node.shape(0)
         if batch_first:
             steps, batch = batch, steps
+        if steps > MAX_ITERATIONS:
+            raise ModelTooLarge(f"node {node.label} runs more than {MAX_ITERATIONS} steps")
         lengths = node.const(_SEQUENCE_LENGTHS)
         if node.has(_SEQUENCE_LENGTHS) and (lengths is None or np.any(lengths != steps)):
             return False

@@ -14,15 +14,17 @@ class FreshNames:
 
     def __init__(self, taken: set[str]) -> None:
         self._taken = taken
+        self._last: dict[str, int] = {}  # wanted name -> the number it was last given
         self.origin: dict[str, str] = {}  # node name -> name of the model's own node
         self.operator: dict[str, str] = {}  # name of the model's own node -> its operator
 
     def take(self, wanted: str) -> str:
         """`wanted`, or `wanted_2` and so on when it is taken."""
-        name, count = wanted, 1
+        name, count = wanted, self._last.get(wanted, 1)
         while name in self._taken:
             count += 1
             name = f"{wanted}_{count}"
+        self._last[wanted] = count
         self._taken.add(name)
         return name
 

@@ -92,11 +92,11 @@ def read_llm_folder(path: Path) -> LlmFolder:
         context=_context(config, genai),
         vocabulary=_vocabulary(model, proto),
         stop_tokens=_stop_tokens(config, genai, _json(path / "generation_config.json")),
-        texts={name: text for name in TEXT_FILES if (text := _text(path / name)) is not None},
+        texts={name: text for name in TEXT_FILES if (text := read_text(path / name)) is not None},
     )
 
 
-def _text(file: Path) -> str | None:
+def read_text(file: Path) -> str | None:
     """A text file of the folder; None where there is none."""
     if not file.is_file():
         return None
@@ -109,12 +109,12 @@ def _text(file: Path) -> str | None:
 
 
 def _json(file: Path) -> dict[str, Any]:
-    text = _text(file)
+    text = read_text(file)
     if text is None:
         return {}
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NotALanguageModel(f"{file}: not JSON ({error})") from error
     if not isinstance(found, dict):
         raise NotALanguageModel(f"{file}: expected an object")

@@ -118,20 +118,23 @@ class _Importer:
             results = converters.convert(
                 Conversion(view, self._builder, self._values, self._weight)
             )
-        except (RuntimeError, TypeError, ValueError) as error:
+            for index, name in enumerate(proto.output):
+                if name:
+                    self._take(view, index, results[index], first)
+        except (RuntimeError, TypeError, ValueError, LookupError, OverflowError) as error:
             raise UnsupportedModel(f"node {view.label} cannot be imported: {error}") from error
-        for index, name in enumerate(proto.output):
-            if not name:
-                continue
-            value = results[index]
-            if not isinstance(value, relax.Var) and not converters.is_constant(value):
-                value = self._builder.emit(value)
-            self._check_type(view, name, value)
-            self._values[name] = value
-            if isinstance(value, relax.Var) and value in set(self._builder.emitted[first:]):
-                suffix = f"_{index}" if index else ""
-                self._final.setdefault(value, (f"{proto.name}{suffix}", name))
         self._owner += [(var, proto.name) for var in self._builder.emitted[first:]]
+
+    def _take(self, view: NodeView, index: int, value: relax.Expr, first: int) -> None:
+        """Give the node's output `index` the value that its converter made."""
+        name = view.proto.output[index]
+        if not isinstance(value, relax.Var) and not converters.is_constant(value):
+            value = self._builder.emit(value)
+        self._check_type(view, name, value)
+        self._values[name] = value
+        if isinstance(value, relax.Var) and value in set(self._builder.emitted[first:]):
+            suffix = f"_{index}" if index else ""
+            self._final.setdefault(value, (f"{view.proto.name}{suffix}", name))
 
     def _check_dtypes(self, view: NodeView) -> None:
         for name in (*view.proto.input, *view.proto.output):

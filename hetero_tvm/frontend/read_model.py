@@ -14,12 +14,12 @@ import hashlib
 import logging
 import math
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
 
 from hetero_tvm.errors import ModelTooLarge, ModelUnreadable, WeightsMissing
@@ -34,6 +34,7 @@ MAX_RANK = 16
 MAX_NESTING = 16
 OLDEST_OPSET = 7  # earlier operators broadcast by attributes
 _CHUNK_BYTES = 1 << 20
+_NO_VERSION = 1 << 16  # of an operator set; the newest is far below
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,23 @@ def parse_model(path: Path) -> onnx.ModelProto:
         raise ModelUnreadable(f"{path}: not an ONNX file, or a truncated one ({error})") from error
     except OSError as error:
         raise ModelUnreadable(f"{path}: cannot be read ({error.strerror})") from error
+    if not _is_text(proto):
+        raise ModelUnreadable(f"{path}: not an ONNX file, or a damaged one (a name in it is no text)")
     return proto
+
+
+def _is_text(message: Message) -> bool:
+    """Are all strings in `message` UTF-8? Others protobuf gives as bytes, where they are read."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            texts = value if field.is_repeated else (value,)
+            if not all(isinstance(text, str) for text in texts):
+                return False
+        elif field.type == field.TYPE_MESSAGE:
+            parts = value if field.is_repeated else (value,)
+            if not all(map(_is_text, parts)):
+                return False
+    return True
 
 
 def read_structure(path: Path) -> onnx.ModelProto:
@@ -110,7 +127,12 @@ def _check_structure(path: Path, proto: onnx.ModelProto) -> None:
         raise ModelUnreadable(
             f"{path}: not an ONNX file, or a truncated one (no graph with outputs in it)"
         )
+    for value in proto.graph.input:
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type:
+            raise ModelUnreadable(f"{path}: input {value.name!r} is of no type; the file is damaged")
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
+    if not all(0 <= version < _NO_VERSION for version in opsets.values()):
+        raise ModelUnreadable(f"{path}: an operator set of a version that is none; the file is damaged")
     opset = opsets.get("", opsets.get("ai.onnx"))
     if opset is None:
         raise ModelUnreadable(f"{path}: names no operator set; is it a plain ONNX model?")
@@ -122,41 +144,114 @@ def _check_structure(path: Path, proto: onnx.ModelProto) -> None:
         )
     counts = {"nodes": 0, "tensors": 0}
     for graph, depth in _graphs(proto.graph):
-        if depth > MAX_NESTING:
-            raise ModelTooLarge(f"{path}: graphs nest more than {MAX_NESTING} deep")
+        _check_depth(path, depth)
         counts["nodes"] += len(graph.node)
         counts["tensors"] += len(graph.initializer)
     for function in proto.functions:
-        counts["nodes"] += len(function.node)
+        for node in function.node:
+            counts["nodes"] += 1
+            for attribute in node.attribute:
+                for nested in _subgraphs(attribute):
+                    for graph, depth in _graphs(nested, 1):
+                        _check_depth(path, depth)
+                        counts["nodes"] += len(graph.node)
+                        counts["tensors"] += len(graph.initializer)
     if counts["nodes"] > MAX_NODES or counts["tensors"] > MAX_TENSORS:
         raise ModelTooLarge(
             f"{path}: {counts['nodes']} nodes and {counts['tensors']} tensors; "
             f"the limits are {MAX_NODES} and {MAX_TENSORS}"
         )
-    _check_names(path, proto.graph, set())
+    _check_functions(path, proto)
+    _check_names(path, proto.graph, ())
+    for function in proto.functions:
+        known = set(function.input)
+        _check_nodes(path, function.node, (known,))
+        _check_outputs(path, function.output, (known,))
 
 
-def _check_names(path: Path, graph: onnx.GraphProto, outer: set[str]) -> None:
-    """Every name is produced before it is read."""
-    known = outer | {value.name for value in graph.input}
+def _check_depth(path: Path, depth: int) -> None:
+    if depth > MAX_NESTING:
+        raise ModelTooLarge(f"{path}: graphs nest more than {MAX_NESTING} deep")
+
+
+def _check_functions(path: Path, proto: onnx.ModelProto) -> None:
+    """Functions call no function that calls them, and written out they are not too many nodes."""
+    bodies = {(f.domain, f.name, f.overload): f for f in proto.functions}
+    sizes: dict[tuple[str, str, str], int] = {}  # nodes of a function, written out
+
+    def count(nodes: Iterable[onnx.NodeProto], calling: frozenset[tuple[str, str, str]]) -> int:
+        total = 0
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            total += 1
+            if key in bodies:
+                if key in calling or len(calling) > MAX_NESTING:
+                    raise ModelUnreadable(
+                        f"{path}: function {node.op_type!r} calls itself, or functions call one "
+                        f"another more than {MAX_NESTING} deep"
+                    )
+                if key not in sizes:
+                    sizes[key] = count(bodies[key].node, calling | {key})
+                total += sizes[key]
+            for attribute in node.attribute:
+                total += sum(count(graph.node, calling) for graph in _subgraphs(attribute))
+        return total
+
+    written_out = count(proto.graph.node, frozenset())
+    if written_out > MAX_NODES:
+        raise ModelTooLarge(f"{path}: its functions make {written_out} nodes, the limit is {MAX_NODES}")
+
+
+def _is_type(number: int) -> bool:
+    """Of a declared tensor; 0 says that nothing is declared."""
+    return number in onnx.TensorProto.DataType.values()
+
+
+Scopes = tuple[set[str], ...]  # the names that can be read, of a graph and of those around it
+
+
+def _check_names(path: Path, graph: onnx.GraphProto, outer: Scopes) -> None:
+    """Every name is produced once, and before it is read."""
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        tensor_type = value.type.tensor_type
+        if value.type.HasField("tensor_type") and not _is_type(tensor_type.elem_type):
+            raise ModelUnreadable(f"{path}: {value.name!r} has the unknown type {tensor_type.elem_type}")
+        if len(tensor_type.shape.dim) > MAX_RANK:
+            raise ModelTooLarge(f"{path}: {value.name!r} has more than {MAX_RANK} dimensions")
+    known = {value.name for value in graph.input}
     known |= {tensor.name for tensor in graph.initializer}
     known |= {tensor.values.name for tensor in graph.sparse_initializer}
-    for node in graph.node:
+    scopes = (known, *outer)
+    _check_nodes(path, graph.node, scopes)
+    _check_outputs(path, [value.name for value in graph.output], scopes)
+
+
+def _check_nodes(path: Path, nodes: Iterable[onnx.NodeProto], scopes: Scopes) -> None:
+    known = scopes[0]
+    for node in nodes:
         for name in node.input:
-            if name and name not in known:
+            if name and not any(name in scope for scope in scopes):
                 raise ModelUnreadable(
                     f"{path}: node {node.name or node.op_type!r} reads {name!r}, which nothing "
                     "before it produces; the file is damaged"
                 )
         for attribute in node.attribute:
             for subgraph in _subgraphs(attribute):
-                _check_names(path, subgraph, known)
-        known.update(node.output)
-    for value in graph.output:
-        if value.name not in known:
+                _check_names(path, subgraph, scopes)
+        for name in node.output:
+            if name and name in known:
+                raise ModelUnreadable(
+                    f"{path}: node {node.name or node.op_type!r} produces {name!r}, which is there "
+                    "already; the file is damaged"
+                )
+            known.add(name)
+
+
+def _check_outputs(path: Path, names: Iterable[str], scopes: Scopes) -> None:
+    for name in names:
+        if not any(name in scope for scope in scopes):
             raise ModelUnreadable(
-                f"{path}: output {value.name!r} is produced by no node; "
-                "the file is damaged or truncated"
+                f"{path}: output {name!r} is produced by no node; the file is damaged or truncated"
             )
 
 
@@ -177,14 +272,25 @@ def _graphs(graph: onnx.GraphProto, depth: int = 0) -> Iterator[tuple[onnx.Graph
 def _tensors(proto: onnx.ModelProto) -> Iterator[tuple[str, onnx.TensorProto]]:
     """Every tensor of the model with the name to use in a message."""
     for graph, _ in _graphs(proto.graph):
-        for tensor in graph.initializer:
-            yield tensor.name, tensor
-        yield from _attribute_tensors(graph.node)
+        yield from _graph_tensors(graph)
     for function in proto.functions:
         yield from _attribute_tensors(function.node)
+        for node in function.node:
+            for attribute in node.attribute:
+                for nested in _subgraphs(attribute):
+                    for graph, _ in _graphs(nested):
+                        yield from _graph_tensors(graph)
 
 
-def _attribute_tensors(nodes: Iterator[onnx.NodeProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
+def _graph_tensors(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TensorProto]]:
+    for tensor in graph.initializer:
+        yield tensor.name, tensor
+    for sparse in graph.sparse_initializer:
+        yield from _sparse_tensors(sparse.values.name, sparse)
+    yield from _attribute_tensors(graph.node)
+
+
+def _attribute_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[tuple[str, onnx.TensorProto]]:
     for node in nodes:
         for attribute in node.attribute:
             where = f"{node.name or node.op_type}.{attribute.name}"
@@ -192,6 +298,17 @@ def _attribute_tensors(nodes: Iterator[onnx.NodeProto]) -> Iterator[tuple[str, o
                 yield where, attribute.t
             for tensor in attribute.tensors:
                 yield where, tensor
+            if attribute.HasField("sparse_tensor"):
+                yield from _sparse_tensors(where, attribute.sparse_tensor)
+            for sparse in attribute.sparse_tensors:
+                yield from _sparse_tensors(where, sparse)
+
+
+def _sparse_tensors(
+    name: str, sparse: onnx.SparseTensorProto
+) -> Iterator[tuple[str, onnx.TensorProto]]:
+    yield name, sparse.values
+    yield name, sparse.indices
 
 
 def _tensor_bytes(path: Path, name: str, tensor: onnx.TensorProto) -> int:
@@ -293,11 +410,19 @@ def _contained(path: Path, name: str, location: str) -> Path:
 def _check_tensors(path: Path, proto: onnx.ModelProto) -> None:
     for name, tensor in _tensors(proto):
         size = _tensor_bytes(path, name, tensor)
-        if tensor.HasField("raw_data") and len(tensor.raw_data) != size:
-            raise ModelUnreadable(
-                f"{path}: tensor {name!r} of shape {list(tensor.dims)} needs {size} bytes and has "
-                f"{len(tensor.raw_data)}; the file is damaged"
-            )
+        if tensor.HasField("segment"):
+            raise ModelUnreadable(f"{path}: tensor {name!r} is a part of one, which nothing reads")
+        if tensor.HasField("raw_data") and tensor.data_type != onnx.TensorProto.STRING:
+            if len(tensor.raw_data) != size:
+                raise ModelUnreadable(
+                    f"{path}: tensor {name!r} of shape {list(tensor.dims)} needs {size} bytes and "
+                    f"has {len(tensor.raw_data)}; the file is damaged"
+                )
+            continue
+        try:  # values in a field of their type: few, since they take more room
+            onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise ModelUnreadable(f"{path}: tensor {name!r} is damaged: {error}") from None
 
 
 def _hash(files: list[Path]) -> str:

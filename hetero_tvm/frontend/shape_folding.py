@@ -31,11 +31,12 @@ import onnx.inliner
 from hetero_tvm.errors import (
     BadInput,
     ModelTooLarge,
+    ModelUnreadable,
     OpenShapeError,
     ShapeMismatchError,
     UnsupportedModel,
 )
-from hetero_tvm.frontend import control_flow
+from hetero_tvm.frontend import check_nodes, control_flow
 from hetero_tvm.frontend.emitter import Emitter
 from hetero_tvm.frontend.evaluate import evaluate_node
 from hetero_tvm.frontend.folded_model import FoldedModel, Walked, assemble
@@ -63,6 +64,10 @@ _NUMBER_ATTRIBUTES = {
     "value_int": "int64",
     "value_ints": "int64",
 }
+
+# What a node raises that is well-formed and still makes no sense: a branch with other results than
+# its `If`, a permutation of other axes, a size that is no size.
+_NONSENSE = (ValueError, TypeError, LookupError, OverflowError, AttributeError, MemoryError)
 
 
 def fold_model(
@@ -132,7 +137,14 @@ class _Folder:
             self._budget -= 1
             if self._budget < 0:
                 raise ModelTooLarge(f"the model expands to more than {_MAX_WORK} nodes")
-            work.extendleft(reversed(self._step(work.popleft())))
+            node = work.popleft()
+            try:
+                work.extendleft(reversed(self._step(node)))
+            except _NONSENSE as error:
+                name = self._names.source(node.name)
+                raise UnsupportedModel(
+                    f"node {name!r} ({qualified_op(node)}) cannot be imported: {error}"
+                ) from error
 
     def _step(self, original: onnx.NodeProto) -> list[onnx.NodeProto]:
         """Deal with one node; returns the nodes to visit next in its place."""
@@ -143,6 +155,10 @@ class _Folder:
         view = NodeView(
             proto=node, opset=self._schemas.opset, types=self._types, constants=self._constants
         )
+        schema = self._schemas.find(node)
+        wrong = None if schema is None else check_nodes.problem(node, schema)
+        if wrong is not None:
+            raise ModelUnreadable(f"node {view.label} {wrong}; the file is damaged")
         if any(name in self._unknown for name in node.input):
             # Its types cannot be known any more; whether it has a rule at all can.
             if not self._has_rule(node):

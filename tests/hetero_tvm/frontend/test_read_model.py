@@ -176,3 +176,89 @@ def test_deep_nesting(tmp_path):
     read_model(save(_nested(16), tmp_path))
     with pytest.raises(BadInput, match="nest more than 16 deep"):
         read_model(save(_nested(17), tmp_path))
+
+
+def _with_functions(calls):
+    """A model with functions f0, f1, …; `calls` says for each which numbers it calls."""
+    proto = _good()
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    proto.graph.node[0].CopyFrom(helper.make_node("f0", ["x"], ["y"], domain="own"))
+    for number, others in enumerate(calls):
+        nodes = [helper.make_node("Neg", ["a"], ["r"])]
+        for index, other in enumerate(others):
+            made = helper.make_node(f"f{other}", ["a"], [f"t{index}"], domain="own")
+            nodes.append(made)
+        made = helper.make_function("own", f"f{number}", ["a"], ["r"], nodes, proto.opset_import)
+        proto.functions.append(made)
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("calls", "said"),
+    [
+        ([[0]], "calls itself"),
+        ([[1], [2], [0]], "calls itself"),
+        ([[n + 1] for n in range(30)] + [[]], "more than 16 deep"),
+        ([[n + 1] * 8 for n in range(12)] + [[]], "its functions make [0-9]+ nodes, the limit is"),
+    ],
+)
+def test_functions_without_end(tmp_path, calls, said):
+    read_model(save(_with_functions([[1, 1], [2], []]), tmp_path))
+    with pytest.raises(BadInput, match=said):
+        read_model(save(_with_functions(calls), tmp_path))
+
+
+def _function_that_reads(tensor):
+    proto = _with_functions([[]])
+    branch = helper.make_graph(
+        [helper.make_node("Identity", ["w"], ["v"])], "b", [], [proto.graph.output[0]], [tensor]
+    )
+    branch.output[0].name = "v"
+    node = helper.make_node("If", ["a"], ["u"], then_branch=branch, else_branch=branch)
+    proto.functions[0].node.append(node)
+    return proto
+
+
+def test_external_data_in_branches_of_functions_is_contained_too(tmp_path):
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[6])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    with pytest.raises(BadInput, match="leaves the model's folder"):
+        read_model(save(_function_that_reads(tensor), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda p: p.graph.node.append(p.graph.node[0]), "produces 'y', which is there already"),
+        (lambda p: setattr(p.opset_import[1], "version", 2**40), "operator set of a version"),
+        (
+            lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 999),
+            "'x' has the unknown type 999",
+        ),
+        (
+            lambda p: setattr(p.graph.input[0].type.tensor_type, "elem_type", 0),
+            "input 'x' is of no type",
+        ),
+        (
+            lambda p: [p.graph.input[0].type.tensor_type.shape.dim.add() for _ in range(16)],
+            "'x' has more than 16 dimensions",
+        ),
+        (lambda p: p.graph.initializer[0].segment.SetInParent(), "'w' is a part of one"),
+        (lambda p: setattr(p.graph.initializer[0], "data_type", TensorProto.STRING), "damaged"),
+        (lambda p: p.graph.initializer[0].ClearField("raw_data"), "'w' is damaged"),
+    ],
+)
+def test_what_a_fuzzer_made(tmp_path, change, said):
+    proto = _good()
+    proto.opset_import.append(helper.make_opsetid("own", 1))
+    change(proto)
+    with pytest.raises(BadInput, match=said):
+        read_model(save(proto, tmp_path))
+
+
+def test_names_that_are_no_text(tmp_path):
+    path = save(_good(), tmp_path)
+    path.write_bytes(path.read_bytes().replace(b"sum", b"s\xffm"))
+    with pytest.raises(BadInput, match="a name in it is no text"):
+        read_model(path)

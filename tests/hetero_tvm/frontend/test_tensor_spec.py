@@ -1,6 +1,8 @@
 """Names, types and shapes at a model's border."""
 
-from hetero_tvm.frontend.tensor_spec import TensorSpec
+import pytest
+
+from hetero_tvm.frontend.tensor_spec import TensorSpec, check_tensors
 
 
 def test_text_is_what_the_input_flag_takes():
@@ -11,3 +13,19 @@ def test_text_is_what_the_input_flag_takes():
 def test_size():
     assert TensorSpec(name="x", dtype="float16", shape=(3, 5)).size_bytes == 30
     assert TensorSpec(name="x", dtype="float32", shape=()).size_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "said"),
+    [
+        ("O", (1,), "x is of no type 'O'"),
+        ("f4", (1,), "x is of no type 'f4'"),
+        ("float32", (2, -1), "impossible shape"),
+        ("float32", (1,) * 17, "impossible shape"),
+        ("float32", (2**20, 2**20), "larger than any memory"),
+    ],
+)
+def test_what_no_tensor_is(dtype, shape, said):
+    check_tensors([TensorSpec(name="x", dtype="bfloat16", shape=(0, 3))])
+    with pytest.raises(ValueError, match=said):
+        check_tensors([TensorSpec(name="x", dtype=dtype, shape=shape)])
