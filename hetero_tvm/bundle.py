@@ -26,9 +26,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from hetero_tvm import typed_json
 from hetero_tvm.errors import ArtefactUnreadable
 from hetero_tvm.frontend.random_inputs import InputRange
-from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.frontend.tensor_spec import TensorSpec, check_tensors
 from hetero_tvm.lengths import LengthRules
 from hetero_tvm.weights_layout import ALIGNMENT, Weights
 from relay_passes.calls import Call
@@ -40,6 +41,7 @@ SIGNATURE = struct.Struct("<64s32s8s")  # signature, public key, magic
 SIGNATURE_MAGIC = b"HETROSIG"
 _MAX_MANIFEST_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
+_MOST_BYTES = 1 << 50  # of a file
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,12 +66,6 @@ class LanguageModel:
     vocabulary: int
     stop_tokens: tuple[int, ...]  # any of them ends a text
     texts: dict[str, str]  # files of the tokenizer, by name; empty: only token ids
-
-    @classmethod
-    def from_dict(cls, raw: dict[str, Any]) -> LanguageModel:
-        """Read back what `dataclasses.asdict` gave, after JSON."""
-        caches = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw["caches"])
-        return cls(**{**raw, "caches": caches, "stop_tokens": tuple(raw["stop_tokens"])})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,49 +112,51 @@ class Manifest:
     @classmethod
     def from_json(cls, text: str) -> Manifest:
         """Read back what `to_json` wrote; ValueError where it is something else."""
-        raw = json.loads(text)
-        if not isinstance(raw, dict):
-            raise ValueError("not an object")
+        raw = typed_json.parse_object(text)
         version = raw.get("format_version")
         if version != FORMAT_VERSION:
             raise ValueError(f"format version {version}, this program reads {FORMAT_VERSION}")
-        raw["ranges"] = tuple(
-            InputRange(**{**r, "shape": tuple(r["shape"]), "values": tuple(r["values"])})
-            for r in raw["ranges"]
-        )
-        raw["soc_ids"] = tuple(raw["soc_ids"])
-        raw["calls"] = {
-            function: tuple(Call.from_dict(call) for call in calls)
-            for function, calls in raw["calls"].items()
-        }
-        raw["variants"] = tuple(Variant(**_border_from(entry)) for entry in raw["variants"])
-        raw["kernels"] = tuple(raw.get("kernels", ()))
-        if raw["lengths"] is not None:
-            raw["lengths"] = LengthRules.from_dict(raw["lengths"])
-        if raw["llm"] is not None:
-            raw["llm"] = LanguageModel.from_dict(raw["llm"])
-        if raw["weights"] is not None:
-            raw["weights"] = Weights.from_dict(raw["weights"])
-        return cls(**_border_from(raw))
+        manifest = typed_json.from_object(cls, raw)
+        _check(manifest)
+        return manifest
 
 
-def _border_from(raw: dict[str, Any]) -> dict[str, Any]:
-    """`raw` with inputs and outputs as they were before they became JSON."""
-    border = {
-        side: tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw[side])
-        for side in ("inputs", "outputs")
-    }
-    output_axes = tuple(
-        None if axes is None else _permutation(axes, len(spec.shape))
-        for spec, axes in zip(border["outputs"], raw["output_axes"], strict=True)
-    )
-    return {**raw, **border, "output_axes": output_axes}
-
-
-def _permutation(axes: list[int], rank: int) -> tuple[int, ...]:
-    if sorted(axes) != list(range(rank)):
-        raise ValueError(f"{axes} is no order of {rank} axes")
-    return tuple(axes)
+def _check(manifest: Manifest) -> None:
+    """What types do not say; ValueError."""
+    borders: tuple[Manifest | Variant, ...] = (manifest, *manifest.variants)
+    for border in borders:
+        check_tensors((*border.inputs, *border.outputs))
+        if len(border.output_axes) != len(border.outputs):
+            raise ValueError("an order of axes for each output, or none")
+        for spec, axes in zip(border.outputs, border.output_axes, strict=True):
+            if axes is not None and sorted(axes) != list(range(len(spec.shape))):
+                raise ValueError(f"{list(axes)} is no order of {len(spec.shape)} axes")
+    check_tensors(manifest.ranges)
+    if any(entry.kind == "index" and entry.size < 1 for entry in manifest.ranges):
+        raise ValueError("an input that indexes nothing")
+    if any(entry.kind == "choice" and not entry.values for entry in manifest.ranges):
+        raise ValueError("an input without a value to choose")
+    lengths = [variant.length for variant in manifest.variants]
+    if lengths != sorted(set(lengths)) or any(length < 1 for length in lengths):
+        raise ValueError(f"variants of the lengths {lengths}")
+    for variant in manifest.variants:
+        predicted = variant.plan.get("predicted_us")
+        if not isinstance(predicted, int | float) or not 0 <= predicted < float("inf"):
+            raise ValueError(f"variant {variant.length} has no predicted time")
+    if (manifest.lengths is None) == bool(lengths) and manifest.llm is None:
+        raise ValueError("variants go with rules for lengths")
+    if manifest.lengths is not None:
+        manifest.lengths.check(manifest.inputs, manifest.outputs)
+    weights = manifest.weights
+    if weights is not None:
+        weights.check()
+    if not 0 <= manifest.library_bytes <= (weights.offset if weights else _MOST_BYTES):
+        raise ValueError(f"{manifest.library_bytes} bytes of code")
+    llm = manifest.llm
+    if llm is not None:
+        check_tensors(llm.caches)
+        if llm.capacity < 1 or llm.vocabulary < 1 or any(len(c.shape) != 4 for c in llm.caches):
+            raise ValueError("a language model without room")
 
 
 class WeightFile(Protocol):
@@ -247,7 +245,7 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
         )
     try:
         manifest = Manifest.from_json(text.decode())
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ArtefactUnreadable(
             f"{path}: made by another version of hetero_tvm ({error}); rebuild it with this one"
         ) from None

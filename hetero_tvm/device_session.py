@@ -41,7 +41,10 @@ class Folder:
         Raises:
             BadInput: that would be outside, through `..`, an absolute name or a link.
         """
-        path = (self._root / name).resolve()
+        try:
+            path = (self._root / name).resolve()
+        except (ValueError, OSError):  # a zero byte; too long; links in a circle
+            path = self._root
         if path == self._root or not path.is_relative_to(self._root):
             raise BadInput(f"{name!r} is not in the session's folder")
         return path

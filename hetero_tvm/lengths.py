@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
+
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 
 # Beyond so many of the longest pieces the choice of the last few no longer shows.
 _SEARCHED = 8
@@ -31,14 +32,19 @@ class LengthRules:
     chunking: bool
     chunking_words: str
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> LengthRules:
-        """Read back what `dataclasses.asdict` gave, after JSON."""
-        axes = {
-            side: {name: tuple(found) for name, found in raw[side].items()}
-            for side in ("input_axes", "output_axes")
-        }
-        return cls(**{**raw, **axes})
+    def check(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        """Refuse rules, which came with a file, that do not go with this border; ValueError."""
+        for specs, axes in ((inputs, self.input_axes), (outputs, self.output_axes)):
+            ranks = {spec.name: len(spec.shape) for spec in specs}
+            for name, found in axes.items():
+                if (
+                    name not in ranks
+                    or not found
+                    or any(not 0 <= axis < ranks[name] for axis in found)
+                ):
+                    raise ValueError(f"{name} has no axes {list(found)}")
+        if not self.input_axes or set(self.input_axes) - set(self.fill):
+            raise ValueError("no input carries the length, or one cannot be filled up")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

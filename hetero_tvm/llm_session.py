@@ -12,6 +12,8 @@ Not thread-safe; a fork may be used beside its origin, but not at the same time.
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,12 @@ from hetero_tvm.loader import (
 
 _DECODE = 1
 _FORMAT = "hetero_tvm kv cache 1"
+_MAX_SAVED_BYTES = 64 << 30
+# What reading an archive of arrays raises where it is none, or none that is whole.
+_NO_ARCHIVE = (
+    *(OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError),
+    *(MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
+)
 
 Chooser = Callable[[np.ndarray, Sequence[int]], int]
 """(logits [vocabulary] float32, tokens so far) -> the next token. The array is only lent."""
@@ -53,6 +61,29 @@ def load_llm(path: str | Path) -> LlmSession:
     if opened.manifest.llm is None:
         raise WrongKindOfModel(f"{path}: not a language model; run it with `hetero-tvm run`")
     return LlmSession(opened, opened.manifest.llm)
+
+
+def read_saved(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a saved cache; which model's and how long is not looked at.
+
+    Raises:
+        BadInput: no such file, or it is none that `LlmSession.save` wrote.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            # A size in the file's directory, so that it need not be unpacked to be refused.
+            nbytes = sum(entry.file_size for entry in file.zip.infolist())
+            if nbytes > _MAX_SAVED_BYTES:
+                raise ValueError(f"{nbytes} bytes, at most {_MAX_SAVED_BYTES}")
+            found = {name: file[name] for name in file.files}
+    except _NO_ARCHIVE as error:
+        raise SavedCacheRefused(f"{path}: not a saved cache ({error})") from error
+    if str(found.get("format")) != _FORMAT:
+        raise SavedCacheRefused(f"{path}: not a saved cache of this version")
+    tokens = found.get("tokens")
+    if tokens is None or tokens.ndim != 1 or tokens.dtype != np.int64 or "model" not in found:
+        raise SavedCacheRefused(f"{path}: damaged: it does not say its model and its tokens")
+    return found
 
 
 class LlmSession:
@@ -207,16 +238,10 @@ class LlmSession:
             BadInput: no such file, no file of `save`, of another model, or too long.
         """
         path = Path(path)
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                found = {name: file[name] for name in file.files}
-        except (OSError, ValueError, EOFError) as error:
-            raise SavedCacheRefused(f"{path}: not a saved cache ({error})") from error
-        if str(found.get("format")) != _FORMAT:
-            raise SavedCacheRefused(f"{path}: not a saved cache of this version")
+        found = read_saved(path)
         if str(found["model"]) != self.manifest.model_sha256:
             raise SavedCacheRefused(f"{path}: the cache of another model")
-        tokens = self._in_vocabulary([int(token) for token in found["tokens"]])
+        tokens = self._in_vocabulary(found["tokens"].tolist())
         if len(tokens) > self.capacity:
             raise SavedCacheRefused(
                 f"{path}: {len(tokens)} tokens, this artefact holds {self.capacity}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.frontend.tensor_spec import TensorSpec, check_tensors
 
 ALIGNMENT = 4096  # of the whole and of each weight in it: pages, so that they can be mapped
 
@@ -24,12 +23,17 @@ class Weights:
     tensors: tuple[TensorSpec, ...]  # one after the other, each at a multiple of `ALIGNMENT`
     of_function: Mapping[str, tuple[int, ...]]  # which of them a function takes, last in its inputs
 
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Weights:
-        """Read back what `dataclasses.asdict` gave, after JSON."""
-        tensors = tuple(TensorSpec(**{**t, "shape": tuple(t["shape"])}) for t in raw["tensors"])
-        functions = {name: tuple(indices) for name, indices in raw["of_function"].items()}
-        return cls(**{**raw, "tensors": tensors, "of_function": functions})
+    def check(self) -> None:
+        """Refuse what cannot be in a file; ValueError. Afterwards no weight reaches out of them."""
+        check_tensors(self.tensors)
+        if self.offset < 0 or self.offset % ALIGNMENT:
+            raise ValueError(f"weights at {self.offset}")
+        needed = sum(aligned(spec.size_bytes) for spec in self.tensors)
+        if needed > self.nbytes:
+            raise ValueError(f"{len(self.tensors)} weights in {self.nbytes} bytes")
+        for name, indices in self.of_function.items():
+            if any(not 0 <= index < len(self.tensors) for index in indices):
+                raise ValueError(f"{name} takes weights that are not there")
 
 
 def aligned(nbytes: int) -> int:
@@ -42,7 +46,7 @@ def offsets(tensors: Sequence[TensorSpec]) -> list[int]:
     found, at = [], 0
     for spec in tensors:
         found.append(at)
-        at += aligned(int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize)
+        at += aligned(spec.size_bytes)
     return found
 
 

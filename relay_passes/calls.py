@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
 
 from relay_passes.plan import OpPlan
 
@@ -35,15 +33,6 @@ class Call:
     def about(self) -> str:
         """What it computes, in a word: its last operator, or whom it is for."""
         return self.operators[-1] if self.operators else f"for {self.serves}" if self.serves else ""
-
-    @classmethod
-    def from_dict(cls, raw: Mapping[str, Any]) -> Call:
-        """Back from `dataclasses.asdict` and JSON."""
-        results = tuple(
-            Result(operator=result["operator"], shape=tuple(result["shape"]))
-            for result in raw["results"]
-        )
-        return cls(**{**raw, "operators": tuple(raw["operators"]), "results": results})
 
 
 def part_names(op: OpPlan) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """The artefact's description: there and back, and every way of being damaged."""
 
 import dataclasses
+import hashlib
+import json
 
 import pytest
 
+from hetero_tvm import bundle
 from hetero_tvm.bundle import (
     FORMAT_VERSION,
     Manifest,
@@ -76,7 +79,7 @@ def test_round_trip_of_several_lengths(tmp_path):
         inputs=MANIFEST.inputs,
         outputs=MANIFEST.outputs,
         output_axes=MANIFEST.output_axes,
-        plan={"ops": []},
+        plan={"ops": [], "predicted_us": 1.0},
         npu_regions=1,
     )
     rules = LengthRules(
@@ -157,3 +160,66 @@ def test_axes_that_show_no_output_are_refused(artefact, axes):
     append_manifest(artefact, dataclasses.replace(MANIFEST, output_axes=axes))
     with pytest.raises(BadInput, match="made by another version"):
         read_manifest(artefact)
+
+
+def _footer(text):
+    return bundle._FOOTER.pack(hashlib.sha256(text).digest(), len(text), b"HETROTVM")
+
+
+def _sealed(path, change):
+    """An artefact of the format's checksums whose description is `change` of a good one."""
+    raw = json.loads(MANIFEST.to_json())
+    change(raw)
+    text = json.dumps({**raw, "library_sha256": hashlib.sha256(b"").hexdigest()}).encode()
+    path.write_bytes(
+        text + bundle._FOOTER.pack(hashlib.sha256(text).digest(), len(text), b"HETROTVM")
+    )
+    return path
+
+
+_WEIGHTS = {"offset": 0, "nbytes": 4096, "sha256": "", "of_function": {}}
+_VARIANT = {
+    key: json.loads(MANIFEST.to_json())[key]
+    for key in ("inputs", "outputs", "output_axes", "plan", "npu_regions")
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda raw: raw.pop("dtype"), "no field dtype"),
+        (lambda raw: raw.update(inputs=3), "inputs is"),
+        (lambda raw: raw["inputs"][0].update(shape=[1, -3]), "impossible shape"),
+        (lambda raw: raw["inputs"][0].update(shape=[2**62, 2**62]), "larger than any memory"),
+        (lambda raw: raw["inputs"][0].update(dtype="O"), "no type 'O'"),
+        (lambda raw: raw["ranges"][0].update(kind="index"), "indexes nothing"),
+        (lambda raw: raw["ranges"][0].update(values=[]), "without a value to choose"),
+        (lambda raw: raw.update(library_bytes=-1), "-1 bytes of code"),
+        (lambda raw: raw.update(plan=None), "plan is"),
+        (
+            lambda raw: raw.update(weights={**_WEIGHTS, "tensors": [{**raw["inputs"][0]}] * 2}),
+            "2 weights in 4096 bytes",
+        ),
+        (
+            lambda raw: raw.update(variants=[{**_VARIANT, "length": 0, "function": "f"}]),
+            r"variants of the lengths \[0\]",
+        ),
+        (
+            lambda raw: raw.update(variants=[{**_VARIANT, "length": 1, "function": "f"}]),
+            "no predicted time",
+        ),
+    ],
+)
+def test_what_was_sealed_by_a_stranger_is_checked_field_by_field(tmp_path, change, said):
+    with pytest.raises(BadInput, match=f"made by another version of hetero_tvm .*{said}"):
+        read_manifest(_sealed(tmp_path / "m.so", change))
+
+
+def test_a_description_that_nests_without_end_is_refused(tmp_path):
+    text = b"[" * 200_000
+    path = tmp_path / "m.so"
+    path.write_bytes(
+        text + bundle._FOOTER.pack(hashlib.sha256(text).digest(), len(text), b"HETROTVM")
+    )
+    with pytest.raises(BadInput, match="nests too deep"):
+        read_manifest(path)

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from hetero_tvm import lengths
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.lengths import LengthRules, Piece, filled, part, way
+from hetero_tvm.typed_json import from_object
 
 US = {32: 32.0, 64: 50.0, 256: 150.0}
 
@@ -80,7 +82,18 @@ def test_rules_survive_json():
         chunking=False,
         chunking_words="not",
     )
-    assert LengthRules.from_dict(json.loads(json.dumps(dataclasses.asdict(rules)))) == rules
+    assert from_object(LengthRules, json.loads(json.dumps(dataclasses.asdict(rules)))) == rules
+    x, y = (TensorSpec(name=name, dtype="float32", shape=(8, 8)) for name in "xy")
+    rules.check([x], [y])
+    for wrong, said in (
+        ({"input_axes": {"x": (2,)}}, "x has no axes"),
+        ({"output_axes": {"z": (0,)}}, "z has no axes"),
+        ({"input_axes": {"x": ()}}, "x has no axes"),
+        ({"input_axes": {}}, "no input carries the length"),
+        ({"fill": {}}, "cannot be filled up"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            dataclasses.replace(rules, **wrong).check([x], [y])
 
 
 def test_parts_are_views_and_filling_keeps_the_elements():

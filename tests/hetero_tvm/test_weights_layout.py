@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import pytest
+
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.typed_json import from_object
 from hetero_tvm.weights_layout import ALIGNMENT, Weights, aligned, offsets
 
 TENSORS = (
@@ -24,4 +27,22 @@ def test_description_survives_json():
     weights = Weights(
         offset=4096, nbytes=16384, sha256="00", tensors=TENSORS, of_function={"main_1": (0, 2)}
     )
-    assert Weights.from_dict(json.loads(json.dumps(dataclasses.asdict(weights)))) == weights
+    assert from_object(Weights, json.loads(json.dumps(dataclasses.asdict(weights)))) == weights
+    weights.check()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"offset": 100}, "weights at 100"),
+        ({"offset": -4096}, "weights at -4096"),
+        ({"nbytes": 16383}, "3 weights in 16383 bytes"),
+        ({"of_function": {"main": (3,)}}, "main takes weights that are not there"),
+        ({"of_function": {"main": (-1,)}}, "main takes weights that are not there"),
+        ({"tensors": (dataclasses.replace(TENSORS[0], dtype="O"),)}, "weight_0 is of no type 'O'"),
+    ],
+)
+def test_what_cannot_be_in_a_file(change, said):
+    good = Weights(offset=0, nbytes=16384, sha256="00", tensors=TENSORS, of_function={})
+    with pytest.raises(ValueError, match=said):
+        dataclasses.replace(good, **change).check()

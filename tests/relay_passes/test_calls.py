@@ -7,6 +7,7 @@ import tvm
 from split_programs import legal_cuts, plan_of
 from tvm import relax
 
+from hetero_tvm.typed_json import from_object
 from relay_passes.calls import Call, Result, part_names
 from relay_passes.program import read_program
 from relay_passes.split_tensor import split_tensor
@@ -21,7 +22,7 @@ def test_there_and_back_through_json():
         macs=7,
         bytes=11,
     )
-    assert Call.from_dict(json.loads(json.dumps(dataclasses.asdict(call)))) == call
+    assert from_object(Call, json.loads(json.dumps(dataclasses.asdict(call)))) == call
 
 
 def test_parts_have_the_names_that_splitting_gives():
