@@ -23,13 +23,13 @@ from typing import Any
 
 from tvm import tirx
 
+from schedules.record_fields import TYPES, is_record
+from schedules.record_fields import Record as Record
 from schedules.trials import hash_of, parameters, plain
 
 FORMAT = 1
 HEADER = "hetero-tvm tuning records"
-_TYPES = ("kernel", "default", "trial", "verdict", "race")
 
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -154,7 +154,7 @@ def record(
     kind: str, key: str, where: Where | None = None, choice: Choice | None = None, **more: Any
 ) -> Record:
     """A record as it is written."""
-    assert kind in _TYPES
+    assert kind in TYPES
     made: Record = {"type": kind, "key": key}
     if where is not None:
         made["where"] = dataclasses.asdict(where)
@@ -206,13 +206,11 @@ def read_line(line: bytes) -> Record | None:
         entry = json.loads(line)
         stated = entry.pop("sum")
         text = json.dumps(entry, sort_keys=True)
-    except (ValueError, KeyError, AttributeError, UnicodeDecodeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
     if zlib.crc32(text.encode()) != stated:
         return None
-    if "type" in entry and entry["type"] not in _TYPES:
-        return None
-    return entry
+    return entry if "format" in entry or is_record(entry) else None
 
 
 def whole_lines(content: bytes) -> tuple[list[bytes], bool]:
