@@ -7,12 +7,13 @@ READY  := $(VENV)/.ready
 PARALLEL := -n 2 --dist loadfile
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
-.PHONY: demo test nightly docs tsan lint format bench clean help
+.PHONY: demo test nightly docs tsan fuzz lint format bench clean help
 help:
 	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
 	@echo "make test     the tests      make nightly  the long ones too"
 	@echo "make docs     the documentation site, into build/docs"
 	@echo "make tsan     the runtime's threads under ThreadSanitizer"
+	@echo "make fuzz     every loader with what a fuzzer makes up, FUZZ_SECONDS=60 each"
 	@echo "make lint     every linter   make bench    the benchmarks of the README"
 
 $(VENV)/.made:
@@ -44,6 +45,12 @@ docs: $(READY)
 
 tsan: $(READY)
 	scripts/tsan.sh $(PY)
+
+FUZZ_SECONDS ?= 60
+fuzz: $(READY)
+	$(PY) scripts/requirements.py fuzz > $(VENV)/fuzz.txt
+	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/fuzz.txt
+	scripts/fuzz.sh $(PY) $(FUZZ_SECONDS)
 
 bench: $(READY)
 	$(PY) benchmarks/real_models.py

@@ -31,7 +31,6 @@ FORMAT = 1
 HEADER = "hetero-tvm tuning records"
 
 
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Where:
     """What a measurement is good for."""

@@ -77,7 +77,9 @@ def parse_model(path: Path) -> onnx.ModelProto:
     except OSError as error:
         raise ModelUnreadable(f"{path}: cannot be read ({error.strerror})") from error
     if not _is_text(proto):
-        raise ModelUnreadable(f"{path}: not an ONNX file, or a damaged one (a name in it is no text)")
+        raise ModelUnreadable(
+            f"{path}: not an ONNX file, or a damaged one (a name in it is no text)"
+        )
     return proto
 
 
@@ -129,10 +131,14 @@ def _check_structure(path: Path, proto: onnx.ModelProto) -> None:
         )
     for value in proto.graph.input:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.elem_type:
-            raise ModelUnreadable(f"{path}: input {value.name!r} is of no type; the file is damaged")
+            raise ModelUnreadable(
+                f"{path}: input {value.name!r} is of no type; the file is damaged"
+            )
     opsets = {entry.domain: entry.version for entry in proto.opset_import}
     if not all(0 <= version < _NO_VERSION for version in opsets.values()):
-        raise ModelUnreadable(f"{path}: an operator set of a version that is none; the file is damaged")
+        raise ModelUnreadable(
+            f"{path}: an operator set of a version that is none; the file is damaged"
+        )
     opset = opsets.get("", opsets.get("ai.onnx"))
     if opset is None:
         raise ModelUnreadable(f"{path}: names no operator set; is it a plain ONNX model?")
@@ -199,7 +205,9 @@ def _check_functions(path: Path, proto: onnx.ModelProto) -> None:
 
     written_out = count(proto.graph.node, frozenset())
     if written_out > MAX_NODES:
-        raise ModelTooLarge(f"{path}: its functions make {written_out} nodes, the limit is {MAX_NODES}")
+        raise ModelTooLarge(
+            f"{path}: its functions make {written_out} nodes, the limit is {MAX_NODES}"
+        )
 
 
 def _is_type(number: int) -> bool:
@@ -215,7 +223,9 @@ def _check_names(path: Path, graph: onnx.GraphProto, outer: Scopes) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         tensor_type = value.type.tensor_type
         if value.type.HasField("tensor_type") and not _is_type(tensor_type.elem_type):
-            raise ModelUnreadable(f"{path}: {value.name!r} has the unknown type {tensor_type.elem_type}")
+            raise ModelUnreadable(
+                f"{path}: {value.name!r} has the unknown type {tensor_type.elem_type}"
+            )
         if len(tensor_type.shape.dim) > MAX_RANK:
             raise ModelTooLarge(f"{path}: {value.name!r} has more than {MAX_RANK} dimensions")
     known = {value.name for value in graph.input}
