@@ -115,7 +115,7 @@ class KernelSearch:
             if fresh:
                 return fresh
             proposals = self._evolve()
-            if not proposals:
+            if proposals is None:
                 return []
             fresh = [candidate for candidate in proposals if self._is_new(candidate)]
         return fresh
@@ -149,7 +149,11 @@ class KernelSearch:
             schedule=sch,
         )
 
-    def _evolve(self) -> list[Candidate]:
+    def _evolve(self) -> list[Candidate] | None:
+        """Drawn from the choices that evolved, None at the end.
+
+        A mutated trace keeps what a sketch made of the choices before: it is drawn anew.
+        """
         if not self._evolving:
             self._context.pre_tuning(
                 _ENDLESS, self._batch, database=self._found, cost_model=self._model
@@ -158,11 +162,12 @@ class KernelSearch:
         with self._seeded():
             proposals = self._context.generate_measure_candidates()
         if not proposals:
-            return []
+            return None
         # MetaSchedule only counts here; what it learns from is the database and the model.
         unknown = [ms.runner.RunnerResult(None, "not measured yet")] * len(proposals)
         self._context.notify_runner_results(proposals, unknown)
-        return [self._candidate(proposal.sch) for proposal in proposals]
+        drawn = [self.draw(Choice.of(*self.space.decisions(p.sch.trace))) for p in proposals]
+        return [candidate for candidate in drawn if candidate is not None]
 
     @contextlib.contextmanager
     def _seeded(self) -> Iterator[None]:

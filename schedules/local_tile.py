@@ -10,6 +10,7 @@ The left side lies in local memory as [depth, rows], so that an item's rows are 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tvm import s_tir, tirx
@@ -40,6 +41,10 @@ _DEPTHS = (16, 8, 4)
 _MAX_WASTE = 1.25
 # Groups that a device needs to be busy; smaller tiles make more of them.
 _MIN_GROUPS = 64
+
+
+# Cuts the loop of a name into parts, the outermost first.
+Split = Callable[[str, Any], list[Any]]
 
 
 def product_tile(gpu: GpuSpec, shape: tuple[int, int, int], depth: int) -> RegisterTile:
@@ -96,56 +101,89 @@ class LocalTiled(Rule):
         """None where no block carries such a tile or the epilogue is not element-wise."""
         sch = s_tir.Schedule(func)
         found = take_contraction(sch)
-        if found is None:
+        if found is None or not found[2].local_depth:
             return None
-        accumulate, final, tile = found
-        if not tile.local_depth or len(sch.get(accumulate).reads) != 2:
-            return None
-        along_rows = stores_along_rows(sch, final)
-        # 1. The left side by the block's own axes, however it is read; both sides in local memory.
-        left = sch.reindex(accumulate, ("read", 0))
-        if not _is_by_rows(sch, left, accumulate):
-            return None
-        right = sch.cache_read(accumulate, 1, "shared")
-        sch.set_scope(left, 0, "shared")
-        sch.set_scope(accumulate, 0, "local")
-        # 2. Groups, items and registers.
-        batch, row, column, *depth = sch.get_loops(accumulate)
-        group_y, item_y, r = sch.split(row, [None, tile.items_y, tile.rows])
-        group_x, item_x, v, lane = sch.split(column, [None, tile.items_x, tile.vectors, tile.lanes])
-        *outer, inner = depth
-        stretch, near = sch.split(inner, [None, tile.local_depth])
-        sch.reorder(batch, group_y, group_x, item_y, item_x, *outer, stretch, near, r, v, lane)
-        for loop, axis in ((batch, "z"), (group_y, "y"), (group_x, "x")):
-            sch.bind(loop, f"blockIdx.{axis}")
-        for loop, axis in ((item_y, "y"), (item_x, "x")):
-            sch.bind(loop, f"threadIdx.{axis}")
-        sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
-        # 3. A stretch of both, fetched by all items.
-        for block in (left, right):
-            sch.compute_at(block, stretch, preserve_unit_loops=True)
-            self._fetch(sch, block, tile)
-        _rows_last(sch, left, len(depth))
-        _spread_vectors(sch, right, tile)
-        # 4. Whole vectors from local memory, straight-line code, sums in registers.
-        straight = (store_rows if along_rows else store_vectors)(sch, final, tile)
-        for loop in (r, v, *straight):
-            sch.unroll(loop)
-        sch.unroll(near)
-        sch.vectorize(lane)
-        sch.decompose_reduction(accumulate, [*outer, stretch][0])
+        tile = found[2]
+        sizes: dict[str, list[int | None]] = {
+            "rows": [None, tile.items_y, tile.rows],
+            "columns": [None, tile.items_x, tile.vectors, tile.lanes],
+            "depth": [None, tile.local_depth],
+        }
+        schedule_shared(sch, found, lambda name, loop: list(sch.split(loop, sizes[name])))
         return sch
 
-    def _fetch(self, sch: s_tir.Schedule, block: Any, tile: RegisterTile) -> None:
-        """All items of a group copy a vector each until the stretch is there."""
-        loops = sch.get_loops(block)
-        place = [int(var.dom.extent) for var in sch.get(block).iter_vars]
-        lanes = math.gcd(tile.lanes, extent(sch, loops[-1]))
-        copied = sch.fuse(*loops[-len(place) :])
-        _, y, x, lane = sch.split(copied, [None, tile.items_y, tile.items_x, lanes])
-        sch.bind(y, "threadIdx.y")
-        sch.bind(x, "threadIdx.x")
-        sch.vectorize(lane)
+
+def schedule_shared(
+    sch: s_tir.Schedule, found: tuple[Any, Any, RegisterTile], split: Split
+) -> None:
+    """Schedule what `take_contraction` gave so that groups share stretches of both operands.
+
+    Args:
+        sch: the schedule.
+        found: the contraction, what follows it, and its tile, of which only the panel counts.
+        split: cuts a loop: "rows" into groups, items, rows of an item; "columns" into groups,
+            items, vectors, lanes; "depth" into stretches and their steps.
+
+    Raises:
+        ScheduleError: the operands cannot be shared.
+    """
+    accumulate, final, tile = found
+    if len(sch.get(accumulate).reads) != 2:
+        raise s_tir.ScheduleError("not two operands")
+    along_rows = stores_along_rows(sch, final)
+    # 1. The left side by the block's own axes, however it is read; both sides in local memory.
+    left = sch.reindex(accumulate, ("read", 0))
+    if not _is_by_rows(sch, left, accumulate):
+        raise s_tir.ScheduleError("the left side has no axis for the rows")
+    right = sch.cache_read(accumulate, 1, "shared")
+    sch.set_scope(left, 0, "shared")
+    sch.set_scope(accumulate, 0, "local")
+    # 2. Groups, items and registers.
+    panel = tile.panel
+    batch, row, column, *depth = sch.get_loops(accumulate)
+    group_y, item_y, r = split("rows", row)
+    group_x, item_x, v, lane = split("columns", column)
+    *outer, inner = depth
+    stretch, near = split("depth", inner)
+    tile = RegisterTile(
+        rows=extent(sch, r),
+        vectors=extent(sch, v),
+        lanes=extent(sch, lane),
+        items_x=extent(sch, item_x),
+        items_y=extent(sch, item_y),
+        local_depth=extent(sch, near),
+    )
+    sch.reorder(batch, group_y, group_x, item_y, item_x, *outer, stretch, near, r, v, lane)
+    for loop, axis in ((batch, "z"), (group_y, "y"), (group_x, "x")):
+        sch.bind(loop, f"blockIdx.{axis}")
+    for loop, axis in ((item_y, "y"), (item_x, "x")):
+        sch.bind(loop, f"threadIdx.{axis}")
+    sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
+    # 3. A stretch of both, fetched by all items.
+    for block in (left, right):
+        sch.compute_at(block, stretch, preserve_unit_loops=True)
+        _fetch(sch, block, tile)
+    _rows_last(sch, left, len(depth))
+    _spread_vectors(sch, right, tile, panel)
+    # 4. Whole vectors from local memory, straight-line code, sums in registers.
+    straight = (store_rows if along_rows else store_vectors)(sch, final, tile)
+    for loop in (r, v, *straight):
+        sch.unroll(loop)
+    sch.unroll(near)
+    sch.vectorize(lane)
+    sch.decompose_reduction(accumulate, [*outer, stretch][0])
+
+
+def _fetch(sch: s_tir.Schedule, block: Any, tile: RegisterTile) -> None:
+    """All items of a group copy a vector each until the stretch is there."""
+    loops = sch.get_loops(block)
+    place = [int(var.dom.extent) for var in sch.get(block).iter_vars]
+    lanes = math.gcd(tile.lanes, extent(sch, loops[-1]))
+    copied = sch.fuse(*loops[-len(place) :])
+    _, y, x, lane = sch.split(copied, [None, tile.items_y, tile.items_x, lanes])
+    sch.bind(y, "threadIdx.y")
+    sch.bind(x, "threadIdx.x")
+    sch.vectorize(lane)
 
 
 def _is_by_rows(sch: s_tir.Schedule, left: Any, accumulate: Any) -> bool:
@@ -164,11 +202,11 @@ def _rows_last(sch: s_tir.Schedule, left: Any, reduced: int) -> None:
     sch.storage_align(left, 0, rank - 2, _BANKS, _BANK_PADDING)
 
 
-def _spread_vectors(sch: s_tir.Schedule, right: Any, tile: RegisterTile) -> None:
+def _spread_vectors(sch: s_tir.Schedule, right: Any, tile: RegisterTile, panel: int) -> None:
     """An item's vectors apart in local memory, neighbours' first vectors side by side."""
-    if tile.vectors == 1:
-        return
     width = tile.vectors * tile.lanes
+    if tile.vectors == 1 or panel % width:
+        return
 
     def spread(*at: tirx.Var) -> list[tirx.Expr]:
         *place, column = at

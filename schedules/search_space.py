@@ -96,6 +96,7 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
             continue
         tile = RegisterTile.from_attr(attr)
         depth = extent(sch, sch.get_loops(block)[-1])
+        found += _shared_seeds(tile)
         rows = [1, tile.items_y, tile.block_rows, tile.rows]
         columns = [1, tile.items_x, tile.block_panels, tile.vectors, tile.lanes]
         stretch = tile.block_depth or depth
@@ -121,4 +122,23 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
             choices = {"columns": [1, lanes], "neighbours": [1, neighbours], "groups": [1, items]}
             found.append(("columns", choices))
         found += [("rows", {"rows": [1, n]}) for n in (1, items)]
+    return found
+
+
+def _shared_seeds(tile: RegisterTile) -> list[tuple[str, Decisions]]:
+    """Choices of the sketches that share something between the items of a group."""
+    found: list[tuple[str, Decisions]] = []
+    if tile.items_k > 1:
+        for items in (tile.items_k, tile.items_k // 2, 2 * tile.items_k):
+            for near in (8, 4):
+                choices = {"depth": [1, items], "rows": [1, tile.rows], "near": [1, near]}
+                found.append(("split_depth", choices))
+    if tile.local_depth:
+        for stretch in (tile.local_depth, 2 * tile.local_depth, tile.local_depth // 2):
+            choices = {
+                "rows": [1, tile.items_y, tile.rows],
+                "columns": [1, tile.items_x, tile.vectors, tile.lanes],
+                "depth": [1, max(1, stretch)],
+            }
+            found.append(("shared", choices))
     return found

@@ -1,7 +1,8 @@
 """Sketches: schedules that are written like rules, with tile sizes left open.
 
     contraction   groups, items, register tile, vector lanes, blocks and stretches of depth (and
-                  the left side in local memory, where work-items run in lockstep)
+                  the left side, or both, in local memory, where work-items run in lockstep;
+                  with few rows there, items along the depth)
     row           rows of one work-item and of one group
     column        lanes, neighbours, items of a reduction whose result is contiguous
     elementwise   lanes, items and stretches, loops fused or kept
@@ -29,7 +30,9 @@ from schedules.blocks import (
 from schedules.column_reduction import walks_contiguously
 from schedules.conditions import is_bool
 from schedules.elementwise import is_flat, uniform_lanes
+from schedules.gemv import schedule_split_depth
 from schedules.limits import Limits
+from schedules.local_tile import schedule_shared
 from schedules.register_tile import TILE_ATTR, stores_along_rows, take_contraction
 from schedules.row_reduction import ROW_ATTR, schedule_rows
 
@@ -172,6 +175,33 @@ def _local(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
     _contraction(sch, choose, limit, form="local")
 
 
+def _shared(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    """Stretches of both operands in local memory."""
+    found = take_contraction(sch)
+    if found is None or limit.is_core:
+        raise s_tir.ScheduleError("no contraction, or no memory that is nearer than the caches")
+    innermost = {"rows": _MAX_ROWS, "columns": math.gcd(found[2].panel, limit.lanes), "depth": 16}
+    parts = {"rows": 3, "columns": 4, "depth": 2}
+
+    def split(name: str, loop: Any) -> list[Any]:
+        return choose.split(sch, name, loop, parts[name], innermost=innermost[name])[0]
+
+    schedule_shared(sch, found, split)
+
+
+def _split_depth(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    """The items of a group share the depth, where the weight lies in panels for that."""
+    found = take_contraction(sch)
+    if found is None or found[2].items_k == 1:
+        raise s_tir.ScheduleError("no contraction of few rows")
+
+    def split(name: str, loop: Any, most: int) -> list[Any]:
+        most = {"depth": limit.items, "near": 2 * most}.get(name, most)
+        return choose.split(sch, name, loop, 2, innermost=most)[0]
+
+    schedule_split_depth(sch, found, split)
+
+
 def _rows(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     if not any(ROW_ATTR in sch.get(block).annotations for block in blocks):
@@ -261,6 +291,8 @@ SKETCHES: dict[str, Sketch] = {
     "whole": _whole,
     "stretched": _stretched,
     "local": _local,
+    "shared": _shared,
+    "split_depth": _split_depth,
     "rows": _rows,
     "columns": _columns,
     "flat": _flat,

@@ -213,7 +213,12 @@ class Server:
 
 
 def random_array(random: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """Standard normal floats; integers that are indices of anything with two elements."""
+    """Standard normal floats; integers that are indices of anything with two elements.
+
+    But uint32 is any bits: kernels take such words apart.
+    """
+    if dtype == "uint32":
+        return random.integers(0, 1 << 32, shape, dtype=np.uint32)
     if dtype.startswith("float"):
         return random.standard_normal(shape, dtype=np.float32).astype(dtype)
     return random.integers(0, 2, shape).astype(dtype)

@@ -4,20 +4,22 @@ import on_gpu
 import pytest
 import tuning_cases as cases
 from sketch_families import FAMILIES
-from tvm import relax
+from tvm import IRModule, relax
+from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 
+from schedules.defaults import default_rules
 from schedules.limits import limits
 from schedules.register_tile import choose_tile
 from schedules.search_space import seeds, space_of
-from schedules.trials import plain
+from schedules.trials import entry_of, hash_of, plain, scheduled_hash
+from schedules.tvm_target import tvm_target
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_family_has_its_sketches(family):
-    wanted, make = FAMILIES[family]
-    for func in make():
-        assert set(space_of(plain(func), cases.LIMIT).names) == wanted
+    wanted, make, gpu = FAMILIES[family]
+    assert set(space_of(plain(make()), limits(gpu)).names) == wanted
 
 
 @pytest.mark.parametrize(
@@ -45,6 +47,19 @@ def test_a_default_is_a_point_of_the_space():
     tile = choose_tile(cases.GPU, 24, 64)
     assert drawn["rows"][-1] == tile.rows
     assert drawn["columns"][-2:] == [tile.vectors, tile.lanes]
+
+
+@pytest.mark.parametrize("family", ["shared_product", "few_rows", "w4_row"])
+def test_a_lockstep_default_is_a_point_of_the_space(family):
+    """The very kernel that the default rules make is proposed first."""
+    _, make, gpu = FAMILIES[family]
+    func, limit = plain(make()), limits(gpu)
+    with tvm_target(gpu):
+        mod = dlight.ApplyDefaultSchedule(*default_rules(gpu))(IRModule({"main": func}))
+    default = entry_of(mod).without_attr("tirx.is_scheduled")
+    space = space_of(func, limit)
+    first = space.draw(*seeds(space.func, limit)[0])
+    assert scheduled_hash(first) == hash_of(plain(default))
 
 
 def test_choices_are_read_back():
