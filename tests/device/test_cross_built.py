@@ -6,6 +6,7 @@ from pathlib import Path
 import forced_plans
 import numpy as np
 import pytest
+from elf_segments import PAGE_16K, alignments
 from split_models import CASES
 from tiny_models import run_with_onnxruntime
 
@@ -72,6 +73,14 @@ def test_both_devices_there_compute_what_onnxruntime_does_here(ready, artefacts,
     # float32 sums of 64 products of about 1, in another order
     found = np.load(ready.home / "output_0.npy")
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_all_of_it_loads_where_memory_pages_are_16_kb(artefacts):
+    target, cache = device_os(OS), default_cache_dir()
+    built = [cross_runtime.runtime_library(target, cache), cross_runtime.program(target, cache)]
+    for path in (*built, *(artefact for _, artefact in artefacts.values())):
+        found = alignments(path)
+        assert found and all(size % PAGE_16K == 0 for size in found), path
 
 
 def test_a_damaged_artefact_is_refused_before_it_is_loaded(ready, artefacts, tmp_path):
