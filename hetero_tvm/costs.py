@@ -3,6 +3,7 @@
 the spec's figures              always
 the vendor's estimates          of an NPU's matrix products, where asked for; of whole regions
                                 by `plan_rounds`
+weights of four bits            of a GPU, where the model has them
 a model of measured kernels     of a GPU, where there are records and xgboost is installed
 """
 
@@ -14,14 +15,17 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from tvm import relax
+from tvm.ir import GenericConst
 
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from relay_passes.npu_onnx import ChooseForm, ProductForm, htp_form
-from relay_passes.op_work import Work, op_work
+from relay_passes.op_work import Work, op_name, op_work
+from relay_passes.program import Node
 from schedules.cost_model import CostModel
 from schedules.gpu_model import FEWEST, GpuModelUnavailable, Record, read_records, train
 from schedules.npu_costs import NpuCosts, Product, product_of
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
+from schedules.w4a16_table import W4Table
 from target_specs.spec import NpuSpec
 
 Tell = Callable[[str], None]
@@ -88,6 +92,19 @@ def products_of(works: Iterable[Work]) -> list[Product]:
     """The distinct matrix products among a model's operators, in their order."""
     found = (product_of(work) for work in works)
     return list(dict.fromkeys(product for product in found if product is not None))
+
+
+def with_packed_weights(costs: CostModel, nodes: Iterable[Node], table: W4Table) -> CostModel:
+    """`costs` of a program in which the GPU reads the weights of `table` in four bits."""
+    packed = {}
+    for node in nodes if len(table) else ():
+        right = node.call.args[-1] if op_name(node.call) == "relax.matmul" else None
+        if isinstance(right, GenericConst):
+            matrix = right.value.numpy()
+            nbytes = table.packed_bytes(matrix)
+            if nbytes is not None:
+                packed[node.name] = nbytes / matrix.nbytes
+    return dataclasses.replace(costs, packed=packed) if packed else costs
 
 
 def with_measured_kernels(

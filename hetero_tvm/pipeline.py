@@ -16,7 +16,13 @@ from tvm import IRModule, relax
 
 from hetero_tvm import build_record, frontend, measure_plans, npu_compiler, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
-from hetero_tvm.costs import can_estimate, product_form, products_of, with_estimates
+from hetero_tvm.costs import (
+    can_estimate,
+    product_form,
+    products_of,
+    with_estimates,
+    with_packed_weights,
+)
 from hetero_tvm.device_os import device_os
 from hetero_tvm.errors import BadInput, TargetUnusable
 from hetero_tvm.plan_regions import Region, estimate_regions
@@ -155,6 +161,7 @@ def _place(state: State) -> State:
     """Ask every device about every operator, then choose by cost."""
     config, wanted = state.config, mode(state.config)
     costs = state.costs or CostModel(state.spec)
+    costs = with_packed_weights(costs, read_program(state.mod), state.four_bit)
     if config.estimate:
         works = [node.work for node in read_program(state.mod)]
         costs = with_estimates(

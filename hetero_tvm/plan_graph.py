@@ -100,6 +100,8 @@ def _load(node: Node, placed: OpPlan, device: str, costs: CostModel, inside: boo
     elif device == "gpu" and work.fuses:  # runs inside its producer's kernel
         nbytes = work.bytes - work.output_bytes
         nbytes -= min(work.output_bytes, nbytes)
+    elif device == "gpu":
+        nbytes = costs.gpu_bytes(work)
     else:
         nbytes = work.bytes
     return Load(costs.cost_us(work, device), float(nbytes))

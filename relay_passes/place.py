@@ -123,7 +123,16 @@ def place_all(
     refusals = [refused(node, declined, unfit) for node in nodes]
     repeats: list[Repeat] = []
     if len(nodes) > longest:
-        repeats = find_repeats(nodes, lambda i: (nodes[i].work, tuple(refusals[i].items())))
+        # Prices may differ by name: with weights of other bits a layer is another one. Those of the
+        # NPU do not count, because what a region's estimate gives each operator always differs.
+        repeats = find_repeats(
+            nodes,
+            lambda i: (
+                nodes[i].work,
+                tuple(refusals[i].items()),
+                None if "gpu" in refusals[i] else cost_us(nodes[i].work, "gpu"),
+            ),
+        )
     short = shortened(nodes, repeats)
     question = Question(
         short.nodes,
@@ -144,11 +153,13 @@ def place_all(
         answers[mode] = search.run(mode, others)
     if repeats:
         whole = question.of_whole(nodes, short.likes[0])
-        answers = {
-            mode: _repeated(Problem(whole.ops(mode), waiting), answer, short, objective)
-            for mode, answer in answers.items()
-        }
-        question = whole
+        wholes: dict[str, Solution] = {}
+        for mode, answer in answers.items():
+            problem = Problem(whole.ops(mode), waiting)
+            simpler = [whole.translate(found, m, mode) for m, found in wholes.items()]
+            others = [choices for choices in simpler if choices is not None]
+            wholes[mode] = _repeated(problem, answer, short, objective, others)
+        question, answers = whole, wholes
 
     def merit(mode: str) -> tuple[float, float]:
         answer = answers[mode]
@@ -239,16 +250,20 @@ def _part(plan: Plan, short: Shortened) -> Plan:
 
 
 def _repeated(
-    problem: Problem, answer: Solution, short: Shortened, objective: Objective
+    problem: Problem,
+    answer: Solution,
+    short: Shortened,
+    objective: Objective,
+    others: Sequence[Sequence[int]],
 ) -> Solution:
-    """The answer for the short program as one for the whole, `problem`."""
+    """The answer for the short program as one for the whole, `problem`; no worse than `others`."""
 
     def value(choices: Sequence[int], timeline: Timeline) -> float:
         joules = 0.0 if objective == "latency" else _sum_joules(problem, choices) or 0.0
         us = timeline.total_us
         return {"latency": us, "energy": joules, "edp": joules * us}[objective]
 
-    choices, timeline = repeated(problem, answer.choices, short.likes, value)
+    choices, timeline = repeated(problem, answer.choices, short.likes, value, others)
     exact = all(len(op.choices) == 1 for op in problem.ops)
     found = value(choices, timeline)
     bound_us = timeline.total_us if exact else LowerBound(problem).of_all()

@@ -7,6 +7,9 @@ a launch nor its main operand's traffic, because it runs inside its producer's k
 FuseOps): only its other operands are read. The first of a chain has no such producer when that
 producer runs elsewhere; the wait, which holds a launch, stands for that.
 
+A product whose weight is stored in four bits reads them so (`packed`); that it also makes floats of
+them costs nothing here, because at few rows, where weights count, arithmetic has time to spare.
+
 NPU. Weights come from memory, activations stay on the chip; what crosses a region's border is
 paid apart. Rows are padded to the matrix unit's tile. A region is launched as one, so an operator
 only has its small fixed cost.
@@ -106,6 +109,9 @@ class CostModel:
     gpu_model: GpuModel | None = None
     # Operator of one program -> what it takes in its NPU region, by the vendor's estimate of that.
     npu_regions: Mapping[str, RegionCost] = dataclasses.field(default_factory=dict)
+    # Operator of one program -> what the GPU reads of its weight, as a share of `weight_bytes`: its
+    # kernel takes fewer bits than the program says. The NPU is given what the program says.
+    packed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def cost_us(self, work: OpWork, device: str, *, both: bool = False) -> float:
         """Predicted time of the operator, or of a part of it, on `device`.
@@ -209,15 +215,23 @@ class CostModel:
         measured = self._measured_us(work)
         if measured is None:
             return self._gpu_roofline_us(work, both)
-        contended = self._gpu_roofline_us(work, both) / self._gpu_roofline_us(work, both=False)
-        return measured * contended
+        plain = self._roofline_of(work, work.bytes, both=False)
+        return measured * self._gpu_roofline_us(work, both) / plain
+
+    def gpu_bytes(self, work: OpWork) -> int:
+        """What a GPU kernel of its own reads and writes."""
+        return work.bytes - round(work.weight_bytes * (1 - self.packed.get(work.name, 1.0)))
 
     def _measured_us(self, work: OpWork) -> float | None:
         if self.gpu_model is None or work.fuses or work.kind == "view":
             return None
-        return self.gpu_model.predict_us(work, self._gpu_roofline_us(work, both=False))
+        return self.gpu_model.predict_us(work, self._roofline_of(work, work.bytes, both=False))
 
     def _gpu_roofline_us(self, work: OpWork, both: bool) -> float:
+        return self._roofline_of(work, self.gpu_bytes(work), both)
+
+    def _roofline_of(self, work: OpWork, nbytes: int, both: bool) -> float:
+        """`work` on the GPU, if a kernel of its own moves `nbytes`."""
         gpu, left = self.spec.gpu, self._memory_left(both)
         if work.fuses:
             main = min(work.output_bytes, work.bytes - work.output_bytes)
@@ -227,7 +241,7 @@ class CostModel:
             share = gpu.float32_rate if work.element_bytes == 4 else 1.0
             compute = _us(2 * work.macs, share * _rate(gpu, work, both))
         gbps = gpu.reduction_gbps if work.reduces else gpu.vector_gbps
-        return max(compute, _us(work.bytes, gbps * left)) + gpu.launch_us
+        return max(compute, _us(nbytes, gbps * left)) + gpu.launch_us
 
     def _npu_us(self, work: OpWork, both: bool) -> float:
         return self._npu_cost(work, both).us_with(self._memory_left(both))

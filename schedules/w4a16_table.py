@@ -30,6 +30,12 @@ class W4Blocks:
     zeros: np.ndarray | None
     depth: int
 
+    @property
+    def nbytes(self) -> int:
+        """As `w4a16` stores it: codes, and of each group a scale and maybe as wide a zero point."""
+        groups = 1 if self.zeros is None else 2
+        return self.depth * len(self.packed) // 2 + groups * self.scales.nbytes
+
     def weight(self) -> W4Weight:
         """Codes and scales of all columns."""
         return W4Weight.from_blocks(self.packed, self.scales, self.zeros, self.depth)
@@ -47,6 +53,8 @@ class W4Table:
         ]
         # Of each element type that was asked for: first column -> weight and column.
         self._places: dict[str, dict[int, list[tuple[int, int]]]] = {}
+        # Likewise: depth, columns and first column -> bytes.
+        self._sizes: dict[str, dict[tuple[int, int, int], int]] = {}
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -67,6 +75,21 @@ class W4Table:
             if np.array_equal(_as_imported(weight, dtype), matrix):
                 return weight
         return None
+
+    def packed_bytes(self, matrix: np.ndarray) -> int | None:
+        """What a kernel reads of `matrix` [K, N] where it is a whole 4-bit weight; None: of no one.
+
+        It is known by its shape and first column alone: enough for a price, not to compute with.
+        """
+        dtype = str(matrix.dtype)
+        if matrix.ndim != 2 or dtype not in ("float32", "float16"):
+            return None
+        if dtype not in self._sizes:
+            self._sizes[dtype] = {
+                (entry.depth, len(entry.packed), _first_column(entry, dtype)): entry.nbytes
+                for entry in self._blocks
+            }
+        return self._sizes[dtype].get((*matrix.shape, _key(matrix[:, 0])))
 
     def _columns(self, dtype: str) -> dict[int, list[tuple[int, int]]]:
         places: dict[int, list[tuple[int, int]]] = {}
@@ -99,6 +122,14 @@ def _as_imported(weight: W4Weight, dtype: str) -> np.ndarray:
 
     zeros = np.float32(SYMMETRIC_ZERO) if weight.zeros is None else spread(weight.zeros)
     return ((weight.codes.astype(np.float32) - zeros) * spread(weight.scales)).astype(dtype)
+
+
+def _first_column(entry: W4Blocks, dtype: str) -> int:
+    columns = len(entry.packed)
+    zeros = None if entry.zeros is None else entry.zeros.reshape(columns, -1)[:1]
+    scales = entry.scales.reshape(columns, -1)[:1]
+    weight = W4Weight.from_blocks(entry.packed[:1], scales, zeros, entry.depth)
+    return _key(_as_imported(weight, dtype)[:, 0])
 
 
 def _columns_of(weight: W4Weight, first: int, count: int) -> W4Weight:

@@ -7,7 +7,7 @@ not take. The whole program is evaluated for each, so what comes out is the whol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from relay_passes.planner.problem import Problem
 from relay_passes.planner.timeline import Timeline, evaluate
@@ -18,6 +18,7 @@ def repeated(
     choices: Sequence[int],
     likes: Sequence[Sequence[int]],
     value: Callable[[Sequence[int], Timeline], float] = lambda _, timeline: timeline.total_us,
+    others: Iterable[Sequence[int]] = (),
 ) -> tuple[tuple[int, ...], Timeline]:
     """The best way to give every operator of `problem` the choice of one that it is like.
 
@@ -26,10 +27,12 @@ def repeated(
         choices: of the operators of the short one, whose choices are those of the whole.
         likes: the ways to choose from: for each operator of the whole, one of the short program.
         value: what is to be least.
+        others: choices for the whole program that the answer must be no worse than.
     """
     found: list[tuple[float, int, tuple[int, ...], Timeline]] = []
-    for like in dict.fromkeys(tuple(choices[i] for i in way) for way in likes):
-        timeline = evaluate(problem, like)
-        found.append((value(like, timeline), len(found), like, timeline))
+    ways = [tuple(choices[i] for i in way) for way in likes]
+    for way in dict.fromkeys([*ways, *map(tuple, others)]):
+        timeline = evaluate(problem, way)
+        found.append((value(way, timeline), len(found), way, timeline))
     _, _, best, timeline = min(found)
     return best, timeline

@@ -85,11 +85,11 @@ def test_greedy_tokens_are_those_of_onnx_runtime(built, name):
     assert list(session.generate(prompt, max_new_tokens=NEW_TOKENS, stop_tokens=())) == want
 
 
-def test_int4_logits_under_teacher_forcing(tmp_path):
+def test_int4_logits_under_teacher_forcing(devices, tmp_path):
     """The builder's own int4, whose activations ONNX Runtime is told not to round to int8."""
     folder = llm_forms.make("genai-int4")
     output = tmp_path / "llm.so"
-    hetero_tvm.build(folder, target="host", output=output, devices="gpu", context=CONTEXT)
+    hetero_tvm.build(folder, target="host", output=output, devices=devices, context=CONTEXT)
     session = hetero_tvm.load_llm(output)
     reference = Reference(folder / "model.onnx")
     prompt = tokens_of(folder, PROMPTS["chat_capital"])

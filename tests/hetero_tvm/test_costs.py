@@ -3,14 +3,19 @@
 import dataclasses
 import importlib.util
 
+import numpy as np
 import pytest
+from tvm import relax
 
 from hetero_tvm import costs
 from hetero_tvm.errors import BadInput, EnvironmentProblem
+from relay_passes.constants import tensor_constant
 from relay_passes.op_work import Work
+from relay_passes.program import read_program
 from schedules.cost_model import CostModel
 from schedules.gpu_model import Record
 from schedules.npu_costs import NpuCosts, Product
+from schedules.w4a16_table import W4Blocks, W4Table
 from target_specs.loader import load_spec
 
 PHONE = CostModel(load_spec("snapdragon-8-gen-3"))
@@ -75,3 +80,27 @@ def test_bad_records_are_the_users(tmp_path):
     (tmp_path / "a.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match=r"a\.jsonl:1: not a record"):
         costs.load_records(tmp_path)
+
+
+def test_products_with_four_bit_weights_are_priced_by_what_the_gpu_reads():
+    rng = np.random.default_rng(3)
+    blocks = W4Blocks(
+        packed=rng.integers(0, 256, (64, 3, 16)).astype(np.uint8),
+        scales=rng.random((64, 3)).astype(np.float32),
+        zeros=None,
+        depth=96,
+    )
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((1, 96), "float32"))
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            known = tensor_constant(blocks.weight().dequantised().astype(np.float32))
+            four = builder.emit(relax.op.matmul(x, known), "four")
+            other = tensor_constant(rng.random((64, 8)).astype(np.float32))
+            out = builder.emit_output(relax.op.matmul(four, other), "float")
+        builder.emit_func_output(out)
+    nodes = read_program(builder.get())
+    table = W4Table([blocks])
+    found = costs.with_packed_weights(PHONE, nodes, table)
+    assert found.packed == {"four": (96 * 64 / 2 + 4 * 64 * 3) / (4 * 96 * 64)}
+    assert costs.with_packed_weights(PHONE, nodes, W4Table(())) is PHONE

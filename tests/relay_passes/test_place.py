@@ -392,6 +392,8 @@ def test_a_long_program_is_planned_by_a_few_of_its_layers():
         assert short[mode].predicted_us <= 1.05 * whole[mode].predicted_us
         assert short[mode].bound_us <= short[mode].predicted_us
         assert set(short[mode].alternatives_us) == set(MODES)
+    found = short["split"].alternatives_us
+    assert found["split"] <= found["layer"] <= min(found["gpu"], found["npu"])
     assert short["gpu"] == whole["gpu"]
     plan = short["split"]
     assert not plan.exact

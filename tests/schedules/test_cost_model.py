@@ -207,6 +207,31 @@ def test_products_in_fewer_bits_read_less():
     assert MODEL.product_us("npu", 1, 2000, 2000, weight_bits=4) == pytest.approx(52.2, rel=0.02)
 
 
+def test_a_weight_that_the_gpu_has_in_fewer_bits_is_read_so():
+    """The whole's, and that of a part, which has the whole's name; by the NPU as it is given."""
+    model = CostModel(SPEC, packed={"up": 0.25})
+    weight = {"kind": "matmul", "macs": 1, "weight_bytes": 4_000_000}
+    whole = Work(name="up", bytes=4_400_000, **weight)
+    assert model.gpu_bytes(whole) == 1_400_000
+    assert model.cost_us(whole, "gpu") == pytest.approx(35.0 + 10)
+    assert MODEL.cost_us(whole, "gpu") == pytest.approx(110.0 + 10)
+    other = dataclasses.replace(whole, name="down")
+    assert model.cost_us(other, "gpu") == MODEL.cost_us(other, "gpu")
+    part = dataclasses.replace(whole, weight_bytes=2_000_000, bytes=2_200_000)
+    assert model.cost_us(part, "gpu") == pytest.approx(17.5 + 10)
+    assert model.cost_us(whole, "npu") == MODEL.cost_us(whole, "npu")
+
+
+def test_what_was_measured_of_floats_is_scaled_to_fewer_bits():
+    class Twice:
+        def predict_us(self, work, roofline_us):
+            return 2 * roofline_us
+
+    work = Work(name="up", kind="matmul", macs=1, bytes=4_400_000, weight_bytes=4_000_000)
+    model = CostModel(SPEC, gpu_model=Twice(), packed={"up": 0.25})
+    assert model.cost_us(work, "gpu") == pytest.approx(2 * (35.0 + 10))
+
+
 def test_both_at_once_share_the_memory_and_only_that():
     # two devices get 60 of 2 * 40: each keeps 3/4 of its rate to memory
     reads = Work(kind="matmul", macs=1, bytes=3_000_000, weight_bytes=3_000_000, rows=32)

@@ -44,6 +44,19 @@ def test_whole_weights_and_columns_of_them_are_found(zeros, dtype):
             np.testing.assert_array_equal(found.scales, entry.weight().scales[:, part])
 
 
+@pytest.mark.parametrize(("zeros", "parts"), [("none", 1), ("whole", 2), ("real", 2)])
+def test_what_a_kernel_reads_of_a_whole_weight(zeros, parts):
+    blocks = [_blocks(seed, zeros) for seed in range(3)]
+    table = W4Table(blocks)
+    for dtype in ("float32", "float16"):
+        matrix = _as_imported(blocks[1].weight(), dtype)
+        groups = _DEPTH // _GROUP * _COLUMNS
+        assert table.packed_bytes(matrix) == _DEPTH * _COLUMNS // 2 + parts * 4 * groups
+        assert table.packed_bytes(np.ascontiguousarray(matrix[:, 1:])) is None
+        assert table.packed_bytes(matrix + 1) is None
+    assert table.packed_bytes(np.zeros((3, 3))) is None
+
+
 def test_a_constant_that_differs_anywhere_is_not_one_of_them():
     entry = _blocks(0)
     table = W4Table([entry])

@@ -40,3 +40,10 @@ def test_takes_another_value_than_time():
 def test_of_equals_the_first():
     choices, _ = repeated(chain(2), [0, 1], [(0, 1), (1, 0)], lambda *_: 0.0)
     assert choices == (0, 1)
+
+
+def test_is_no_worse_than_a_plan_that_is_known():
+    problem = chain(6)
+    choices, timeline = repeated(problem, [0, 1], [(0, 1, 0, 1, 0, 1)], others=[[1] * 6])
+    assert choices == (1,) * 6
+    assert timeline.total_us == 6 * 8.0 + 3.0  # and the CPU waits at the end
