@@ -136,10 +136,13 @@ def compile_regions(
         elif key not in done:
             waiting.setdefault(key, region)
     if waiting:
-        found, _ = _compile(waiting, npu, jobs, timeout_s, progress)
+
+        def keep(key: str, compiled: CompiledRegion) -> None:
+            # At once: a build that is ended goes on from here the next time.
+            _write_cache(cache_dir, key, compiled.onnx)
+
+        found, _ = _compile(waiting, npu, jobs, timeout_s, progress, keep=keep)
         done |= found
-        for key in waiting:
-            _write_cache(cache_dir, key, done[key].onnx)
     return tuple(
         dataclasses.replace(done[keys[region.symbol]], symbol=region.symbol) for region in regions
     )
@@ -292,8 +295,12 @@ def _compile(
     progress: Callable[[str], None],
     *,
     together: bool = False,
+    keep: Callable[[str, CompiledRegion], None] = lambda key, compiled: None,
 ) -> tuple[dict[str, CompiledRegion], dict[str, bytes]]:
-    """Compile `waiting` (by key) in up to `jobs` processes; and the files that they refer to."""
+    """Compile `waiting` (by key) in up to `jobs` processes; and the files that they refer to.
+
+    `keep` is told of each as soon as it is done.
+    """
     done: dict[str, CompiledRegion] = {}
     with tempfile.TemporaryDirectory(prefix="hetero_npu_") as scratch:
         running = [
@@ -310,6 +317,7 @@ def _compile(
                 for job in running:
                     for key, compiled in _collect(job, waiting, timeout_s):
                         done[key] = compiled
+                        keep(key, compiled)
                         progress(f"{compiled.symbol} compiled ({len(done)} of {len(waiting)})")
                 time.sleep(0.02)
         finally:

@@ -126,6 +126,19 @@ def test_cache_is_used_and_a_damaged_entry_is_not(tmp_path, caplog):
     assert compile_regions([region()], HTP, cache_dir=tmp_path)[0].cached
 
 
+@needs_qnn
+def test_what_was_compiled_before_an_interruption_is_kept(tmp_path):
+    regions = [region("npu_region_0", seed=1), region("npu_region_1", seed=2)]
+
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compile_regions(regions, HTP, cache_dir=tmp_path, jobs=1, progress=interrupt)
+    again = compile_regions(regions, HTP, cache_dir=tmp_path, jobs=1)
+    assert [one.cached for one in again] == [True, False]
+
+
 def test_cache_key_depends_on_all_that_matters(monkeypatch):
     key = npu_compiler._key([region().onnx], HTP)
     other_soc = load_spec("snapdragon-8-elite").npu
