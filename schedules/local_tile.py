@@ -39,8 +39,9 @@ _LANES = 4
 _DEPTHS = (16, 8, 4)
 # A group may compute this much more than the tile that wastes least.
 _MAX_WASTE = 1.25
-# Groups that a device needs to be busy; smaller tiles make more of them.
-_MIN_GROUPS = 64
+# Groups that a device needs to be busy; smaller tiles make more of them. On a GPU of 132 cores 128
+# rows by 4096 columns take 1.3 times as long with half as many, and 1.15 times with twice as many.
+_MIN_GROUPS = 128
 
 
 # Cuts the loop of a name into parts, the outermost first.
