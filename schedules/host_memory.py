@@ -19,6 +19,7 @@ from tvm.tirx import compilation_pipeline
 
 from schedules.aligned_vectors import AlignVectors
 from schedules.exact_constants import ExactConstants
+from schedules.infinities import InfiniteStarts
 from schedules.store_half import StoreHalf
 
 _SOURCE_HOOK = "tvm_callback_opencl_postproc"  # TVM's code generator calls it with each source
@@ -37,7 +38,7 @@ def host_memory_pipeline(*, native_half: bool = False) -> str:
 
     def factory() -> tuple:
         default, host, device = default_s_tir_pipeline()
-        passes = [default, AcceptUnifiedMemory()]
+        passes = [default, AcceptUnifiedMemory(), InfiniteStarts()]
         if not native_half:
             passes.append(StoreHalf())
         passes += [ExactConstants(), AlignVectors()]

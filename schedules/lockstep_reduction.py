@@ -1,6 +1,7 @@
 """Reductions across the work-items of a group, for devices that run them in lockstep.
 
-The schedules are TVM's own (dlight); this rule only says when they may be asked.
+The schedules are TVM's own (dlight); this rule only says when they may be asked, and writes the
+result of a maximum or minimum by a block of its own, without which they take sums only.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 from tvm.target import Target
 
-from schedules.blocks import leaf_blocks
+from schedules.blocks import is_reduction, leaf_blocks
 from schedules.register_tile import TILE_ATTR
 from schedules.rule import Rule
 from target_specs.spec import GpuSpec
@@ -36,5 +37,18 @@ class LockstepReduction(Rule):
         if any(TILE_ATTR in sch.get(block).annotations for block in leaf_blocks(sch)):
             return None
         target = Target.current()
-        answers = (rule.apply(func, target, False) for rule in self.rules)
-        return next((answer for answer in answers if answer is not None), None)
+        for form in (lambda: func, lambda: _stored_apart(func)):
+            for rule in self.rules:
+                answer = rule.apply(form(), target, False)
+                if answer is not None:
+                    return answer
+        return None
+
+
+def _stored_apart(func: tirx.PrimFunc) -> tirx.PrimFunc:
+    """`func`, whose last block copies what the one before it reduced."""
+    sch = s_tir.Schedule(func)
+    last = leaf_blocks(sch)[-1]
+    if is_reduction(sch, last):
+        sch.cache_write(last, 0, "global")
+    return sch.mod["main"]

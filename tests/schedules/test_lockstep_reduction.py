@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from on_gpu import assert_close, gpu_spec, normal, run
+import pytest
+from on_gpu import assert_close, gpu_spec, kernels, lower, module, normal, run
 from tvm import relax, te
 
 from schedules.lockstep_reduction import LockstepReduction
 from schedules.register_tile import choose_tile, contraction
 from schedules.tvm_target import tvm_target
+
+_PHONE = "snapdragon-8-gen-3"
 
 
 def _row_sum():
@@ -22,6 +25,19 @@ def test_answers_only_where_items_run_in_lockstep():
     with tvm_target(phone) as target:
         assert LockstepReduction(phone).apply(_row_sum(), target) is not None
         assert LockstepReduction(host).apply(_row_sum(), target) is None
+
+
+@pytest.mark.parametrize("name", ["max", "min"])
+@pytest.mark.parametrize("shape", [(6, 700), (2, 5, 64)], ids=["rows", "three_axes"])
+def test_the_items_of_a_group_share_a_row(name, shape):
+    x = normal(1, *shape)
+
+    def build(v):
+        return getattr(relax.op, name)(v, axis=[-1])
+
+    (kernel,) = kernels(lower(module(build, (shape, "float32")), _PHONE)).values()
+    assert 'scope="shared"' in kernel.script()
+    np.testing.assert_array_equal(run(build, x, target=_PHONE), getattr(np, name)(x, -1))
 
 
 def test_declines_a_contraction():
