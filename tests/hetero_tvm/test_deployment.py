@@ -1,6 +1,7 @@
 """Deployments over a real ssh server to this machine: whole, again, interrupted, refused."""
 
 import dataclasses
+import re
 import subprocess
 from pathlib import Path
 
@@ -13,7 +14,14 @@ from ssh_server import ssh_server
 from hetero_tvm import bundle, deployment, signing
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.device_store import DeviceStore
-from hetero_tvm.errors import AnotherModel, BadInput, DeviceFailure, DeviceLacks, NotDeployed
+from hetero_tvm.errors import (
+    AnotherModel,
+    BadInput,
+    DeviceFailure,
+    DeviceLacks,
+    NotDeployed,
+    StorageFull,
+)
 from hetero_tvm.open_model import opened
 from hetero_tvm.report_deployment import deployed_text
 from hetero_tvm.transports.adb import Adb
@@ -83,6 +91,33 @@ def test_an_interrupted_one_is_not_there_and_goes_on(artefact, ssh):
     assert done.pushed_bytes < done.there_bytes - 2_000_000
     assert server.received - before < done.there_bytes
     DeviceStore(transport, root).remove("mlp")
+
+
+def test_a_disk_that_fills_up_in_mid_push_leaves_nothing_and_the_same_call_mends_it(
+    artefact, tmp_path, monkeypatch
+):
+    device = Local(tmp_path / "device")
+    usual = device.argv
+
+    def full(command):
+        """What a shell says and leaves when there is room for a million bytes more."""
+        if "libtvm_runtime" not in command or "cat >" not in command:
+            return usual(command)
+        (start,) = re.findall(r"cat (>>?\S+)", command)
+        folder = command.partition(" && ")[0] if command.startswith("mkdir") else "true"
+        words = "cat: write error: No space left on device"
+        return usual(f"{folder} && head -c 1000000 {start}; echo '{words}' >&2; exit 1")
+
+    monkeypatch.setattr(device, "argv", full)
+    with pytest.raises(StorageFull, match=r"its storage is full\. Make room there, then run"):
+        device_fixture.deploy(artefact, device, artefact.parent)
+    assert DeviceStore(device).bundles() == []
+    (left,) = (tmp_path / "device").glob("staging/*/libtvm_runtime*.part")
+    assert left.stat().st_size == 1_000_000
+    monkeypatch.setattr(device, "argv", usual)
+    done = device_fixture.deploy(artefact, device, artefact.parent)
+    assert all(part.held for part in done.parts)
+    assert done.pushed_bytes < done.there_bytes - 1_000_000  # it went on, and pushed nothing twice
 
 
 def test_over_adb(artefact, tmp_path, monkeypatch):

@@ -4,12 +4,14 @@ import dataclasses
 import os
 import signal
 import subprocess
+import threading
 
 import numpy as np
 import pytest
 
 from hetero_tvm import bundle, reference
 from hetero_tvm.errors import BadInput, DeviceFailure
+from hetero_tvm.open_model import opened
 from hetero_tvm.remote import Session
 from hetero_tvm.transports.local import Local
 
@@ -65,6 +67,25 @@ def test_a_killed_program_is_said_and_kills_nothing_here(model, deployed_here):
         os.kill(process, signal.SIGKILL)
     with pytest.raises(DeviceFailure, match=r"local:.*: its program ended or the line broke"):
         model.run(inputs(model, 1))
+
+
+def test_a_program_killed_in_mid_run_is_said_and_the_next_session_runs(model, deployed_here):
+    program = next(deployed_here.root.glob("store/*/hetero_device"))
+
+    def kill():
+        found = subprocess.run(["pgrep", "-f", str(program)], capture_output=True, text=True)
+        for process in map(int, found.stdout.split()):
+            os.kill(process, signal.SIGKILL)
+
+    fed = model.feed(inputs(model, 1))
+    model.measure(fed, 1)
+    timer = threading.Timer(0.5, kill)
+    timer.start()
+    with pytest.raises(DeviceFailure, match=r"local:.*: its program ended or the line broke"):
+        model.measure(fed, 10_000_000)  # minutes of runs
+    timer.join()
+    with opened(deployed_here.artefact, deployed_here.address) as again:
+        assert np.isfinite(again.run(inputs(model, 1))["y"]).all()
 
 
 def test_a_changed_byte_is_refused_before_anything_is_loaded(session, deployed_here, tmp_path):
