@@ -7,6 +7,7 @@ made first, which takes minutes and two gigabytes of packages.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 import hetero_tvm
@@ -85,13 +86,27 @@ def test_greedy_tokens_are_those_of_onnx_runtime(built, name):
     assert list(session.generate(prompt, max_new_tokens=NEW_TOKENS, stop_tokens=())) == want
 
 
+def in_full_precision(folder, into):
+    """The int4 model with a note that ONNX Runtime must not round activations to int8."""
+    proto = onnx.load(folder / "model.onnx")
+    for node in proto.graph.node:
+        for attribute in node.attribute:
+            if attribute.name == "accuracy_level":
+                attribute.i = 1
+    into.mkdir()
+    onnx.save(proto, into / "model.onnx", save_as_external_data=True, location="weights.bin")
+    (into / "genai_config.json").write_bytes((folder / "genai_config.json").read_bytes())
+    return into / "model.onnx"
+
+
 def test_int4_logits_under_teacher_forcing(devices, tmp_path):
-    """The builder's own int4, whose activations ONNX Runtime is told not to round to int8."""
+    """The builder's own int4. With activations in int8, as the file allows, ONNX Runtime itself is
+    at 0.9986 to its float32; we are at 1.0000 to that."""
     folder = llm_forms.make("genai-int4")
     output = tmp_path / "llm.so"
     hetero_tvm.build(folder, target="host", output=output, devices=devices, context=CONTEXT)
     session = hetero_tvm.load_llm(output)
-    reference = Reference(folder / "model.onnx")
+    reference = Reference(in_full_precision(folder, tmp_path / "reference"))
     prompt = tokens_of(folder, PROMPTS["chat_capital"])
     forced = tokens_of(folder, "The capital of France is Paris, which lies on the Seine.")
     pairs = [(session.prefill(prompt).copy(), reference.step(prompt))]
@@ -99,4 +114,4 @@ def test_int4_logits_under_teacher_forcing(devices, tmp_path):
         pairs.append((session.decode(token).copy(), reference.step([token])))
     for got, want in pairs:
         cosine = float(got @ want / np.linalg.norm(got) / np.linalg.norm(want))
-        assert cosine >= 0.999
+        assert cosine >= 0.9999
