@@ -137,7 +137,43 @@ def unpack(text: str) -> dict[str, Any]:
         raise ValueError(f"the record of the build cannot be unpacked: {error}") from None
     if not reader.eof:
         raise ValueError("the record of the build is cut short or too long")
-    record = json.loads(raw)
+    try:
+        record = json.loads(raw)
+    except RecursionError:
+        raise ValueError("the record of the build is nested too deep") from None
     if not isinstance(record, dict) or not {"functions", "memory", "kernels"} <= record.keys():
         raise ValueError("the record of the build lacks a part")
+    if not _is_whole(record):
+        raise ValueError("the record of the build is not what this version writes")
     return record
+
+
+def _is_whole(record: Mapping[str, Any]) -> bool:
+    """Whether every part is of its kind, as far as a report takes it apart."""
+    kernels, functions, memory = record["kernels"], record["functions"], record["memory"]
+    if not all(isinstance(part, dict) for part in (kernels, functions, memory)):
+        return False
+    tables = [*functions.values(), *memory.values()]
+    if not all(isinstance(table, dict) for table in tables):
+        return False
+    parts = {"operators": dict, "figures": list, "waiting": dict, "modes": dict, "totals": dict}
+    whole = all(
+        isinstance(one.get(key), kind) for one in functions.values() for key, kind in parts.items()
+    )
+    facts = [fact for one in functions.values() for fact in dict(one.get("operators", {})).values()]
+    tensors = [tensor for one in memory.values() for tensor in one.get("tensors", ())]
+    return (
+        whole
+        and all(isinstance(source, str) for source in kernels.values())
+        and all(isinstance(fact, dict) and _are_names(fact.get("inputs")) for fact in facts)
+        and all(isinstance(one.get("calls"), int) for one in memory.values())
+        and all(
+            isinstance(tensor, dict)
+            and all(isinstance(tensor.get(key), int) for key in ("nbytes", "first", "last"))
+            for tensor in tensors
+        )
+    )
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)

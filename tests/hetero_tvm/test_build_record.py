@@ -1,6 +1,7 @@
 """What the artefact keeps for its report: placed graph, memory, sources."""
 
 import base64
+import json
 import zlib
 
 import pytest
@@ -24,6 +25,7 @@ __kernel void second_kernel(__global float* restrict x) {
   x[1] = 2.0f;
 }
 """
+MAIN = {"operators": {}, "figures": [], "waiting": {}, "modes": {}, "totals": {}}
 MEMORY = MemoryTable(storages=(64,), tensors=(), constants=3, calls=2)
 
 
@@ -49,9 +51,9 @@ def test_a_program_without_kernels_has_no_sources():
 
 
 def test_comes_back_as_it_was():
-    packed = build_record.pack({"main": {"a": 1}}, {"main": MEMORY}, {"k": "source"})
+    packed = build_record.pack({"main": MAIN}, {"main": MEMORY}, {"k": "source"})
     assert build_record.unpack(packed) == {
-        "functions": {"main": {"a": 1}},
+        "functions": {"main": MAIN},
         "memory": {"main": {"storages": [64], "tensors": [], "constants": 3, "calls": 2}},
         "kernels": {"k": "source"},
     }
@@ -68,6 +70,24 @@ def test_comes_back_as_it_was():
 )
 def test_refuses_what_it_did_not_write(text, said):
     with pytest.raises(ValueError, match=said):
+        build_record.unpack(text)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"functions": {"main": {**MAIN, "figures": {}}}},
+        {"functions": {"main": {**MAIN, "operators": {"a": {"inputs": "b"}}}}},
+        {"functions": {"main": []}},
+        {"memory": {"main": {"tensors": [{"nbytes": "1"}], "calls": 1}}},
+        {"memory": []},
+        {"kernels": {"k": 1}},
+    ],
+)
+def test_refuses_parts_of_another_kind(wrong):
+    record = {"functions": {"main": MAIN}, "memory": {}, "kernels": {}, **wrong}
+    text = base64.b64encode(zlib.compress(json.dumps(record).encode())).decode()
+    with pytest.raises(ValueError, match="not what this version writes"):
         build_record.unpack(text)
 
 
