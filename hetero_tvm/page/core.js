@@ -122,10 +122,9 @@ function shapes(op) {
   return op.tensors.map((t) => `${t.dtype} [${t.shape.join(", ")}]`).join("; ");
 }
 
-/** What a time of a run on this machine is: its NPU may be a simulator. */
+/** What a time of the profile is: its NPU may have been a simulator. */
 function measuredWord(device) {
-  const simulated = DATA.target.simulated_here && device !== "gpu" && device !== "cpu";
-  return simulated ? "simulated" : "measured";
+  return device === "npu" && DATA.profile.provenance.includes("simulated") ? "simulated" : "measured";
 }
 
 function operatorsByName(fn) {

@@ -9,6 +9,7 @@ function drawDetails(name) {
       el("h2", {}, "Click an operator"),
       el("p", {}, "to see where it runs and why, what it would take elsewhere, and what it reads and writes."),
       el("p", {}, "Drag to move, scroll or pinch to zoom. Enter in the search goes from hit to hit."),
+      el("p", {}, fn.measured ? "Times on boxes are measured." : "Times on boxes are predicted."),
       el("p", {}, "The line at the foot of a box is its share of the heaviest operator's time; of a split operator the coloured parts are what each device has.")));
     return;
   }
@@ -55,16 +56,21 @@ function splitPicture(op) {
     el("p", { class: "quiet" }, `${kind} split along axis ${op.split.axis} of ${extent}: ${time(us.npu)} beside ${time(us.gpu)}`));
 }
 
+/** What an operator's predicted time on a device is. */
+function restsOn(op, device, us) {
+  return (op.rests[device] || { provenance: us ? "modelled" : "a view" }).provenance;
+}
+
 /** Every device alone, and every split that was considered, best first. */
 function alternatives(op) {
   const rows = Object.entries(op.cost_us).map(([device, us]) => ({
     title: `${device.toUpperCase()} alone`, parts: { [device]: us }, longest: us,
-    chosen: op.device === device, word: (op.rests[device] || { provenance: us ? "modelled" : "a view" }).provenance,
+    chosen: op.device === device, words: [restsOn(op, device, us)],
   }));
   for (const offer of op.offers) {
     rows.push({
-      title: `${offer.kind}: NPU ${offer.at} of ${offer.extent}`, parts: offer.us,
-      longest: Math.max(...Object.values(offer.us)), word: "modelled",
+      title: `${offer.kind}, NPU ${offer.at}/${offer.extent}`, parts: offer.us,
+      longest: Math.max(...Object.values(offer.us)), words: Object.entries(offer.us).map(([device, us]) => restsOn(op, device, us)),
       chosen: op.split && op.split.kind === offer.kind && op.split.axis === offer.axis && op.split.at === offer.at,
     });
   }
@@ -79,8 +85,8 @@ function alternatives(op) {
     el("span", { class: "bar-track" }, Object.entries(row.parts).map(([device, us]) =>
       el("span", { class: `bar-fill lane ${device}`, "width%": (100 * us) / most }))),
     el("span", { class: "number" }, time(row.longest)),
-    el("span", { class: `dot ${provenanceKind(row.word)}`, title: row.word }))),
-  el("p", { class: "quiet dots" }, [...new Set(shown.map((row) => row.word))].map((word) => [el("span", { class: `dot ${provenanceKind(word)}` }), ` ${word}  `])),
+    el("span", {}, [...new Set(row.words)].map((word) => el("span", { class: `dot ${provenanceKind(word)}`, title: word }))))),
+  el("p", { class: "quiet dots" }, [...new Set(shown.flatMap((row) => row.words))].map((word) => [el("span", { class: `dot ${provenanceKind(word)}` }), ` ${word}  `])),
   rows.length > shown.length ? el("p", { class: "quiet" }, `and ${rows.length - shown.length} more splits`) : null);
 }
 
@@ -89,7 +95,7 @@ function measuredTable(op) {
     el("td", {}, chip(device)),
     el("td", { class: "number" }, `${found.apportioned ? "~" : ""}${time(found.us)}`),
     el("td", { class: "number quiet" }, `predicted ${time(op.part_us[device])}`),
-    el("td", {}, badge(device === "npu" ? measuredWord("npu") : "measured")))),
+    el("td", {}, badge(measuredWord(device))))),
   Object.values(op.measured).some((one) => one.apportioned) ? el("tr", {}, el("td", { colspan: "4", class: "quiet" },
     "~ its part of one kernel's time, shared out as the plan predicted")) : null);
 }

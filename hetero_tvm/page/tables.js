@@ -102,7 +102,7 @@ function drawRefusals() {
 }
 
 const MEANINGS = [
-  ["measured", "by running the artefact on this machine, where the report was given a profile of it"],
+  ["measured", "by running the artefact, where the report was given a profile of it"],
   ["vendor-estimated", "Qualcomm's compiler predicted it for a chip of which it has a cost table, scaled to the target"],
   ["modelled", "computed from the target's spec, whose figures are listed below"],
   ["simulated", "taken on Qualcomm's x86 simulator of the NPU: right answers, not the chip's time"],
@@ -113,7 +113,7 @@ function drawProvenance() {
   fill(byId("view-provenance"), el("div", { class: "cards" },
     el("div", { class: "card" }, el("h2", {}, "What the words mean"),
       MEANINGS.map(([word, text]) => el("p", {}, badge(word), " ", text)),
-      DATA.profile ? el("p", {}, `The profile: ${DATA.profile.provenance}; ${DATA.profile.runs} runs.`) : el("p", { class: "quiet" }, "No profile was given: nothing here was measured on this machine but what the target's figures say.")),
+      DATA.profile ? el("p", {}, `The profile: ${DATA.profile.provenance}; ${DATA.profile.runs} runs.`) : el("p", { class: "quiet" }, "No profile was given: nothing here was measured but what the target's figures say.")),
     el("div", { class: "card" }, el("h2", {}, "What it is"), facts([
       ["Model", DATA.model.name],
       ["SHA-256 of the model", DATA.model.sha256],
