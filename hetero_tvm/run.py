@@ -147,8 +147,13 @@ def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
             if not isinstance(loaded, np.ndarray):
                 arrays.update(loaded)  # reads the members
                 continue
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise WrongTensors(f"--inputs {flag}: {error}") from None
+        except OSError as error:
+            raise WrongTensors(f"--inputs {flag}: {error.strerror or error}") from None
+        except (ValueError, EOFError, zipfile.BadZipFile):
+            # numpy's own words for a file of something else advise to unpickle it
+            raise WrongTensors(
+                f"--inputs {flag}: not a whole .npy or .npz file of numbers, as numpy.save writes"
+            ) from None
         if not separator:
             raise WrongTensors(f"--inputs {flag}: say which input it is, as in NAME={file}")
         arrays[name] = loaded

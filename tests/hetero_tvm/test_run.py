@@ -9,7 +9,7 @@ import tiny_models as tiny
 
 import hetero_tvm
 from hetero_tvm import bundle, run
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, WrongTensors
 from hetero_tvm.lengths import LengthRules
 from hetero_tvm.output_error import FLOAT16, FLOAT32
 
@@ -123,6 +123,15 @@ def test_random_inputs_have_the_length_that_is_asked_for(files):
         run.complete_inputs({}, manifest, 0, 0)
     with pytest.raises(BadInput, match="--length 6: the artefact was built without --length"):
         run.complete_inputs({}, bundle.read_manifest(files[0]), 0, 6)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x04K\x01.", b"PK\x03\x04broken"])
+def test_a_file_of_something_else_is_not_to_be_unpickled(tmp_path, content):
+    file = tmp_path / "x.npy"
+    file.write_bytes(content)
+    with pytest.raises(WrongTensors, match=r"not a whole \.npy or \.npz") as refused:
+        run.read_inputs([f"x={file}"])
+    assert "pickle" not in str(refused.value)
 
 
 def test_npy_needs_a_name(tmp_path):
