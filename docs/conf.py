@@ -20,6 +20,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphin
 exclude_patterns = ["README.md"]
 source_suffix = {".md": "markdown"}
 html_show_sourcelink = False
+html_show_copyright = False
 smartquotes = False  # they make one dash of the two before a flag
 
 myst_heading_anchors = 3

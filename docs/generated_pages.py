@@ -84,7 +84,7 @@ def _verb(verb: str, summary: str) -> str:
         f"# {verb}\n\n{summary[0].upper() + summary[1:]}.\n\n"
         f"```text\n{examples.rstrip()}\n```\n\n"
         "```{argparse}\n:module: hetero_tvm.cli\n:func: build_parser\n:prog: hetero-tvm\n"
-        f":path: {verb}\n:nodescription:\n:noepilog:\n```\n"
+        f":path: {verb}\n:nodescription:\n:noepilog:\n:nodefault:\n```\n"
     )
 
 
