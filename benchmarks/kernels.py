@@ -1,10 +1,11 @@
 """Kernels on the OpenCL device: tuned, by default, CLBlast's and ONNX Runtime's, in one run.
 
-    python benchmarks/kernels.py [--db DIR] [--json] [--only TEXT]
+    python benchmarks/kernels.py [--db DIR [--tune 64]] [--json] [--only TEXT]
 
 Everybody has one thread and the same OpenCL device, and they run in turn, A B C A B C …, in one
 process; the figures to quote are ratios of medians. `--db` builds each case a second time with what
-`hetero-tvm tune` found; without it there is no tuned column. Models run on the GPU role alone.
+`hetero-tvm tune` found, `--tune` lets it search first; without a database there is no tuned column.
+Models run on the GPU role alone.
 """
 
 from __future__ import annotations
@@ -31,20 +32,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
 import numpy as np  # noqa: E402
 import onnx  # noqa: E402
 import onnxruntime  # noqa: E402
-import tvm  # noqa: E402
 from clblast import ClBlast  # noqa: E402
 from models import MODELS, fetch  # noqa: E402
 from onnx import helper, numpy_helper  # noqa: E402
-from tvm import relax  # noqa: E402
 
 import hetero_tvm  # noqa: E402
-from hetero_tvm import runtime, vm_lowering  # noqa: E402
+from hetero_tvm import runtime  # noqa: E402
 from hetero_tvm.run import complete_inputs  # noqa: E402
-from relay_passes.lower_gpu import lower_gpu  # noqa: E402
-from schedules.defaults import default_legalizations, default_rules  # noqa: E402
-from schedules.tvm_target import tvm_target  # noqa: E402
-from schedules.w4a16 import W4Weight, w4a16_product  # noqa: E402
-from target_specs.loader import load_spec  # noqa: E402
 
 # name -> (rows, depth, columns); "w4" products have codes of four bits, 32 to a scale.
 PRODUCTS = {
@@ -64,6 +58,14 @@ _WARM_UP = 3
 Run = Callable[[], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """A database of tuned kernels, and how many trials each case has there before it is timed."""
+
+    db: Path
+    trials: int
+
+
 @dataclasses.dataclass
 class Case:
     """Whoever can run one case."""
@@ -75,7 +77,7 @@ class Case:
     clblast: Run | None = None
 
 
-def product(name: str, folder: Path, db: Path | None, blas: ClBlast | None) -> Case:
+def product(name: str, folder: Path, tuning: Tuning | None, blas: ClBlast | None) -> Case:
     """A product with a float32 weight, built from ONNX as a user's model is."""
     rows, depth, columns = PRODUCTS[name]
     random = np.random.default_rng()
@@ -84,48 +86,23 @@ def product(name: str, folder: Path, db: Path | None, blas: ClBlast | None) -> C
     model = folder / f"{name}.onnx"
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     onnx.save(_onnx_model(node, [numpy_helper.from_array(weight, "w")], x, columns), model)
-    case = built(name, model, [], folder, db, {"x": x})
+    case = built(name, model, [], folder, tuning, {"x": x})
     if blas is not None:
         case.clblast = blas.product(x, weight)
         _check(f"{name} by CLBlast", case.clblast(), case.ort()[0])
     return case
 
 
-def w4_product(name: str) -> Case:
-    """A product with a 4-bit weight, lowered by the default schedules."""
+def w4_product(name: str, folder: Path, tuning: Tuning | None) -> Case:
+    """A product with a 4-bit weight, which stays so on the GPU."""
     rows, depth, columns = PRODUCTS[name]
     random = np.random.default_rng()
     x = random.standard_normal((rows, depth), dtype=np.float32)
-    codes = random.integers(0, 16, (depth, columns)).astype(np.uint8)
-    scales = random.random((depth // GROUP, columns), dtype=np.float32) + np.float32(0.01)
-    weight = W4Weight(codes=codes, scales=scales, zeros=None, group=GROUP)
-    gpu = load_spec("host").gpu
-    data = relax.Var("x", relax.TensorType(x.shape, "float32"))
-    builder = relax.BlockBuilder()
-    with builder.function("main", [data]):
-        with builder.dataflow():
-            result = builder.emit_output(w4a16_product(builder, gpu, data, weight))
-        builder.emit_func_output(result)
-    target = tvm_target(gpu)
-    mod = lower_gpu(
-        builder.get(),
-        target=target,
-        legalizations=default_legalizations(gpu),
-        rules=default_rules(gpu),
-    )
-    device = runtime.open_opencl()
-    machine = relax.VirtualMachine(vm_lowering.compile_executable(mod, target, None, []), device)
-    tensor = tvm.runtime.tensor(x, device)
-
-    def ours() -> Any:
-        out = machine["main"](tensor)
-        runtime.sync()
-        return out
-
-    blocks = codes.T.reshape(columns, -1, GROUP)
+    packed = random.integers(0, 256, (columns, depth // GROUP, GROUP // 2)).astype(np.uint8)
+    scales = random.random((columns, depth // GROUP), dtype=np.float32) + np.float32(0.01)
     parts = [
-        numpy_helper.from_array(blocks[..., ::2] | blocks[..., 1::2] << 4, "codes"),
-        numpy_helper.from_array(np.ascontiguousarray(scales.T).reshape(-1), "scales"),
+        numpy_helper.from_array(packed, "codes"),
+        numpy_helper.from_array(scales.reshape(-1), "scales"),
     ]
     node = helper.make_node(
         "MatMulNBits",
@@ -138,25 +115,30 @@ def w4_product(name: str) -> Case:
         block_size=GROUP,
         accuracy_level=_FLOAT32_ACCURACY,
     )
-    ort = ort_run(_onnx_model(node, parts, x, columns).SerializeToString(), {"x": x})
-    _check(name, ours().numpy(), ort()[0])
-    return Case(name, ours, ort)
+    model = folder / f"{name}.onnx"
+    onnx.save(_onnx_model(node, parts, x, columns), model)
+    return built(name, model, [], folder, tuning, {"x": x})
 
 
 def built(
-    name: str, model: Path, flags: list[str], folder: Path, db: Path | None, inputs: dict | None
+    name: str,
+    model: Path,
+    flags: list[str],
+    folder: Path,
+    tuning: Tuning | None,
+    inputs: dict | None,
 ) -> Case:
     """`model` on the GPU role alone, by default and with what tuning found, and ONNX Runtime."""
+    if tuning is not None and tuning.trials:
+        started = time.perf_counter()
+        _verb("tune", model, flags, "--db", str(tuning.db), "--trials", str(tuning.trials))
+        sys.stderr.write(f"{name}: tuned in {time.perf_counter() - started:.0f} s\n")
     runs: list[Run] = []
     results: list[dict[str, np.ndarray]] = []
-    for database in [None] if db is None else [None, db]:
+    for database in [None] if tuning is None else [None, tuning.db]:
         artefact = folder / f"{name}-{'default' if database is None else 'tuned'}.so"
-        command = [sys.executable, "-m", "hetero_tvm.build", str(model), "--target", "host"]
-        command += ["--devices", "gpu", "-o", str(artefact), *flags]
-        command += [] if database is None else ["--db", str(database)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
+        stored = [] if database is None else ["--db", str(database)]
+        _verb("build", model, flags, "-o", str(artefact), *stored)
         loaded = hetero_tvm.load(artefact)
         given = complete_inputs(inputs or {}, loaded.manifest, 0)
         results.append(loaded.run(given))
@@ -165,7 +147,16 @@ def built(
     for got in results:
         for one, want in zip(got.values(), ort(), strict=True):
             _check(name, one, want)
-    return Case(name, runs[0], ort, tuned=runs[1] if db else None)
+    return Case(name, runs[0], ort, tuned=runs[1] if tuning else None)
+
+
+def _verb(verb: str, model: Path, flags: list[str], *more: str) -> None:
+    """`hetero-tvm VERB` on `model`, for the GPU role alone."""
+    command = [sys.executable, "-m", f"hetero_tvm.{verb}", str(model), "--target", "host"]
+    command += ["--devices", "gpu", *flags, *more]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
 
 
 def _onnx_model(
@@ -229,11 +220,17 @@ def main() -> None:
     """Measure all cases, or those whose name has a text in it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--db", type=Path, help="a database of `hetero-tvm tune`")
+    parser.add_argument(
+        "--tune", type=int, default=0, metavar="N", help="first search for each case, N trials"
+    )
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--seconds", type=float, default=3.0, help="time for each case")
     parser.add_argument("--no-clblast", action="store_true", help="without CLBlast (no apt-get)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    if args.tune and args.db is None:
+        parser.error("--tune goes with --db DIR")
+    tuning = None if args.db is None else Tuning(args.db.resolve(), args.tune)
     runtime.load()
     driver = runtime.opencl_devices()[0]["library"]
     blas = None if args.no_clblast else ClBlast(driver)
@@ -244,11 +241,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             if name in MODELS:
                 flags = [word for text in MODELS[name].inputs for word in ("--input", text)]
-                case = built(name, fetch(name), flags, Path(folder), args.db, None)
+                case = built(name, fetch(name), flags, Path(folder), tuning, None)
             elif name.startswith("w4"):
-                case = w4_product(name)
+                case = w4_product(name, Path(folder), tuning)
             else:
-                case = product(name, Path(folder), args.db, blas)
+                case = product(name, Path(folder), tuning, blas)
             cases.append(measure(case, args.seconds))
             sys.stderr.write(f"{json.dumps(cases[-1])}\n")
     report = {"schema_version": 1, "cases": cases, **summary(cases)}

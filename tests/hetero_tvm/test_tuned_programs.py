@@ -37,7 +37,10 @@ def mlp(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return build(TinyLlm(layers=2), tmp_path_factory.mktemp("llm") / "model")
+    return build(
+        TinyLlm(layers=2, hidden=32, inner=32, vocabulary=32),
+        tmp_path_factory.mktemp("llm") / "model",
+    )
 
 
 def test_lengths_are_tuned_together(mlp, tmp_path):
