@@ -72,7 +72,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="OPERATOR",
-        help="keep this operator off the NPU, as `debug` may advise; once per operator",
+        help="keep this operator off the NPU, as `debug` may advise; * and ? stand for more; once "
+        "per operator",
     )
     parser.add_argument(
         "--gpu-share",

@@ -89,7 +89,7 @@ def build(
         split: False keeps every operator whole, on one device.
         objective: what the plan minimises, "latency", "energy" or "edp", their product.
         gpu_share: of the GPU's time that is ours, above 0 and at most 1.
-        off_npu: names of operators that the NPU must not have.
+        off_npu: names of operators that the NPU must not have; `*` and `?` stand for more.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
         measure: target host: build every mode, time them here, keep the fastest. None: so it is,

@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -46,6 +47,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "bench": "time an artefact: spread, memory, minute by minute if asked",
     "compare": "is one measurement of `bench` worse than another? with an exit code",
     "debug": "find the first layer whose numbers leave the reference, on each device",
+    "clean": "what the cache takes on disk; remove it",
     "explain": "say what an error's id or a driver's code means, and what to do next",
     "doctor": "check everything that has to be right on this machine",
     "inspect": "what a model is made of, what each device takes of it, the memory it needs",
@@ -61,6 +63,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _TERMINATED = 143  # 128 + SIGTERM
 _OUR_BUG = HeteroError.exit_code
 _COMPLETION = "--print-completion"
+_FLAGS = "--flags"  # a file with more of them
 
 
 class _Parser(argparse.ArgumentParser):
@@ -79,6 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if argv[:1] == [_COMPLETION]:
             return _print_completion(argv[1:])
+        argv = _with_flag_files(argv)
         args = build_parser([verb] if verb else []).parse_args(argv)
         _set_up_logging(args)
         code = int(args.run(args))
@@ -200,8 +204,33 @@ def _add_verb(subparsers: Any, name: str, summary: str) -> None:
     talk.add_argument("--json", action="store_true", help="print the result as JSON on stdout")
     talk.add_argument("-q", "--quiet", action="store_true", help="errors only on stderr")
     talk.add_argument("-v", "--verbose", action="count", default=0, help="more; twice for debug")
+    talk.add_argument(
+        _FLAGS,
+        metavar="FILE",
+        help="more flags from a file, as if they stood here; later ones win, # begins a comment",
+    )
     talk.add_argument("--debug", action="store_true", help="show a traceback when something fails")
     parser.set_defaults(run=module.run)
+
+
+def _with_flag_files(argv: list[str]) -> list[str]:
+    """`argv` with the words of every `--flags FILE` in its place."""
+    words: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        name, equals, value = word.partition("=")
+        if name != _FLAGS:
+            words.append(word)
+            continue
+        path = value if equals else next(rest, None)
+        if not path:
+            raise UsageError(f"{_FLAGS}: name a file")
+        try:
+            words += shlex.split(Path(path).read_text(), comments=True)
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UsageError(f"{_FLAGS} {path}: {why}") from None
+    return words
 
 
 def _set_up_logging(args: argparse.Namespace) -> None:

@@ -67,7 +67,7 @@ class BuildConfig:
     reprofile: bool = False  # target host: measure this machine again
     # Build every mode and follow the one that is fastest; None: where the target is this machine.
     measure: bool | None = None
-    off_npu: tuple[str, ...] = ()  # operators that the NPU must not have
+    off_npu: tuple[str, ...] = ()  # operators that the NPU must not have, or patterns of them
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -146,15 +147,21 @@ def _precision(state: State) -> State:
 
 
 def _off_npu(state: State) -> tuple[str, ...]:
-    """The operators that the user keeps off the NPU; all of them are in the model."""
+    """The operators that the user keeps off the NPU, by name or by pattern."""
     wanted = state.config.off_npu
     known = [node.name for node in read_program(state.mod)] if wanted else []
-    for name in wanted:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
+    kept: dict[str, None] = {}
+    for pattern in wanted:
+        # A name may have what a pattern gives a meaning to.
+        found = [pattern] if pattern in known else fnmatch.filter(known, pattern)
+        if not found:
+            near = difflib.get_close_matches(pattern, known, n=1, cutoff=0.3)
             hint = f"; did you mean {near[0]}?" if near else ""
-            raise BadInput(f"--off-npu {name}: no such operator; `inspect --json` lists them{hint}")
-    return wanted
+            raise BadInput(
+                f"--off-npu {pattern}: no such operator; `inspect --json` lists them{hint}"
+            )
+        kept |= dict.fromkeys(found)
+    return tuple(kept)
 
 
 def _place(state: State) -> State:

@@ -33,6 +33,7 @@ BAD_INPUT = {
     "bench": ["missing.so"],
     "compare": ["missing.json", "missing.json"],
     "debug": ["missing.so", "--against", "missing.onnx"],
+    "clean": ["--older-than", "-1"],
     "explain": ["HT9999"],
     "doctor": ["--no-such-flag"],
     "inspect": ["missing.onnx", "--target", "host"],
@@ -270,3 +271,24 @@ def test_a_closed_stdout_is_no_traceback():
     command = f"{sys.executable} -m hetero_tvm.build --target help >&-"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+def test_flags_come_from_a_file_too(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HETERO_CACHE_DIR", str(tmp_path / "none"))
+    flags = tmp_path / "my flags"
+    flags.write_text("--dry-run  # nothing goes\n--only npu\n--json\n")
+    for words in (["--flags", str(flags)], [f"--flags={flags}"]):
+        assert cli.main(["clean", *words]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert not found["removed"]
+        assert [row["part"] for row in found["parts"]] == ["npu"]
+
+
+@pytest.mark.parametrize("content", [None, "'open", b"\xff", "--no-such-flag"])
+def test_flags_that_cannot_be_read(tmp_path, capsys, content):
+    flags = tmp_path / "flags"
+    if content is not None:
+        flags.write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert cli.main(["clean", "--flags", str(flags)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert cli.main(["clean", "--flags"]) == 2

@@ -111,6 +111,19 @@ def test_an_operator_that_is_kept_off_the_npu(tmp_path):
         assert second.declined["npu"] == "kept off the NPU by --off-npu"
 
 
+@pytest.mark.parametrize(
+    ("patterns", "off"),
+    [(("*",), {"first", "relu", "second"}), (("se*", "r?lu"), {"relu", "second"})],
+)
+def test_operators_are_kept_off_the_npu_by_patterns(tmp_path, patterns, off):
+    path = tiny.mlp(tmp_path / "mlp.onnx")
+    config = BuildConfig(model=path, target="host", output=None, off_npu=patterns)
+    ops = compiler.build(config).plan.ops
+    said = {op.name for op in ops if op.declined.get("npu") == "kept off the NPU by --off-npu"}
+    assert off <= said
+    assert said <= off | {"bias"}
+
+
 def test_an_operator_that_there_is_not(tmp_path):
     path = tiny.mlp(tmp_path / "mlp.onnx")
     with pytest.raises(BadInput, match=r"--off-npu secnd: no such operator.*did you mean second"):
