@@ -198,7 +198,7 @@ def _compiled(template: str) -> Any:
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     try:
         return environment.from_string(template)
-    except jinja2.TemplateError as error:
+    except Exception as error:  # of the template's text: deep nesting, a name that Python has not
         raise TokenizerUnusable(f"the model's chat template: {error}") from error
 
 

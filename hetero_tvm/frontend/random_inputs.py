@@ -176,10 +176,11 @@ class _UseFinder:
         """How many indices are valid, when `node` takes `name` as indices."""
         if node.op_type in _LOOKUPS and position == 1:
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
-            shape = self.shapes.get(node.input[0])
-            return shape[axis] if shape else None
+            shape = self.shapes.get(node.input[0], ())
+            return shape[axis] if -len(shape) <= axis < len(shape) else None
         if node.op_type == "GatherND" and position == 1:
-            return min(self.shapes[node.input[0]][: self.shapes[name][-1]])
+            indexed = self.shapes.get(node.input[0], ())[: (self.shapes.get(name) or (0,))[-1]]
+            return min(indexed, default=None)
         if node.op_type == "OneHot" and position == 0:
             known = self._constants_of(node.input[1])
             return known[0] if known else None

@@ -125,3 +125,19 @@ def test_from_a_folder(tmp_path):
     for name, text in tokenizer_texts().items():
         (tmp_path / name).write_text(text)
     assert Tokenizer.from_folder(tmp_path).encode("dog") == tokenizer().encode("dog")
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ " + "(" * 5000 + ")" * 5000 + " }}", "{{ " + "-" * 5000 + "1 }}", "{{ x"]
+)
+def test_a_template_that_cannot_be_read_is_refused(template):
+    with pytest.raises(BadInput, match="the model's chat template"):
+        _with_template(template).render([])
+
+
+def test_a_list_of_templates_may_hold_anything():
+    config = {"chat_template": [3, {"name": "default", "template": "{{ 1 }}"}, {"name": ["x"]}]}
+    texts = {**tokenizer_texts(), "tokenizer_config.json": json.dumps(config)}
+    assert Tokenizer(texts).render([]) == "1"
+    config = json.dumps({"chat_template": [3]})
+    assert not Tokenizer({**tokenizer_texts(), "tokenizer_config.json": config}).has_chat_template

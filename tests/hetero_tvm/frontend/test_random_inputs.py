@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hetero_tvm.frontend import draw_inputs, import_model, random_inputs
-from hetero_tvm.frontend.random_inputs import InputRange, ranges_at
+from hetero_tvm.frontend.random_inputs import InputRange, input_ranges, ranges_at
 from tests.hetero_tvm.frontend.onnx_cases import (
     FLOAT,
     INT64,
@@ -90,3 +90,15 @@ def test_ranges_of_another_length():
     longer = ranges_at(ranges, {"a": (1, 2)}, 9)
     assert [entry.shape for entry in longer] == [(2, 9, 9), (2, 8, 8)]
     assert draw_inputs(longer, 0)["a"].shape == (2, 9, 9)
+
+
+def test_a_table_without_the_axis_says_nothing():
+    """A node that cannot be, beside what an output needs: it is not imported, only looked at."""
+    proto = model(
+        [node("Gather", "big ids", "a", axis=5), node("GatherND", "big ids", "b")],
+        {"ids": (INT64, [2])},
+        "a b",
+        {"big": np.float32(1)},
+    )
+    (ids,) = input_ranges(proto)
+    assert ids.kind == "mask"
