@@ -7,13 +7,15 @@ READY  := $(VENV)/.ready
 PARALLEL := -n 2 --dist loadfile
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
-.PHONY: demo test nightly docs tsan fuzz lint format bench clean help
+.PHONY: demo test nightly docs tsan fuzz golden coverage lint format bench clean help
 help:
 	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
 	@echo "make test     the tests      make nightly  the long ones too"
 	@echo "make docs     the documentation site, into build/docs"
 	@echo "make tsan     the runtime's threads under ThreadSanitizer"
 	@echo "make fuzz     every loader with what a fuzzer makes up, FUZZ_SECONDS=60 each"
+	@echo "make golden   accept the plans and kernels of now as the ones to keep"
+	@echo "make coverage what the tests reach, of Python and of the runtime"
 	@echo "make lint     every linter   make bench    the benchmarks of the README"
 
 $(VENV)/.made:
@@ -51,6 +53,12 @@ fuzz: $(READY)
 	$(PY) scripts/requirements.py fuzz > $(VENV)/fuzz.txt
 	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/fuzz.txt
 	scripts/fuzz.sh $(PY) $(FUZZ_SECONDS)
+
+golden: $(READY)
+	$(PY) tests/golden/golden.py --accept
+
+coverage: $(READY)
+	scripts/coverage.sh $(PY)
 
 bench: $(READY)
 	$(PY) benchmarks/real_models.py
