@@ -7,7 +7,8 @@ const DEVICES = ["npu", "gpu", "cpu"];
 const PLACES = ["npu", "gpu+npu", "gpu", "cpu"];
 const MODE_TITLES = { split: "Split", layer: "Layer level", npu: "NPU only", gpu: "GPU only" };
 
-const state = { fn: DATA.functions[DATA.functions.length - 1], selected: null, view: "graph" };
+// First what was measured, else the longest.
+const state = { fn: DATA.functions.find((fn) => fn.measured) || DATA.functions[DATA.functions.length - 1], selected: null, view: "graph" };
 
 function byId(id) {
   return document.getElementById(id);
