@@ -5,9 +5,11 @@ PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 # Tests of one file stay together: they share what they build.
 PARALLEL := -n 2 --dist loadfile
+# make PINNED=1: exactly these packages, by hash; else what pyproject.toml allows.
+PINS   := requirements/linux-x86_64-py311.txt
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
-.PHONY: demo test nightly docs tsan fuzz golden coverage lint format bench clean help
+.PHONY: demo test nightly docs tsan fuzz golden coverage pins lint format bench clean help
 help:
 	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
 	@echo "make test     the tests      make nightly  the long ones too"
@@ -26,7 +28,7 @@ $(VENV)/.made:
 $(VENV)/.dependencies: pyproject.toml $(VENV)/.made
 	$(PY) -m pip install -q --disable-pip-version-check --upgrade pip
 	$(PY) scripts/requirements.py --build sign qnn cpu-opencl cross plot llm serve completion tune docs dev > $(VENV)/requirements.txt
-	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/requirements.txt
+	$(PY) -m pip install -q --disable-pip-version-check $(if $(PINNED),--require-hashes -r $(PINS),-r $(VENV)/requirements.txt)
 	touch $@
 
 $(READY): $(VENV)/.dependencies setup.py $(RUNTIME_SOURCES)
@@ -56,6 +58,9 @@ fuzz: $(READY)
 
 golden: $(READY)
 	$(PY) tests/golden/golden.py --accept
+
+pins: $(VENV)/.made
+	scripts/pin.sh $(PY)
 
 coverage: $(READY)
 	scripts/coverage.sh $(PY)

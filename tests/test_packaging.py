@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from packaging.requirements import Requirement
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("hetero_tvm", "relay_passes", "schedules", "target_specs")
 
@@ -24,3 +26,22 @@ def test_every_package_and_spec_is_installed(tmp_path):
     }
     assert "relay_passes.npu_onnx" in on_disk
     assert set(done.stdout.split()) == on_disk
+
+
+def test_pins_are_of_what_is_asked_for():
+    """Each with a hash; `make pins` makes them anew."""
+    (file,) = (ROOT / "requirements").glob("*.txt")
+    entries = [block.split() for block in file.read_text().replace("\\\n", " ").splitlines()]
+    assert all(any(word.startswith("--hash=sha256:") for word in words) for words in entries)
+    pins = {Requirement(words[0].split(";")[0]).name: words[0].split("==")[1] for words in entries}
+    extras = ["qnn", "cpu-opencl", "sign", "llm", "serve", "tune", "dev"]
+    asked = subprocess.run(
+        [sys.executable, "scripts/requirements.py", "--build", *extras],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout.splitlines()
+    for line in asked:
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pins[wanted.name].rstrip(";")), line
