@@ -28,7 +28,7 @@ from schedules.cache_block import blocked
 from schedules.four_bit_codes import CODES_PER_WORD, Codes, IntegerCodes, SubnormalCodes
 from schedules.gemv import MAX_LANES, shared_depth_tile, split_depth_tile
 from schedules.layout import CONTRACTION_ATTRS, known_shape, pack_panels, unravel
-from schedules.register_tile import RegisterTile, choose_tile, contraction, round_up
+from schedules.register_tile import HELD_ATTR, RegisterTile, choose_tile, contraction, round_up
 from target_specs.spec import GpuSpec
 
 # The zero point of symmetric weights, in whose place exporters store none.
@@ -38,6 +38,8 @@ SYMMETRIC_ZERO = 8
 # words pay only if x is read by vectors: they are that many times farther from the neighbour's.
 _STEPS_OF_ONE_ROW = ((4, 4), (4, 2), (2, 4), (2, 2))
 _STEPS = ((4, 1), (2, 1), (1, 1))
+# Of a panel that a work-item holds as floats, so that a second-level cache holds it too.
+_MAX_HELD_DEPTH = 1024
 # Of a group, at most: with several words at a step, one step is work enough for an item.
 _WAVES = 16
 
@@ -113,6 +115,7 @@ class W4Layout:
     strip: int = 0  # columns side by side in memory; 0: the panel
     items: int = 1  # that share the depth
     words: int = 1  # of a column that an item reads at a step
+    as_floats: bool = False  # a work-item makes floats of a panel's words, for all rows of a block
 
     @property
     def lanes(self) -> int:
@@ -228,6 +231,9 @@ def w4a16_tile(
                     panel=tile.panel, strip=tile.lanes, items=tile.items_k, words=words
                 )
     tile = choose_tile(gpu, rows, columns)
+    block = blocked(gpu, tile, (1, rows, columns), depth)
+    if block.block_rows > 1 and (block.block_depth or depth) <= _MAX_HELD_DEPTH:
+        return block, W4Layout(panel=tile.panel, as_floats=True)
     tile = blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
     return tile, W4Layout(panel=tile.panel)
 
@@ -271,6 +277,8 @@ class W4Product:
         *leading, depth = self.shape
         lanes, items = self.layout.lanes, self.layout.items
         taken = self.layout.words * CODES_PER_WORD  # codes of a column at a step
+        if self.layout.as_floats:
+            return self._by_panels(x, words, scales, zeros)
         step = te.reduce_axis((0, depth // taken), name="step")
 
         def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
@@ -291,7 +299,39 @@ class W4Product:
             return self.codes.product(xs, bits, scale, zero)
 
         rows = math.prod(leading)
-        sums = contraction((1, rows, self.columns), [step], term, self.tile)
+        return self._result(contraction((1, rows, self.columns), [step], term, self.tile))
+
+    def _by_panels(
+        self, x: te.Tensor, words: te.Tensor, scales: te.Tensor, zeros: te.Tensor | None
+    ) -> te.Tensor:
+        """The same where many rows read a word: as a product with panels of floats."""
+        *leading, depth = self.shape
+        panel = self.tile.panel
+
+        def weight(strip: tirx.Var, k: tirx.Var, lane: tirx.Var) -> tirx.Expr:
+            shift = (k % CODES_PER_WORD * 4).astype("uint32")
+            word = words[strip, k // CODES_PER_WORD, lane]
+            code = tirx.bitwise_and(tirx.shift_right(word, shift), tirx.const(0xF, "uint32"))
+            at = (strip, k // self.group, lane)
+            zero = tirx.const(float(SYMMETRIC_ZERO), "float32")
+            if zeros is not None:
+                zero = zeros[at].astype("float32")
+            return (code.astype("float32") - zero) * scales[at].astype("float32")
+
+        shape = (int(words.shape[0]), depth, panel)
+        panels = te.compute(shape, weight, name="dequantised", attrs={HELD_ATTR: True})
+        k = te.reduce_axis((0, depth), name="k")
+
+        def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
+            left = x(*unravel(row, leading), k).astype("float32")
+            return left * panels[column // panel, k, column % panel]
+
+        rows = math.prod(leading)
+        return self._result(contraction((1, rows, self.columns), [k], term, self.tile))
+
+    def _result(self, sums: te.Tensor) -> te.Tensor:
+        """[.., N] of padded sums [1, rows', columns']."""
+        leading = self.shape[:-1]
 
         def result(*index: tirx.Var) -> tirx.Expr:
             row = tirx.const(0, "int32")

@@ -122,10 +122,24 @@ def test_half_activations(target, shape):
     assert_close(_run(x, weight, target), want, _HALF_TOLERANCE)
 
 
-def test_many_rows_of_a_weight_that_no_cache_holds():
-    weight = _weight(2048, 1024, 32)
-    x = normal(1, 100, 2048)
-    assert_close(_run(x, weight), x @ weight.dequantised(), _TOLERANCE)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [("float32", _TOLERANCE), ("float16", _HALF_TOLERANCE)]
+)
+@pytest.mark.parametrize("zeros", ["none", "real"])
+def test_many_rows_of_a_weight_that_no_cache_holds(zeros, dtype, tolerance):
+    depth, columns = 2048, 1000
+    _, layout = w4a16_tile(gpu_spec(), (100, depth, columns), 32, is_aligned=True)
+    assert layout.as_floats
+    weight = _weight(depth, columns, 32, zeros=zeros)
+    x, bias = normal(1, 100, depth, dtype=dtype), normal(2, columns, dtype=dtype)
+    want = x.astype(np.float64) @ weight.dequantised() + bias
+    assert_close(_run(x, weight, bias=bias), want, tolerance)
+
+
+def test_a_panel_too_deep_to_hold_is_read_as_words():
+    depth = 8 * 521  # neither short nor a multiple of a stretch
+    _, layout = w4a16_tile(gpu_spec(), (100, depth, 1000), 8, is_aligned=True)
+    assert not layout.as_floats
 
 
 @pytest.mark.parametrize("zeros", ["none", "whole", "real"])
