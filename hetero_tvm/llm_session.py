@@ -287,8 +287,11 @@ class LlmSession:
         given = {"input_ids": self._ids[rows], **self._small, **self._caches}
         try:
             with self.around(self._functions[rows]):
-                result = self._steps[rows](
-                    *(given[name] for name in self._order[rows]), *self._weights[rows]
+                # A second call writes the same rows of the caches again.
+                result = runtime.whole_call(
+                    self._steps[rows],
+                    *(given[name] for name in self._order[rows]),
+                    *self._weights[rows],
                 )
             logits = runtime.host_view(_only(result))
         except (RuntimeError, self._device_error) as error:

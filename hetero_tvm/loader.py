@@ -196,11 +196,14 @@ class Model:
             for length, tensors in zip(lengths, fed.tensors, strict=True):
                 program = self._programs[length]
                 with around(program.name):
-                    values.append(program.call(*tensors))
-            self._device.sync()
+                    values.append(self._called(program.call, tensors))
         except (tvm.error.InternalError, RuntimeError) as error:
             raise RunFailed(last_line(error)) from error
         return Results(fed.way, values)
+
+    def _called(self, function: Any, tensors: list[Any]) -> Any:
+        """What `function` gives, once all of its work is done."""
+        return runtime.whole_call(function, *tensors)
 
     def measure(self, fed: Fed, runs: int) -> tuple[Results, list[float]]:
         """`call`, `runs` times (at least once): the last results, the milliseconds of each run."""

@@ -187,6 +187,11 @@ class RemoteModel(Model):
         with self._session.failures():
             return super().call(fed, around)
 
+    def _called(self, function: Any, tensors: list[Any]) -> Any:
+        result = function(*tensors)
+        self._device.sync()
+        return result
+
     def fetch(self, results: Results) -> dict[str, np.ndarray]:
         """See `Model.fetch`."""
         with self._session.failures():

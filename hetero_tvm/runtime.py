@@ -15,6 +15,7 @@ import importlib.metadata
 import importlib.util
 import json
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_LIBRARY_VARIABLES = {
+    "ort.library": "HETERO_ORT_LIB",
+    "qnn.library": "HETERO_QNN_LIB",
+    "qnn.backend": "HETERO_QNN_BACKEND",
+}
 _DEVICES = ("cpu", "gpu", "npu")  # by the numbers that compiled code uses
 
 LIBRARY = Path(__file__).resolve().parent / "lib" / "libhetero_runtime.so"
@@ -80,7 +86,8 @@ def load() -> None:
         ) from error
     for key, path in library_paths().items():
         logger.debug("%s: %s", key, path)
-        if path is not None:
+        # Who names a library in the environment means that one.
+        if path is not None and not os.environ.get(_LIBRARY_VARIABLES.get(key, "")):
             _call("setting_set", key, str(path))
 
 
@@ -237,6 +244,21 @@ def sync() -> None:
     _call("sync")
 
 
+def whole_call(function: Any, *args: Any) -> Any:
+    """Call a compiled function and wait for all devices; its result may be read.
+
+    When it raises, nothing that it gave to the devices is still to come. Where NPU work never came
+    back within HETERO_DEVICE_LIMIT_S it is called once more, and the CPU does that work.
+    """
+    return _call("whole_call", function, *args)
+
+
+def held_bytes() -> int:
+    """Return how much memory the OpenCL device has given and not got back."""
+    load()
+    return int(_call("opencl_held_bytes"))
+
+
 def configure_sync(
     *,
     implicit_waits: bool | None = None,
@@ -289,6 +311,7 @@ def npu_module(
     provider: str,
     options: Mapping[str, str],
     contexts: Mapping[str, bytes] | None = None,
+    substitutes: Sequence[bytes] = (),
 ) -> tvm.runtime.Module:
     """Make a module whose functions are the regions' symbols: `symbol(*inputs, *outputs)`.
 
@@ -297,16 +320,18 @@ def npu_module(
     returns before the outputs are written, except where nobody could wait for them: see `wait`.
     `contexts` are the files, by name, in which compiled regions have their binaries; the runtime
     writes them to the cache directory when the first region is loaded.
+    `substitutes`: for each region, or none, a plain ONNX model that does the same on the CPU when
+    the NPU fails; the stand-in needs none, its models are such.
     Raises ValueError when a description is inconsistent.
     """
     from hetero_tvm import npu_weights
 
     load()
     models = [region.onnx for region in regions]
-    files = {}
-    if provider == "cpu":  # others' models are compiled, their weights inside
-        models, weights = npu_weights.share(models)
-        files = {npu_weights.FILE: weights} if weights else {}
+    plain = models if provider == "cpu" else list(substitutes)  # else weights are compiled in
+    plain, weights = npu_weights.share(plain)
+    files = {npu_weights.FILE: weights} if weights else {}
+    models = plain if provider == "cpu" else [*models, *plain]
     header: dict[str, Any] = {
         "regions": [
             {
@@ -315,6 +340,7 @@ def npu_module(
                 "options": {key: str(value) for key, value in options.items()},
                 "inputs": [_tensor(spec) for spec in region.inputs],
                 "outputs": [_tensor(spec) for spec in region.outputs],
+                **({"substitute": True} if substitutes and provider != "cpu" else {}),
             }
             for region in regions
         ]

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "../src/imported.h"
+#include "../src/whole_call.h"
 #include "artefact.h"
 #include "npy.h"
 
@@ -123,15 +124,14 @@ void Run(const RunOptions& options) {
   const ffi::Function function = FunctionOf(machine, artefact.function);
   const std::vector<ffi::Tensor> inputs = Inputs(options, artefact);
   std::vector<ffi::AnyView> arguments(inputs.begin(), inputs.end());
-  const ffi::Function sync = Imported("hetero_tvm.sync");
   std::printf("load     %.2f s\n", MillisecondsSince(start) / 1e3);
 
   ffi::Any result;
   std::vector<double> times;
   for (int64_t i = 0; i <= options.repeat; ++i) {
     const auto begin = std::chrono::steady_clock::now();
-    function.CallPacked(arguments.data(), static_cast<int32_t>(arguments.size()), &result);
-    sync();
+    result = runtime::WholeCall(runtime::Context::Get(), function, arguments.data(),
+                                static_cast<int32_t>(arguments.size()));
     times.push_back(MillisecondsSince(begin));
   }
   std::printf("first    %.2f ms\n", times[0]);

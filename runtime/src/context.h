@@ -37,7 +37,9 @@ struct Context {
   NullDevice null_device{counters, [this] { worker.Wait(); }};
   Ordering ordering{opencl, worker, counters, trace};
   npu::OrtEnvironment ort{settings, counters};
+  npu::NpuHealth health;
   npu::NpuServices npu{ort,
+                       health,
                        counters,
                        options,
                        trace,

@@ -36,6 +36,9 @@ class Counter {
   X(bytes_allocated) /* bytes of those allocations */                    \
   X(npu_runs)        /* NPU regions run */                               \
   X(npu_sessions)    /* NPU sessions built */                            \
+  X(npu_retries)     /* NPU work that failed and was tried again */      \
+  X(npu_moved)       /* NPU regions whose work moved to the CPU */       \
+  X(npu_hangs)       /* NPU runs that never came back */                 \
   X(cache_hits)      /* OpenCL programs taken from the disk cache */     \
   X(cache_misses)    /* OpenCL programs compiled from source */          \
   X(cache_corrupt)   /* cache entries that were damaged and thrown away */

@@ -12,6 +12,7 @@
 #include "opencl/timer.h"
 #include "signature.h"
 #include "tensor_view.h"
+#include "whole_call.h"
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -144,6 +145,15 @@ TVM_FFI_STATIC_INIT_BLOCK() {
                                              behind);
               })
       .Typed("hetero_tvm.sync", [] { Context::Get().ordering.WaitForAll(); })
+      .Packed("hetero_tvm.whole_call",  // a function and its arguments
+              [](ffi::PackedArgs args, ffi::Any* rv) {
+                HETERO_CHECK(args.size() > 0, TypeError) << "whole_call takes a function";
+                const ffi::Function function = Shielded(args[0].cast<ffi::Function>());
+                *rv = WholeCall(Context::Get(), function, args.data() + 1, args.size() - 1);
+              })
+      .Typed("hetero_tvm.settle", [] { Context::Get().ordering.Settle(); })
+      .Typed("hetero_tvm.opencl_held_bytes",
+             [] { return static_cast<int64_t>(Context::Get().opencl.HeldBytesIfOpen()); })
       .Typed("hetero_tvm.view", ViewTensor)
       .Typed("hetero_tvm.npu_module_create", CreateNpu)
       .Typed("hetero_tvm.npu_module_prepare", Prepare)

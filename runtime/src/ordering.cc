@@ -41,4 +41,18 @@ void Ordering::WaitForAll() {
   npu_.Wait();
 }
 
+void Ordering::Settle() {
+  // Twice: a job that waits for the GPU may be told of the GPU's failure, and fail with it.
+  for (int round = 0; round < 2; ++round) {
+    try {
+      npu_.Wait();
+    } catch (const tvm::ffi::Error&) {  // NOLINT(bugprone-empty-catch): who asks knows already
+    }
+    try {
+      gpu_.WaitIfOpen();
+    } catch (const tvm::ffi::Error&) {  // NOLINT(bugprone-empty-catch)
+    }
+  }
+}
+
 }  // namespace hetero_tvm::runtime

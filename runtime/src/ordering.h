@@ -35,6 +35,13 @@ class Ordering {
   /*! \brief Everything is done and the host may read everything. */
   void WaitForAll();
 
+  /*!
+   * \brief After a failure: nothing that was given out before is still to come, not even an error.
+   *
+   * Throws nothing: whoever calls it has an error to tell.
+   */
+  void Settle();
+
   /*! \brief The GPU work that jobs submitted from now on need done. */
   uint64_t gpu_ticket() const { return gpu_ticket_.load(std::memory_order_acquire); }
 

@@ -26,11 +26,13 @@ constexpr std::array kSettings = {
             "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
     Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "coarse_svm" or "buffer"
     Setting{"cache.directory", "HETERO_CACHE_DIR"},
+    Setting{"memory.limit", "HETERO_MEMORY_LIMIT"},           // of device memory, with K, M or G
     Setting{"sync.implicit_waits", "HETERO_IMPLICIT_WAITS"},  // 0 or 1
     Setting{"sync.fast", "HETERO_FAST_SYNC"},                 // 0 or 1
     Setting{"sync.poll_cpu", "HETERO_POLL_CPU"},              // 0 or 1
     Setting{"trusted.keys", "HETERO_TRUSTED_KEYS"},           // file; else nothing has to be signed
     Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
+    Setting{"device.limit_s", "HETERO_DEVICE_LIMIT_S"},       // of a call into a driver; 0: none
     Setting{"ort.library", "HETERO_ORT_LIB"},
     Setting{"qnn.library", "HETERO_QNN_LIB"},      // the execution provider's plug-in
     Setting{"qnn.backend", "HETERO_QNN_BACKEND"},  // libQnnHtp.so

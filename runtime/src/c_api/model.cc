@@ -13,6 +13,7 @@
 
 #include "../check.h"
 #include "../imported.h"
+#include "../whole_call.h"
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -120,9 +121,8 @@ void Model::Run() {
   std::vector<ffi::AnyView> args;
   args.reserve(inputs_.size());
   for (const ffi::Tensor& input : inputs_) args.emplace_back(input);
-  ffi::Any result;
-  main_.CallPacked(args.data(), static_cast<int32_t>(args.size()), &result);
-  Imported("hetero_tvm.sync")();
+  const ffi::Any result =
+      WholeCall(Context::Get(), main_, args.data(), static_cast<int32_t>(args.size()));
   if (auto one = result.try_cast<ffi::Tensor>()) {
     outputs_.push_back(*std::move(one));
   } else {

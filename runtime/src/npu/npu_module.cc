@@ -7,11 +7,15 @@
 #include <tvm/ffi/cast.h>
 #include <tvm/ffi/container/tensor.h>
 
+#include <algorithm>
+#include <exception>
 #include <utility>
 
 #include "../border.h"
 #include "../check.h"
+#include "../watch.h"
 #include "../wire.h"
+#include "durable_session.h"
 #include "null_session.h"
 
 namespace hetero_tvm::runtime::npu {
@@ -41,6 +45,7 @@ class RegionJob : public Job {
       services_.wait_for_gpu(gpu_ticket_);
     }
     const TraceSpan span(services_.trace, TraceKind::kRegion, session_.region().symbol, 0, call_);
+    const OnExpiry hung([this](const char* call) { GiveUp(call); });
     session_.Run(tensors_);
     services_.counters.npu_runs.Add();
   }
@@ -48,6 +53,16 @@ class RegionJob : public Job {
   Prediction& Expected() final { return session_.expected(); }
 
  private:
+  /*! \brief Called by the thread that watches, while this one is inside `call`. */
+  void GiveUp(const char* call) {
+    if (!session_.IsLimited()) return;
+    const std::string what =
+        "NPU region " + session_.region().symbol + ": " + call + " has not come back in time";
+    session_.Abandon(what);
+    services_.worker.Abandon(std::make_exception_ptr(ffi::Error(
+        "DeviceFailure", what + "; run it again, without the NPU (HETERO_DEVICE_LIMIT_S)", "")));
+  }
+
   const ffi::ObjectPtr<NpuModule> module_;  // keeps session_
   const NpuServices& services_;
   RegionSession& session_;
@@ -66,6 +81,19 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       models_(std::move(models)),
       regions_(ParseRegions(header)) {
   size_t next = regions_.size();
+  substitutes_.reserve(regions_.size());
+  for (Region& region : regions_) {
+    if (!region.has_substitute && region.provider != "cpu") continue;
+    Region substitute = region;
+    substitute.provider = "cpu";
+    if (region.has_substitute) {
+      HETERO_CHECK(next < models_.size(), ValueError)
+          << "NPU module: its header describes more models than there are";
+      substitute.model = models_[next++];
+      substitute.options.clear();  // they are the NPU's
+    }
+    substitutes_.emplace(region.symbol, std::move(substitute));
+  }
   const auto named = [&](const char* list) {
     std::vector<SharedFile> files;
     for (const std::string& name : ParseNames(header, list)) {
@@ -84,8 +112,13 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
   if (!binaries.empty()) contexts = std::make_shared<ContextFolder>(std::move(binaries));
   for (size_t i = 0; i < regions_.size(); ++i) {
     regions_[i].model = models_[i];
-    regions_[i].files = files;
+    if (regions_[i].provider == "cpu") regions_[i].files = files;  // others have them inside
     regions_[i].contexts = contexts;
+    const auto substitute = substitutes_.find(regions_[i].symbol);
+    if (substitute != substitutes_.end()) {
+      substitute->second.files = files;
+      if (!regions_[i].has_substitute) substitute->second.model = models_[i];
+    }
     const bool is_new = sessions_.emplace(regions_[i].symbol, MakeSession(regions_[i])).second;
     HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
   }
@@ -135,9 +168,13 @@ ffi::Optional<ffi::Function> NpuModule::GetFunction(const ffi::String& name) {
   });
 }
 
-std::unique_ptr<RegionSession> NpuModule::MakeSession(const Region& region) const {
+std::unique_ptr<RegionSession> NpuModule::MakeSession(const Region& region) {
   if (region.provider == "null") return std::make_unique<NullRegionSession>(region);
-  return std::make_unique<OrtRegionSession>(services_.environment, region);
+  const auto substitute = substitutes_.find(region.symbol);
+  const Region* other = substitute == substitutes_.end() ? nullptr : &substitute->second;
+  return std::make_unique<DurableSession>(
+      services_.environment, services_.counters, services_.health, region, other,
+      [this] { return std::make_shared<ffi::Module>(ffi::GetRef<ffi::Module>(this)); });
 }
 
 void NpuModule::Run(RegionSession& session, ffi::PackedArgs args) {

@@ -17,6 +17,7 @@
 #include "../counters.h"
 #include "../sync_options.h"
 #include "../trace.h"
+#include "durable_session.h"
 #include "ort_session.h"
 #include "region.h"
 #include "region_session.h"
@@ -27,6 +28,7 @@ namespace hetero_tvm::runtime::npu {
 /*! \brief What a module needs of the process; all of it outlives every module. */
 struct NpuServices {
   OrtEnvironment& environment;
+  NpuHealth& health;
   Counters& counters;
   const SyncOptions& options;
   Trace& trace;
@@ -44,8 +46,8 @@ struct NpuServices {
  * tensors of the device `cpu`, which TVM reads without asking, and with plain DLTensors, which can
  * be gone any time.
  *
- * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, then the contents of
- * the header's files and contexts, all length-prefixed.
+ * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, one more for each that
+ * has a substitute, then the contents of the header's files and contexts, all length-prefixed.
  */
 class NpuModule : public tvm::ffi::ModuleObj {
  public:
@@ -71,13 +73,15 @@ class NpuModule : public tvm::ffi::ModuleObj {
   void Prepare();
 
  private:
-  std::unique_ptr<RegionSession> MakeSession(const Region& region) const;
+  std::unique_ptr<RegionSession> MakeSession(const Region& region);
   void Run(RegionSession& session, tvm::ffi::PackedArgs args);
 
   const NpuServices& services_;
   const std::string header_;
-  std::vector<std::string> models_;  // then files; regions_ point into it; constant once made
-  std::vector<Region> regions_;      // sessions_ refer to it; constant once made
+  std::vector<std::string>
+      models_;                   // substitutes, files; regions_ point into it; constant once made
+  std::vector<Region> regions_;  // sessions_ refer to it; constant once made
+  std::unordered_map<std::string, Region> substitutes_;  // by symbol; constant once made
   std::unordered_map<std::string, std::unique_ptr<RegionSession>> sessions_;
 };
 

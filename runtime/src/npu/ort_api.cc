@@ -25,6 +25,7 @@ std::unique_ptr<const OrtApi> OrtApi::Load(const std::string& library) {
   if (library.empty()) {
     TVM_FFI_THROW(EnvironmentProblem) << "ONNX Runtime not found; " << kInstallHint;
   }
+  const CallGuard guard("dlopen of ONNX Runtime");
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     TVM_FFI_THROW(EnvironmentProblem)
@@ -39,8 +40,9 @@ std::unique_ptr<const OrtApi> OrtApi::Load(const std::string& library) {
   }
   auto api = std::make_unique<OrtApi>();
   api->version = base->get_version();
-#define HETERO_ORT_RESOLVE(slot, result, name, parameters) \
-  api->name = reinterpret_cast<result(*) parameters>(const_cast<void*>(slots[slot]));
+#define HETERO_ORT_RESOLVE(slot, result, name, parameters)                              \
+  api->name.Set(reinterpret_cast<result(*) parameters>(const_cast<void*>(slots[slot])), \
+                "ONNX Runtime's " #name);
   HETERO_ORT_FUNCTIONS(HETERO_ORT_RESOLVE)
 #undef HETERO_ORT_RESOLVE
   return api;
@@ -48,9 +50,15 @@ std::unique_ptr<const OrtApi> OrtApi::Load(const std::string& library) {
 
 void OrtApi::Check(OrtStatus* status, const std::string& what) const {
   if (status == nullptr) return;
-  const std::string message = GetErrorMessage(status);
+  const char* text = GetErrorMessage(status);
+  const std::string message = text == nullptr ? "it failed and does not say why" : text;
   ReleaseStatus(status);
   TVM_FFI_THROW(DeviceFailure) << what << ": " << message;
+}
+
+void OrtApi::NothingMade(const std::string& what) {
+  TVM_FFI_THROW(DeviceFailure) << what << ": ONNX Runtime says that it succeeded, and gave nothing";
+  TVM_FFI_UNREACHABLE();
 }
 
 }  // namespace hetero_tvm::runtime::npu

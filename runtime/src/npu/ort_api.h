@@ -15,6 +15,8 @@
 #include <string>
 #include <utility>
 
+#include "../watch.h"
+
 namespace hetero_tvm::runtime::npu {
 
 struct OrtStatus;
@@ -63,7 +65,7 @@ using OrtPathChar = std::filesystem::path::value_type;  // ORTCHAR_T: wide on Wi
 /*! \brief ONNX Runtime's functions by name. Never unloaded. */
 struct OrtApi {
   std::string version;
-#define HETERO_ORT_DECLARE(slot, result, name, parameters) result(*name) parameters = nullptr;
+#define HETERO_ORT_DECLARE(slot, result, name, parameters) Watched<result parameters> name;
   HETERO_ORT_FUNCTIONS(HETERO_ORT_DECLARE)
 #undef HETERO_ORT_DECLARE
 
@@ -72,15 +74,25 @@ struct OrtApi {
 
   /*! \brief Throw DeviceFailure "<what>: <ONNX Runtime's message>" when `status` is a failure. */
   void Check(OrtStatus* status, const std::string& what) const;
+
+  /*! \brief The same for a call that made `made`: none is a failure too. */
+  template <typename T>
+  void Check(OrtStatus* status, T* const& made, const std::string& what) const {
+    Check(status, what);
+    if (made == nullptr) NothingMade(what);  // a reference: arguments have no order
+  }
+
+ private:
+  [[noreturn]] static void NothingMade(const std::string& what);
 };
 
 /*! \brief Sole owner of one ONNX Runtime object: moves, never copies. */
 template <typename T>
 class OrtHandle {
  public:
-  using Release = void (*)(T*);
+  using Release = Watched<void(T*)>;  // of an OrtApi, which is never unloaded
   OrtHandle() = default;
-  OrtHandle(T* object, Release release) : object_(object), release_(release) {}
+  OrtHandle(T* object, const Release& release) : object_(object), release_(&release) {}
   OrtHandle(OrtHandle&& other) noexcept
       : object_(std::exchange(other.object_, nullptr)), release_(other.release_) {}
   OrtHandle& operator=(OrtHandle&& other) noexcept {
@@ -91,13 +103,13 @@ class OrtHandle {
   OrtHandle(const OrtHandle&) = delete;
   OrtHandle& operator=(const OrtHandle&) = delete;
   ~OrtHandle() {
-    if (object_ != nullptr) release_(object_);
+    if (object_ != nullptr) (*release_)(object_);
   }
   T* Get() const { return object_; }
 
  private:
   T* object_ = nullptr;
-  Release release_ = nullptr;
+  const Release* release_ = nullptr;
 };
 
 }  // namespace hetero_tvm::runtime::npu

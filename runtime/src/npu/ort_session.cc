@@ -48,29 +48,38 @@ const OrtApi& OrtEnvironment::Api() {
 
 void OrtEnvironment::OpenLocked() {
   if (host_memory_.Get() != nullptr) return;
+  Watch::Start(settings_);
   if (api_ == nullptr) api_ = OrtApi::Load(settings_.Get("ort.library"));
   OrtEnv* env = nullptr;
-  api_->Check(api_->CreateEnv(kLogErrorsOnly, "hetero_tvm", &env), "starting ONNX Runtime");
-  env_ = OrtHandle<OrtEnv>(env, api_->ReleaseEnv);
+  if (env_.Get() == nullptr) {
+    api_->Check(api_->CreateEnv(kLogErrorsOnly, "hetero_tvm", &env), env,
+                "starting ONNX Runtime (CreateEnv)");
+    env_ = OrtHandle<OrtEnv>(env, api_->ReleaseEnv);
+  }
   constexpr int kArenaAllocator = 1;
   constexpr int kDefaultMemory = 0;
   OrtMemoryInfo* info = nullptr;
-  api_->Check(api_->CreateCpuMemoryInfo(kArenaAllocator, kDefaultMemory, &info),
-              "starting ONNX Runtime");
+  api_->Check(api_->CreateCpuMemoryInfo(kArenaAllocator, kDefaultMemory, &info), info,
+              "starting ONNX Runtime (CreateCpuMemoryInfo)");
   host_memory_ = OrtHandle<OrtMemoryInfo>(info, api_->ReleaseMemoryInfo);
 }
 
-const std::vector<const OrtEpDevice*>& OrtEnvironment::QnnDevicesLocked() {
+std::vector<const OrtEpDevice*> OrtEnvironment::QnnDevices() {
+  const std::scoped_lock lock(mutex_);
   if (!qnn_devices_.empty()) return qnn_devices_;
   const std::string library = settings_.Get("qnn.library");
   if (library.empty()) TVM_FFI_THROW(EnvironmentProblem) << kQnnHint;
-  api_->Check(api_->RegisterExecutionProviderLibrary(env_.Get(), kQnnProvider, library.c_str()),
-              "loading " + library);
+  if (!has_qnn_) {
+    api_->Check(api_->RegisterExecutionProviderLibrary(env_.Get(), kQnnProvider, library.c_str()),
+                "loading " + library + " (RegisterExecutionProviderLibrary)");
+    has_qnn_ = true;
+  }
   const OrtEpDevice* const* devices = nullptr;
   size_t count = 0;
-  api_->Check(api_->GetEpDevices(env_.Get(), &devices, &count), "listing NPUs");
-  for (size_t i = 0; i < count; ++i) {
-    if (std::strcmp(api_->EpDevice_EpName(devices[i]), kQnnProvider) == 0) {
+  api_->Check(api_->GetEpDevices(env_.Get(), &devices, &count), "listing NPUs (GetEpDevices)");
+  for (size_t i = 0; devices != nullptr && i < count; ++i) {
+    const char* name = api_->EpDevice_EpName(devices[i]);
+    if (name != nullptr && std::strcmp(name, kQnnProvider) == 0) {
       qnn_devices_.push_back(devices[i]);
     }
   }
@@ -91,11 +100,11 @@ void OrtEnvironment::AppendQnn(OrtSessionOptions* options, const Region& region)
     keys.push_back(key.c_str());
     values.push_back(value.c_str());
   }
-  const std::vector<const OrtEpDevice*>& devices = QnnDevicesLocked();
+  const std::vector<const OrtEpDevice*> devices = QnnDevices();
   api_->Check(api_->SessionOptionsAppendExecutionProvider_V2(options, env_.Get(), devices.data(),
                                                              devices.size(), keys.data(),
                                                              values.data(), keys.size()),
-              "NPU region " + region.symbol);
+              "NPU region " + region.symbol + ": SessionOptionsAppendExecutionProvider_V2");
 }
 
 void OrtEnvironment::AddFiles(OrtSessionOptions* options, const Region& region) {
@@ -110,28 +119,32 @@ void OrtEnvironment::AddFiles(OrtSessionOptions* options, const Region& region) 
   }
   api_->Check(api_->AddExternalInitializersFromFilesInMemory(options, names.data(), contents.data(),
                                                              sizes.data(), names.size()),
-              "NPU region " + region.symbol);
+              "NPU region " + region.symbol + ": AddExternalInitializersFromFilesInMemory");
 }
 
 OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   const std::string where = "NPU region " + region.symbol;
-  const std::scoped_lock lock(mutex_);
-  OpenLocked();
+  const OrtApi& api = Api();
   OrtSessionOptions* raw_options = nullptr;
-  api_->Check(api_->CreateSessionOptions(&raw_options), where);
-  const OrtHandle<OrtSessionOptions> owner(raw_options, api_->ReleaseSessionOptions);
-  api_->Check(api_->SetSessionLogSeverityLevel(raw_options, kLogErrorsOnly), where);
+  api.Check(api.CreateSessionOptions(&raw_options), raw_options, where + ": CreateSessionOptions");
+  const OrtHandle<OrtSessionOptions> owner(raw_options, api.ReleaseSessionOptions);
+  api.Check(api.SetSessionLogSeverityLevel(raw_options, kLogErrorsOnly),
+            where + ": SetSessionLogSeverityLevel");
+  std::unique_lock<std::mutex> qnn;
   if (region.provider == "qnn") {
     // A region that says NPU is on the NPU: without this, parts of it go to the CPU silently.
-    api_->Check(api_->AddSessionConfigEntry(raw_options, "session.disable_cpu_ep_fallback", "1"),
-                where);
+    api.Check(api.AddSessionConfigEntry(raw_options, "session.disable_cpu_ep_fallback", "1"),
+              where + ": AddSessionConfigEntry");
+    qnn = std::unique_lock(qnn_mutex_);
     AppendQnn(raw_options, region);
   } else if (region.provider == "cpu") {
     const int threads = Threads(settings_, region);
-    if (threads != 0) api_->Check(api_->SetIntraOpNumThreads(raw_options, threads), where);
+    if (threads != 0) {
+      api.Check(api.SetIntraOpNumThreads(raw_options, threads), where + ": SetIntraOpNumThreads");
+    }
     // Threads that spin after a run would take the processor from the OpenCL kernels that follow.
-    api_->Check(api_->AddSessionConfigEntry(raw_options, "session.intra_op.allow_spinning", "0"),
-                where);
+    api.Check(api.AddSessionConfigEntry(raw_options, "session.intra_op.allow_spinning", "0"),
+              where + ": AddSessionConfigEntry");
   } else {
     TVM_FFI_THROW(ValueError) << where << ": unknown provider '" << region.provider
                               << "'; known: cpu, qnn";
@@ -140,20 +153,24 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   std::filesystem::path file;  // empty: the model is complete in memory
   if (region.contexts != nullptr) {
     // What one session loads of the common binary is there for the others.
-    api_->Check(api_->AddSessionConfigEntry(raw_options, "ep.share_ep_contexts", "1"), where);
+    api.Check(api.AddSessionConfigEntry(raw_options, "ep.share_ep_contexts", "1"),
+              where + ": AddSessionConfigEntry");
     file =
         region.contexts->Place(settings_.CacheDirectory(), region.symbol + ".onnx", region.model);
   }
   std::optional<QuietStdout> quiet;
   if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;
-  api_->Check(file.empty()
-                  ? api_->CreateSessionFromArray(env_.Get(), region.model.data(),
-                                                 region.model.size(), raw_options, &session)
-                  : api_->CreateSession(env_.Get(), file.c_str(), raw_options, &session),
-              where);
+  if (file.empty()) {
+    api.Check(api.CreateSessionFromArray(env_.Get(), region.model.data(), region.model.size(),
+                                         raw_options, &session),
+              session, where + ": CreateSessionFromArray");
+  } else {
+    api.Check(api.CreateSession(env_.Get(), file.c_str(), raw_options, &session), session,
+              where + ": CreateSession");
+  }
   counters_.npu_sessions.Add();
-  return {session, api_->ReleaseSession};
+  return {session, api.ReleaseSession};
 }
 
 OrtRegionSession::OrtRegionSession(OrtEnvironment& environment, const Region& region)
@@ -181,7 +198,9 @@ void OrtRegionSession::Bind(Binding& binding, const DLTensor& tensor) {
   api.Check(api.CreateTensorWithDataAsOrtValue(
                 environment_.host_memory(), data, binding.spec->bytes, binding.spec->shape.data(),
                 binding.spec->shape.size(), OnnxType(binding.spec->dtype), &value),
-            "NPU region " + region_.symbol + ", tensor '" + binding.spec->name + "'");
+            value,
+            "NPU region " + region_.symbol + ", tensor '" + binding.spec->name +
+                "': CreateTensorWithDataAsOrtValue");
   binding.value = OrtHandle<OrtValue>(value, api.ReleaseValue);
   binding.data = data;
 }
@@ -198,7 +217,7 @@ void OrtRegionSession::Run(const std::vector<const DLTensor*>& tensors) {
   const OrtApi& api = environment_.Api();
   api.Check(api.Run(session_.Get(), nullptr, names_.data(), values.data(), inputs,
                     names_.data() + inputs, region_.outputs.size(), values.data() + inputs),
-            "NPU region " + region_.symbol);
+            "NPU region " + region_.symbol + ": Run");
 }
 
 }  // namespace hetero_tvm::runtime::npu

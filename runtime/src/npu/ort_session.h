@@ -33,18 +33,22 @@ class OrtEnvironment {
 
   const OrtMemoryInfo* host_memory() const { return host_memory_.Get(); }
 
+  const Settings& settings() const { return settings_; }
+
  private:
   void OpenLocked();
   void AddFiles(OrtSessionOptions* options, const Region& region);
   void AppendQnn(OrtSessionOptions* options, const Region& region);
-  const std::vector<const OrtEpDevice*>& QnnDevicesLocked();
+  std::vector<const OrtEpDevice*> QnnDevices();
 
   const Settings& settings_;
   Counters& counters_;
-  std::mutex mutex_;  // guards everything below; taken while opening and while building sessions
+  std::mutex qnn_mutex_;  // taken while a session of Qualcomm's provider is built
+  std::mutex mutex_;      // guards everything below; not held while sessions are built
   std::unique_ptr<const OrtApi> api_;
   OrtHandle<OrtEnv> env_;
   OrtHandle<OrtMemoryInfo> host_memory_;
+  bool has_qnn_ = false;                         // the plug-in is registered with env_
   std::vector<const OrtEpDevice*> qnn_devices_;  // owned by env_
 };
 

@@ -8,25 +8,30 @@
 #include <unistd.h>
 
 #include <cstdio>
+#include <mutex>
 
 namespace hetero_tvm::runtime::npu {
 
 /*!
- * \brief While it lives, what the process writes to standard output goes to standard error.
+ * \brief While one lives, what the process writes to standard output goes to standard error.
  *
  * Qualcomm's simulator prints a notice to standard output, where `--json` belongs. Of the whole
  * process, hence only around the calls known to print.
  */
 class QuietStdout {
  public:
-  QuietStdout() : saved_(Redirect(STDERR_FILENO)) {}
+  QuietStdout() {
+    const std::scoped_lock lock(State().mutex);
+    if (State().living++ == 0) State().saved = Redirect(STDERR_FILENO);
+  }
   QuietStdout(const QuietStdout&) = delete;
   QuietStdout& operator=(const QuietStdout&) = delete;
   ~QuietStdout() {
-    if (saved_ < 0) return;
+    const std::scoped_lock lock(State().mutex);
+    if (--State().living != 0 || State().saved < 0) return;
     std::fflush(stdout);
-    dup2(saved_, STDOUT_FILENO);
-    close(saved_);
+    dup2(State().saved, STDOUT_FILENO);
+    close(State().saved);
   }
 
  private:
@@ -38,7 +43,16 @@ class QuietStdout {
     return saved;
   }
 
-  const int saved_;
+  struct Shared {
+    std::mutex mutex;
+    int living = 0;
+    int saved = -1;
+  };
+
+  static Shared& State() {
+    static auto* shared = new Shared;
+    return *shared;
+  }
 };
 
 }  // namespace hetero_tvm::runtime::npu

@@ -67,6 +67,9 @@ Region ParseRegion(const json::Value& value, size_t index) {
     if (!name.has_value() || !text.has_value()) Refuse(where, "an option is not a string");
     region.options[std::string(*name)] = std::string(*text);
   }
+  if (object->find(ffi::String("substitute")) != object->end()) {
+    region.has_substitute = Member<bool>(*object, "substitute", where);
+  }
   for (const json::Value& input : Member<json::Array>(*object, "inputs", where)) {
     region.inputs.push_back(ParseTensor(input, where));
   }

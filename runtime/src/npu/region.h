@@ -37,6 +37,7 @@ struct Region {
   std::string_view model;         // the ONNX file's bytes
   std::vector<SharedFile> files;  // weights that the model may refer to, as ONNX's external data
   std::shared_ptr<ContextFolder> contexts;  // null: a compiled model has its binary inside
+  bool has_substitute = false;  // another model does the same with ONNX Runtime's CPU provider
 };
 
 /*!

@@ -7,6 +7,7 @@
 
 #include <tvm/ffi/container/tensor.h>
 
+#include <string>
 #include <vector>
 
 #include "../timeline.h"
@@ -43,6 +44,12 @@ class RegionSession {
    * Requires: CheckTensors(tensors). Throws DeviceFailure when the run fails.
    */
   virtual void Run(const std::vector<const DLTensor*>& tensors) = 0;
+
+  /*! \brief Whether a run that takes longer than Watch::Limit() hangs, and is not just slow. */
+  virtual bool IsLimited() const { return true; }
+
+  /*! \brief The run that is going on in another thread will never end; later ones need not wait. */
+  virtual void Abandon(const std::string& /*why*/) {}
 
   /*! \brief How long it takes from the moment when it is its turn. */
   Prediction& expected() { return expected_; }

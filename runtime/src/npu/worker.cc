@@ -21,7 +21,20 @@ bool Worker::Forked() const {
 void Worker::StartLocked() {
   if (thread_.joinable()) return;
   process_.store(getpid(), std::memory_order_relaxed);
-  thread_ = std::thread([this] { Work(); });
+  thread_ = std::thread([this, generation = generation_] { Work(generation); });
+}
+
+void Worker::Abandon(std::exception_ptr failure) {
+  const std::scoped_lock lock(mutex_);
+  thread_.detach();
+  ++generation_;
+  if (stopping_) {
+    has_ended_ = true;
+    ended_.notify_all();
+  } else {
+    StartLocked();
+  }
+  timeline_.Complete(running_, std::move(failure));
 }
 
 uint64_t Worker::Submit(std::unique_ptr<Job> job) {
@@ -49,7 +62,7 @@ void Worker::Wait(uint64_t ticket) {
   timeline_.Wait(ticket, IsFast());
 }
 
-void Worker::Work() {
+void Worker::Work(uint64_t generation) {
   // Naps are short here: the default would make each of them last 50 us longer.
   prctl(PR_SET_TIMERSLACK, 1000);
   uint64_t last = 0;
@@ -58,9 +71,14 @@ void Worker::Work() {
     if (IsFast()) SleepThenPoll({}, [&] { return timeline_.Submitted() != last; });
     std::unique_lock lock(mutex_);
     submitted_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
-    if (stopping_) return;
+    if (stopping_) {
+      has_ended_ = true;
+      ended_.notify_all();
+      return;
+    }
     Entry entry = std::move(queue_.front());
     queue_.pop_front();
+    running_ = entry.ticket;
     lock.unlock();
     std::exception_ptr failure;
     try {
@@ -71,6 +89,8 @@ void Worker::Work() {
     }
     entry.job.reset();  // first: whoever waits may rely on nothing being held any more
     last = entry.ticket;
+    lock.lock();
+    if (generation_ != generation) return;  // given up, and answered for
     timeline_.Complete(last, std::move(failure));
   }
 }
@@ -82,6 +102,10 @@ void Worker::Stop() {
     stopping_ = true;
   }
   submitted_.notify_all();
+  std::unique_lock lock(mutex_);
+  if (!thread_.joinable()) return;
+  ended_.wait(lock, [this] { return has_ended_; });
+  lock.unlock();
   if (thread_.joinable()) thread_.join();
 }
 

@@ -70,6 +70,15 @@ class Worker {
   }
 
   /*!
+   * \brief Give up the running job, which will never end: it has failed with `failure`, and another
+   * thread takes the next ones. Its thread keeps what it holds, and ends if it comes back after
+   * all.
+   *
+   * Requires: that thread is in its job, and stays there until this returns.
+   */
+  void Abandon(std::exception_ptr failure);
+
+  /*!
    * \brief Wait for the running job and end the thread. Nothing can be submitted afterwards.
    *
    * What is pending is kept: its tensors may belong to an interpreter that is gone by now.
@@ -82,7 +91,7 @@ class Worker {
     std::unique_ptr<Job> job;
   };
 
-  void Work();
+  void Work(uint64_t generation);
   void StartLocked();
   bool Forked() const;
 
@@ -93,8 +102,12 @@ class Worker {
   Timeline timeline_;
   std::mutex mutex_;  // guards everything below; never held while a job runs
   std::condition_variable submitted_;
+  std::condition_variable ended_;
   std::deque<Entry> queue_;
   bool stopping_ = false;
+  uint64_t running_ = 0;     // ticket of the job that runs, or ran last
+  uint64_t generation_ = 0;  // of thread_; grows when one is given up
+  bool has_ended_ = false;   // thread_ takes no jobs any more
   std::thread thread_;
   std::atomic<pid_t> process_{0};  // that the thread lives in; 0 before there is one
 };

@@ -17,6 +17,7 @@ struct ErrorName {
 };
 
 constexpr std::array kErrorNames = {
+    ErrorName{kNothingMade, "the driver says that it succeeded, and gave nothing"},
     ErrorName{-1, "CL_DEVICE_NOT_FOUND"},
     ErrorName{-2, "CL_DEVICE_NOT_AVAILABLE"},
     ErrorName{-3, "CL_COMPILER_NOT_AVAILABLE"},
@@ -54,11 +55,30 @@ std::string ClErrorName(cl_int status) {
   for (const ErrorName& known : kErrorNames) {
     if (known.status == status) return known.name;
   }
-  return "OpenCL error " + std::to_string(status);
+  return "an error that OpenCL has no name for";
+}
+
+const char* ClAdvice(cl_int status) {
+  switch (status) {
+    case -4:   // CL_MEM_OBJECT_ALLOCATION_FAILURE
+    case -6:   // CL_OUT_OF_HOST_MEMORY
+    case -61:  // CL_INVALID_BUFFER_SIZE
+      return "there is not enough memory: end other programs, or build for a smaller input";
+    case -11:  // CL_BUILD_PROGRAM_FAILURE
+      return "build the model again, and report this with it if that does not help";
+    default:
+      return "try again in a new process; if it stays, run `hetero-tvm doctor` and update the "
+             "driver";
+  }
+}
+
+std::string ClProblem(cl_int status) {
+  return ClErrorName(status) + " (" + std::to_string(status) + "); " + ClAdvice(status);
 }
 
 std::unique_ptr<ClApi> ClApi::Load(const std::string& library, std::string* why_not) {
   // RTLD_LOCAL: drivers carry their own LLVM, which must not meet TVM's.
+  const CallGuard guard("dlopen of OpenCL");
   void* handle = dlopen(library.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (handle == nullptr) {
     *why_not = dlerror();
@@ -67,7 +87,7 @@ std::unique_ptr<ClApi> ClApi::Load(const std::string& library, std::string* why_
   auto api = std::make_unique<ClApi>();
   api->library = library;
 #define HETERO_CL_RESOLVE(result, name, parameters) \
-  api->name = reinterpret_cast<result(*) parameters>(dlsym(handle, "cl" #name));
+  api->name.Set(reinterpret_cast<result(*) parameters>(dlsym(handle, "cl" #name)), "cl" #name);
   HETERO_CL_FUNCTIONS(HETERO_CL_RESOLVE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_RESOLVE)
   HETERO_CL_TIMER_FUNCTIONS(HETERO_CL_RESOLVE)

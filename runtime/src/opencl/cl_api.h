@@ -16,6 +16,8 @@
 #include <string_view>
 #include <utility>
 
+#include "../watch.h"
+
 namespace hetero_tvm::runtime::opencl {
 
 using cl_int = int32_t;
@@ -39,6 +41,10 @@ using ClBuildNotify = void (*)(cl_program program, void* user);
 
 constexpr cl_int kSuccess = 0;
 constexpr cl_int kDeviceNotFound = -1;
+constexpr cl_int kInvalidValue = -30;
+constexpr cl_int kPlatformNotFound = -1001;  // of the loader, where there is no driver
+constexpr cl_int kNothingMade =
+    -1000000;  // ours: a driver says that it made something, and gave nothing
 constexpr cl_bitfield kDeviceTypeGpu = 1U << 2U;
 constexpr cl_bitfield kDeviceTypeAccelerator = 1U << 3U;
 constexpr cl_bitfield kDeviceTypeAll = 0xFFFFFFFF;
@@ -155,7 +161,7 @@ struct ClBufferRegion {
 /*! \brief One OpenCL library's functions, without the `cl` in front. Never unloaded. */
 struct ClApi {
   std::string library;  // as it was given to dlopen
-#define HETERO_CL_DECLARE(result, name, parameters) result(*name) parameters = nullptr;
+#define HETERO_CL_DECLARE(result, name, parameters) Watched<result parameters> name;
   HETERO_CL_FUNCTIONS(HETERO_CL_DECLARE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_DECLARE)
   HETERO_CL_TIMER_FUNCTIONS(HETERO_CL_DECLARE)
@@ -169,20 +175,31 @@ struct ClApi {
 /*! \brief "CL_OUT_OF_RESOURCES" for -5, and the number where there is no name. */
 std::string ClErrorName(cl_int status);
 
+/*! \brief What somebody can do about it. */
+const char* ClAdvice(cl_int status);
+
+/*! \brief "CL_OUT_OF_RESOURCES (-5); the device is ..." */
+std::string ClProblem(cl_int status);
+
 /*! \brief Throw DeviceFailure naming the call when it failed. Never in a destructor. */
 inline void CheckCl(cl_int status, std::string_view call) {
   if (status != kSuccess) {
-    TVM_FFI_THROW(DeviceFailure) << "OpenCL: " << call << " failed: " << ClErrorName(status);
+    TVM_FFI_THROW(DeviceFailure) << "OpenCL: " << call << " failed: " << ClProblem(status);
   }
+}
+
+/*! \brief CheckCl, for a call that makes an object: none is a failure too. */
+inline void CheckCl(cl_int status, const void* made, std::string_view call) {
+  CheckCl(status == kSuccess && made == nullptr ? kNothingMade : status, call);
 }
 
 /*! \brief Sole owner of one OpenCL object: moves, never copies. */
 template <typename Handle>
 class ClHandle {
  public:
-  using Release = cl_int (*)(Handle);
+  using Release = Watched<cl_int(Handle)>;  // of a ClApi, which is never unloaded
   ClHandle() = default;
-  ClHandle(Handle handle, Release release) : handle_(handle), release_(release) {}
+  ClHandle(Handle handle, const Release& release) : handle_(handle), release_(&release) {}
   ClHandle(ClHandle&& other) noexcept
       : handle_(std::exchange(other.handle_, nullptr)), release_(other.release_) {}
   ClHandle& operator=(ClHandle&& other) noexcept {
@@ -193,13 +210,13 @@ class ClHandle {
   ClHandle(const ClHandle&) = delete;
   ClHandle& operator=(const ClHandle&) = delete;
   ~ClHandle() {
-    if (handle_ != nullptr) release_(handle_);
+    if (handle_ != nullptr) (*release_)(handle_);
   }
   Handle Get() const { return handle_; }
 
  private:
   Handle handle_ = nullptr;
-  Release release_ = nullptr;
+  const Release* release_ = nullptr;
 };
 
 }  // namespace hetero_tvm::runtime::opencl

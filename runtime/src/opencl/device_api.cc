@@ -6,12 +6,15 @@
 
 #include <tvm/ffi/string.h>
 
+#include <charconv>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <limits>
 
 #include "../border.h"
 #include "../check.h"
+#include "../watch.h"
 
 namespace hetero_tvm::runtime::opencl {
 namespace {
@@ -22,6 +25,21 @@ namespace ffi = tvm::ffi;
 std::string ProgramDirectory(const Settings& settings) {
   const std::string cache = settings.CacheDirectory();
   return cache.empty() ? "" : (std::filesystem::path(cache) / "opencl").string();
+}
+
+/*! \brief The setting `memory.limit`: bytes, or with K, M or G behind; none is no limit. */
+size_t MemoryLimit(const Settings& settings) {
+  const std::string text = settings.Get("memory.limit");
+  if (text.empty()) return std::numeric_limits<size_t>::max();
+  size_t count = 0;
+  const auto parsed = std::from_chars(text.data(), text.data() + text.size(), count);
+  const std::string unit(parsed.ptr, text.data() + text.size());
+  const unsigned shift = unit.empty() ? 0U : unit == "K" ? 10U : unit == "M" ? 20U : 30U;
+  HETERO_CHECK(parsed.ec == std::errc() && (shift != 30U || unit == "G") &&
+                   count <= std::numeric_limits<size_t>::max() >> shift,
+               ValueError)
+      << "HETERO_MEMORY_LIMIT is '" << text << "': give bytes, or a number with K, M or G behind";
+  return count << shift;
 }
 
 void CheckNumber(tvm::Device device) {
@@ -36,8 +54,10 @@ ClSession& DeviceApi::Session() {
   if (ClSession* open = session_.load()) return *open;
   const std::scoped_lock lock(mutex_);
   if (owner_ == nullptr) {
+    Watch::Start(settings_);
     owner_ = std::make_unique<ClSession>(platforms_.Select(), settings_.Get("opencl.memory"),
-                                         ProgramDirectory(settings_), options_, counters_, trace_);
+                                         ProgramDirectory(settings_), MemoryLimit(settings_),
+                                         options_, counters_, trace_);
     session_.store(owner_.get());
   }
   return *owner_;
@@ -56,12 +76,18 @@ uint64_t DeviceApi::FenceIfOpen() {
   return open == nullptr ? 0 : open->Fence();
 }
 
+size_t DeviceApi::HeldBytesIfOpen() {
+  ClSession* open = session_.load();
+  return open == nullptr ? 0 : open->HeldBytes();
+}
+
 void DeviceApi::SetProfilingIfOpen(bool on) {
   if (ClSession* open = session_.load()) open->SetProfiling(on);
 }
 
 ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
   const std::scoped_lock lock(mutex_);
+  Watch::Start(settings_);
   ffi::Array<ffi::Map<ffi::String, ffi::Any>> all;
   for (const ClDevice& device : platforms_.All()) {
     const bool selected = owner_ != nullptr && owner_->device().id == device.id;

@@ -52,6 +52,9 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
   /*! \brief ClSession::Fence, if a device was ever opened; else 0, which is always done. */
   uint64_t FenceIfOpen();
 
+  /*! \brief ClSession::HeldBytes, if a device was ever opened. */
+  size_t HeldBytesIfOpen();
+
   /*! \brief ClSession::SetProfiling, if a device was ever opened. */
   void SetProfilingIfOpen(bool on);
 

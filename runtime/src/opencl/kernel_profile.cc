@@ -60,6 +60,10 @@ KernelProfile::Instant KernelProfile::ReadClocks() const {
 }
 
 void KernelProfile::Add(cl_event event, const std::string& name, int64_t call) {
+  if (event == nullptr) {
+    ++lost_;
+    return;
+  }
   pending_.push_back({ClHandle<cl_event>(event, api_.ReleaseEvent), name, call});
   if (pending_.size() > kMostPending) ReadTimes(/*all=*/false);
 }

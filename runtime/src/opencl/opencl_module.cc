@@ -88,7 +88,7 @@ void KernelFunction::BindScalar(const ClApi& api, const Kernel& kernel, cl_uint 
   const cl_int status = api.SetKernelArg(kernel.handle.Get(), index, arg.bytes, bytes);
   if (status != kSuccess) {
     TVM_FFI_THROW(DeviceFailure) << "OpenCL: argument " << index << " of kernel " << name_
-                                 << " was refused: " << ClErrorName(status);
+                                 << " was refused (clSetKernelArg): " << ClProblem(status);
   }
 }
 

@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <cctype>
+#include <utility>
+
+#include "../check.h"
 
 namespace hetero_tvm::runtime::opencl {
 namespace {
@@ -14,15 +17,20 @@ constexpr const char* kInstallHint =
     "install a driver for your GPU, or a CPU driver: pip install intel-opencl-rt "
     "intel-cmplr-lib-rt, or apt-get install pocl-opencl-icd";
 
-template <typename Object>
-using InfoCall = cl_int (*)(Object, cl_uint, size_t, void*, size_t*);
+// No driver names itself at such length, nor has so many platforms or devices: it is not sane.
+constexpr size_t kLongestText = size_t{1} << 20U;
+constexpr cl_uint kMostObjects = 1024;
 
-template <typename Object>
-std::string TextInfo(InfoCall<Object> call, Object object, cl_uint key) {
+template <typename Call, typename Object>
+std::string TextInfo(const Call& call, Object object, cl_uint key, const char* name) {
   size_t size = 0;
-  if (call(object, key, 0, nullptr, &size) != kSuccess || size == 0) return "";
+  const cl_int asked = call(object, key, 0, nullptr, &size);
+  if (asked == kInvalidValue) return "";  // a question that the driver does not know
+  CheckCl(asked, name);
+  HETERO_CHECK(size <= kLongestText, DeviceFailure)
+      << "OpenCL: " << name << " speaks of a text of " << size << " bytes; update the driver";
   std::string text(size, '\0');
-  if (call(object, key, size, text.data(), nullptr) != kSuccess) return "";
+  if (size != 0) CheckCl(call(object, key, size, text.data(), nullptr), name);
   text.resize(std::min(text.size(), text.find('\0')));
   return text;
 }
@@ -31,8 +39,10 @@ std::string TextInfo(InfoCall<Object> call, Object object, cl_uint key) {
 template <typename T>
 T NumberInfo(const ClApi& api, cl_device_id device, cl_uint key, T missing = {}) {
   T value{};
-  const bool known = api.GetDeviceInfo(device, key, sizeof(T), &value, nullptr) == kSuccess;
-  return known ? value : missing;
+  const cl_int asked = api.GetDeviceInfo(device, key, sizeof(T), &value, nullptr);
+  if (asked == kInvalidValue) return missing;
+  CheckCl(asked, "clGetDeviceInfo");
+  return value;
 }
 
 bool HasWord(const std::string& words, const std::string& word) {
@@ -58,18 +68,22 @@ ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
   device.api = &api;
   device.platform = platform;
   device.id = id;
-  device.name = TextInfo(api.GetDeviceInfo, id, kDeviceName);
-  device.platform_name = TextInfo(api.GetPlatformInfo, platform, kPlatformName);
-  device.platform_version = TextInfo(api.GetPlatformInfo, platform, kPlatformVersion);
-  device.version = TextInfo(api.GetDeviceInfo, id, kDeviceVersion);
-  device.driver_version = TextInfo(api.GetDeviceInfo, id, kDriverVersion);
+  device.name = TextInfo(api.GetDeviceInfo, id, kDeviceName, "clGetDeviceInfo");
+  device.platform_name =
+      TextInfo(api.GetPlatformInfo, platform, kPlatformName, "clGetPlatformInfo");
+  device.platform_version =
+      TextInfo(api.GetPlatformInfo, platform, kPlatformVersion, "clGetPlatformInfo");
+  device.version = TextInfo(api.GetDeviceInfo, id, kDeviceVersion, "clGetDeviceInfo");
+  device.driver_version = TextInfo(api.GetDeviceInfo, id, kDriverVersion, "clGetDeviceInfo");
   device.type = TypeName(NumberInfo<cl_bitfield>(api, id, kDeviceType));
-  const std::string extensions = TextInfo(api.GetDeviceInfo, id, kDeviceExtensions);
+  const std::string extensions =
+      TextInfo(api.GetDeviceInfo, id, kDeviceExtensions, "clGetDeviceInfo");
   device.has_half = HasWord(extensions, "cl_khr_fp16");
   device.has_dma_buf = HasWord(extensions, "cl_khr_external_memory_dma_buf") ||
                        HasWord(extensions, "cl_qcom_dmabuf_host_ptr");
-  device.keeps_programs =
-      KeepsPrograms(TextInfo(api.GetPlatformInfo, platform, kPlatformIcdSuffix));
+  device.keeps_programs = KeepsPrograms(
+      TextInfo(api.GetPlatformInfo, platform, kPlatformIcdSuffix, "clGetPlatformInfo"));
+  // Drivers of OpenCL 1.2 do not know the question.
   const auto svm = api.HasSvm() ? NumberInfo<cl_bitfield>(api, id, kDeviceSvmCapabilities) : 0;
   device.has_coarse_svm = (svm & kSvmCoarseGrain) != 0;
   device.has_fine_svm = (svm & kSvmFineGrain) != 0;
@@ -111,22 +125,41 @@ bool IsIndex(const std::string& text) {
 void Platforms::AddDevices(const ClApi& api) {
   cl_uint count = 0;
   // A loader without drivers answers with an error (CL_PLATFORM_NOT_FOUND_KHR) or with none.
-  if (api.GetPlatformIDs(0, nullptr, &count) != kSuccess || count == 0) {
+  const cl_int counted = api.GetPlatformIDs(0, nullptr, &count);
+  if (counted != kSuccess || count == 0) {
     tried_ += "; " + api.library + ": no OpenCL platform";
+    if (counted != kSuccess && counted != kPlatformNotFound) {
+      tried_ += ", clGetPlatformIDs failed: " + ClProblem(counted);
+    }
     return;
   }
+  count = std::min(count, kMostObjects);
   std::vector<cl_platform_id> platforms(count);
-  CheckCl(api.GetPlatformIDs(count, platforms.data(), nullptr), "clGetPlatformIDs");
+  const cl_int status = api.GetPlatformIDs(count, platforms.data(), nullptr);
+  if (status != kSuccess) {
+    tried_ += "; " + api.library + ": clGetPlatformIDs failed: " + ClProblem(status);
+    return;
+  }
   const size_t before = devices_.size();
   for (cl_platform_id platform : platforms) {
     cl_uint found = 0;
-    if (api.GetDeviceIDs(platform, kDeviceTypeAll, 0, nullptr, &found) != kSuccess) continue;
+    cl_int asked = api.GetDeviceIDs(platform, kDeviceTypeAll, 0, nullptr, &found);
+    found = std::min(found, kMostObjects);
     std::vector<cl_device_id> ids(found);
-    if (found == 0 ||
-        api.GetDeviceIDs(platform, kDeviceTypeAll, found, ids.data(), nullptr) != kSuccess) {
-      continue;
+    if (asked == kSuccess && found != 0) {
+      asked = api.GetDeviceIDs(platform, kDeviceTypeAll, found, ids.data(), nullptr);
     }
-    for (cl_device_id id : ids) devices_.push_back(Describe(api, platform, id));
+    if (asked != kSuccess && asked != kDeviceNotFound) {
+      tried_ += "; " + api.library + ": clGetDeviceIDs failed: " + ClProblem(asked);
+    }
+    if (asked != kSuccess) continue;
+    for (cl_device_id id : ids) {
+      try {
+        devices_.push_back(Describe(api, platform, id));
+      } catch (const tvm::ffi::Error& error) {
+        tried_ += "; " + api.library + ": " + error.message();
+      }
+    }
   }
   if (devices_.size() == before) tried_ += "; " + api.library + ": platforms without a device";
 }
@@ -155,7 +188,7 @@ bool Platforms::OpenNext() {
   }
   // The same library under a second name (libOpenCL.so is a link to libOpenCL.so.1) adds nothing.
   for (const auto& known : libraries_) {
-    if (known->GetPlatformIDs == api->GetPlatformIDs) return true;
+    if (known->GetPlatformIDs.Get() == api->GetPlatformIDs.Get()) return true;
   }
   AddDevices(*api);
   libraries_.push_back(std::move(api));
@@ -206,8 +239,12 @@ ClDevice Platforms::Select() {
   }
   if (chosen != nullptr) return *chosen;
   if (devices_.empty()) {
+    // What failed may work the next time that somebody asks.
+    started_ = false;
+    libraries_.clear();
+    const std::string tried = std::exchange(tried_, "");
     TVM_FFI_THROW(EnvironmentProblem)
-        << "no OpenCL device: " << kInstallHint << ". Tried" << tried_.substr(1);
+        << "no OpenCL device: " << kInstallHint << ". Tried" << tried.substr(1);
   }
   TVM_FFI_THROW(EnvironmentProblem)
       << "no OpenCL device '" << wanted << "'; there are " << Listing();

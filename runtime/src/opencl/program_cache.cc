@@ -6,6 +6,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
@@ -25,6 +26,8 @@ namespace fs = std::filesystem;
 constexpr std::string_view kMagic = "hetero_tvm opencl 1";
 constexpr const char* kOptions = "";  // as TVM's own runtime builds them
 constexpr int kLogLines = 12;
+constexpr size_t kLargestBinary = size_t{1} << 28U;  // a kernel has some hundred kilobytes
+constexpr size_t kLongestLog = size_t{1} << 20U;
 
 /*! \brief FNV-1a: finds accidental damage and names files; equality is decided on the whole text.
  */
@@ -126,8 +129,8 @@ void ProgramCache::WriteBinary(const std::string& path, const std::string& ident
                                cl_program program) const {
   size_t size = 0;
   if (api_.GetProgramInfo(program, kProgramBinarySizes, sizeof(size), &size, nullptr) != kSuccess ||
-      size == 0) {
-    return;  // a driver without binaries: nothing to keep
+      size == 0 || size > kLargestBinary) {
+    return;  // a driver without binaries, or not in its right mind: nothing to keep
   }
   std::string binary(size, '\0');
   char* place = binary.data();
@@ -164,8 +167,9 @@ ClHandle<cl_program> ProgramCache::FromBinary(const std::string& binary) const {
   cl_int status = kSuccess;
   cl_program handle =
       api_.CreateProgramWithBinary(context_, 1, &device_.id, &size, &bytes, &accepted, &status);
-  if (status != kSuccess || accepted != kSuccess) return {};
+  if (status != kSuccess || handle == nullptr) return {};
   ClHandle<cl_program> program(handle, api_.ReleaseProgram);
+  if (accepted != kSuccess) return {};
   if (api_.BuildProgram(handle, 1, &device_.id, kOptions, nullptr, nullptr) != kSuccess) return {};
   return program;
 }
@@ -176,16 +180,17 @@ ClHandle<cl_program> ProgramCache::FromSource(const std::string& name,
   const size_t size = source.size();
   cl_int status = kSuccess;
   cl_program handle = api_.CreateProgramWithSource(context_, 1, &text, &size, &status);
-  CheckCl(status, "clCreateProgramWithSource");
+  CheckCl(status, handle, "clCreateProgramWithSource");
   ClHandle<cl_program> program(handle, api_.ReleaseProgram);
   status = api_.BuildProgram(handle, 1, &device_.id, kOptions, nullptr, nullptr);
   if (status == kSuccess) return program;
   size_t log_size = 0;
   api_.GetProgramBuildInfo(handle, device_.id, kProgramBuildLog, 0, nullptr, &log_size);
+  log_size = std::min(log_size, kLongestLog);
   std::string log(log_size, '\0');
   api_.GetProgramBuildInfo(handle, device_.id, kProgramBuildLog, log_size, log.data(), nullptr);
   TVM_FFI_THROW(DeviceFailure) << "OpenCL: kernel " << name << " does not compile on "
-                               << device_.name << " (" << ClErrorName(status)
+                               << device_.name << " (clBuildProgram: " << ClProblem(status)
                                << "):" << FirstLines(log, kLogLines);
   TVM_FFI_UNREACHABLE();
 }

@@ -13,7 +13,7 @@ namespace {
 ClHandle<cl_context> CreateContext(const ClDevice& device) {
   cl_int status = kSuccess;
   cl_context context = device.api->CreateContext(nullptr, 1, &device.id, nullptr, nullptr, &status);
-  CheckCl(status, device.name + ": clCreateContext");
+  CheckCl(status, context, device.name + ": clCreateContext");
   return {context, device.api->ReleaseContext};
 }
 
@@ -21,15 +21,15 @@ ClHandle<cl_command_queue> CreateQueue(const ClDevice& device, cl_context contex
                                        cl_bitfield properties) {
   cl_int status = kSuccess;
   cl_command_queue queue = device.api->CreateCommandQueue(context, device.id, properties, &status);
-  CheckCl(status, device.name + ": clCreateCommandQueue");
+  CheckCl(status, queue, device.name + ": clCreateCommandQueue");
   return {queue, device.api->ReleaseCommandQueue};
 }
 
 }  // namespace
 
 ClSession::ClSession(ClDevice device, const std::string& memory_kind,
-                     const std::string& cache_directory, const SyncOptions& options,
-                     Counters& counters, Trace& trace)
+                     const std::string& cache_directory, size_t memory_limit,
+                     const SyncOptions& options, Counters& counters, Trace& trace)
     : device_(std::move(device)),
       api_(*device_.api),
       options_(options),
@@ -39,7 +39,8 @@ ClSession::ClSession(ClDevice device, const std::string& memory_kind,
       plain_queue_(CreateQueue(device_, context_.Get(), 0)),
       cache_(device_, context_.Get(), cache_directory, counters),
       queue_(plain_queue_.Get()),
-      memory_(device_, ChooseMemoryKind(device_, memory_kind), context_.Get(), queue_) {
+      memory_(device_, ChooseMemoryKind(device_, memory_kind), context_.Get(), queue_,
+              memory_limit) {
   if (trace_.IsOn()) SetProfiling(true);
 }
 
@@ -62,9 +63,14 @@ void ClSession::SetProfiling(bool on) {
   memory_.SetQueue(queue_);
 }
 
+size_t ClSession::HeldBytes() {
+  const std::scoped_lock lock(mutex_);
+  return memory_.HeldBytes();
+}
+
 void* ClSession::Alloc(size_t bytes, size_t alignment) {
   const std::scoped_lock lock(mutex_);
-  memory_.ReleaseFreed(completed_.load());
+  memory_.ReleaseFreed(finished_);
   if (memory_.FreedBytes() > kMaxFreedBytes) WaitLocked();
   void* data = nullptr;
   try {
@@ -82,7 +88,7 @@ void* ClSession::Alloc(size_t bytes, size_t alignment) {
 void ClSession::Free(void* data) {
   const std::scoped_lock lock(mutex_);
   memory_.Free(data, submitted_.load());
-  memory_.ReleaseFreed(completed_.load());
+  memory_.ReleaseFreed(finished_);
 }
 
 uint64_t ClSession::Fence() {
@@ -144,12 +150,24 @@ void ClSession::Wait(uint64_t ticket) {
       fence->event.Get() != nullptr && MayWatch(*fence) && WatchEvent(*fence, started + expected);
   const cl_event event = fence->event.Get();
   // Also when the event was seen to be over: only this call makes what was written visible.
-  const cl_int status = event == nullptr ? api_.Finish(queue) : api_.WaitForEvents(1, &event);
+  const char* call = event == nullptr ? "clFinish" : "clWaitForEvents";
+  cl_int status = event == nullptr ? api_.Finish(queue) : api_.WaitForEvents(1, &event);
+  if (status != kSuccess && event != nullptr && !HasFailed(event)) {
+    call = "clFinish";  // it was the waiting that failed, not the work
+    status = api_.Finish(queue);
+  }
   const std::scoped_lock lock(mutex_);
   if (completed_.load() >= fence->ticket) return;  // another thread was here first, and told
   if (watched && fence == fences_.front()) fence->expected->Learn(Clock::now() - started);
-  DoneLocked(fence->ticket);
-  CheckCl(status, event == nullptr ? "clFinish" : "running kernels");
+  DoneLocked(fence->ticket, status == kSuccess);
+  CheckCl(status, call);
+}
+
+bool ClSession::HasFailed(cl_event event) const {
+  cl_int state = kSuccess;
+  return api_.GetEventInfo(event, kEventExecutionStatus, sizeof(state), &state, nullptr) ==
+             kSuccess &&
+         state < kEventComplete;
 }
 
 bool ClSession::MayWatch(const ClFence& fence) const {
@@ -183,11 +201,13 @@ bool ClSession::WatchEvent(const ClFence& fence, Clock::time_point expected_end)
   return was_running;
 }
 
-void ClSession::DoneLocked(uint64_t ticket) {
+void ClSession::DoneLocked(uint64_t ticket, bool is_certain) {
   completed_.store(std::max(completed_.load(), ticket));
+  // Where the driver failed the work may still go on; a later wait that succeeds ends it too.
+  if (is_certain) finished_ = completed_.load();
   last_done_ = Clock::now();
   while (!fences_.empty() && fences_.front()->ticket <= ticket) fences_.pop_front();
-  memory_.ReleaseFreed(completed_.load());
+  memory_.ReleaseFreed(finished_);
 }
 
 void ClSession::WaitLocked() {
@@ -195,7 +215,7 @@ void ClSession::WaitLocked() {
   const uint64_t ticket = FenceLocked();
   const cl_int status = api_.Finish(queue_);
   // Even when it failed: whatever was queued is over, and a second wait must not report it again.
-  DoneLocked(ticket);
+  DoneLocked(ticket, status == kSuccess);
   CheckCl(status, "clFinish");
 }
 
@@ -205,10 +225,7 @@ Kernel ClSession::Build(const std::string& name, std::string_view source) {
   kernel.program = cache_.Build(name, source);
   cl_int status = kSuccess;
   cl_kernel handle = api_.CreateKernel(kernel.program.Get(), name.c_str(), &status);
-  if (status != kSuccess) {
-    TVM_FFI_THROW(DeviceFailure) << "OpenCL: no kernel " << name
-                                 << " in its program: " << ClErrorName(status);
-  }
+  CheckCl(status, handle, "no kernel " + name + " in its program: clCreateKernel");
   kernel.handle = ClHandle<cl_kernel>(handle, api_.ReleaseKernel);
   return kernel;
 }
@@ -225,10 +242,10 @@ void ClSession::Enqueue(const Kernel& kernel, const LaunchShape& shape) {
                                                   profile_ == nullptr ? nullptr : &event);
   if (status != kSuccess) {
     TVM_FFI_THROW(DeviceFailure) << "OpenCL: kernel " << kernel.name
-                                 << " could not be launched with " << shape.items[0] << "x"
-                                 << shape.items[1] << "x" << shape.items[2] << " work-items ("
-                                 << device_.name << " takes at most " << device_.max_work_group_size
-                                 << "): " << ClErrorName(status);
+                                 << " could not be launched (clEnqueueNDRangeKernel) with "
+                                 << shape.items[0] << "x" << shape.items[1] << "x" << shape.items[2]
+                                 << " work-items (" << device_.name << " takes at most "
+                                 << device_.max_work_group_size << "): " << ClProblem(status);
   }
   if (profile_ != nullptr) profile_->Add(event, kernel.name, Trace::CurrentCall());
   stretch_.Add(kernel.handle.Get(), global);

@@ -73,12 +73,15 @@ struct Stretch {
 class ClSession {
  public:
   ClSession(ClDevice device, const std::string& memory_kind, const std::string& cache_directory,
-            const SyncOptions& options, Counters& counters, Trace& trace);
+            size_t memory_limit, const SyncOptions& options, Counters& counters, Trace& trace);
   ClSession(const ClSession&) = delete;
   ClSession& operator=(const ClSession&) = delete;
 
   const ClDevice& device() const { return device_; }
   MemoryKind memory_kind() const { return memory_.kind(); }
+
+  /*! \brief Bytes taken of the driver and not given back yet. */
+  size_t HeldBytes();
 
   void* Alloc(size_t bytes, size_t alignment);
 
@@ -141,7 +144,8 @@ class ClSession {
   Prediction& PredictionLocked(uint64_t stretch);
   bool MayWatch(const ClFence& fence) const;
   bool WatchEvent(const ClFence& fence, Clock::time_point expected_end) const;
-  void DoneLocked(uint64_t ticket);
+  void DoneLocked(uint64_t ticket, bool is_certain);
+  bool HasFailed(cl_event event) const;
 
   const ClDevice device_;
   const ClApi& api_;
@@ -160,10 +164,11 @@ class ClSession {
   cl_command_queue queue_;                      // the one in use
   std::unique_ptr<KernelProfile> profile_;      // null: kernels are not timed
   UnifiedMemory memory_;
-  std::deque<std::shared_ptr<ClFence>> fences_;           // not known to be done, oldest first
-  uint64_t fenced_ = 0;                                   // launches before the last fence
-  Stretch stretch_;                                       // since the last fence
-  Clock::time_point last_done_;                           // when the last fence was seen to be done
+  std::deque<std::shared_ptr<ClFence>> fences_;  // not known to be done, oldest first
+  uint64_t fenced_ = 0;                          // launches before the last fence
+  uint64_t finished_ = 0;        // launches that are over for certain; what they used may be freed
+  Stretch stretch_;              // since the last fence
+  Clock::time_point last_done_;  // when the last fence was seen to be done
   std::unordered_map<uint64_t, Prediction> predictions_;  // by the hash of a stretch
   std::atomic<uint64_t> submitted_{0};                    // launches so far; grows under mutex_
   std::atomic<uint64_t> completed_{0};                    // launches known to be done

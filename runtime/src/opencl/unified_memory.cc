@@ -5,6 +5,7 @@
 #include "unified_memory.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <utility>
 
@@ -71,8 +72,13 @@ std::string WhyNoBetterMemory(const ClDevice& device, MemoryKind kind) {
 }
 
 UnifiedMemory::UnifiedMemory(const ClDevice& device, MemoryKind kind, cl_context context,
-                             cl_command_queue queue)
-    : device_(device), api_(*device.api), kind_(kind), context_(context), queue_(queue) {}
+                             cl_command_queue queue, size_t memory_limit)
+    : device_(device),
+      api_(*device.api),
+      kind_(kind),
+      context_(context),
+      memory_limit_(memory_limit),
+      queue_(queue) {}
 
 UnifiedMemory::~UnifiedMemory() {
   for (auto& [address, allocation] : table_) Release(allocation);
@@ -88,16 +94,33 @@ void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
     TVM_FFI_THROW(DeviceFailure) << "out of memory: " << bytes << " bytes asked of " << device_.name
                                  << ", which gives at most " << limit << " at once";
   }
+  if (bytes + slack > memory_limit_ - std::min(held_bytes_, memory_limit_)) {
+    TVM_FFI_THROW(DeviceFailure) << "out of memory: " << bytes + slack << " bytes more are needed, "
+                                 << held_bytes_ << " are in use, the limit is " << memory_limit_
+                                 << " (HETERO_MEMORY_LIMIT); raise it, or build for a smaller "
+                                    "input";
+  }
+  std::string why = "clSVMAlloc";
   Allocation allocation =
-      kind_ == MemoryKind::kBuffer ? AllocBuffer(bytes + slack) : AllocSvm(bytes + slack);
+      kind_ == MemoryKind::kBuffer ? AllocBuffer(bytes + slack, &why) : AllocSvm(bytes + slack);
   if (allocation.base == nullptr) {
     TVM_FFI_THROW(DeviceFailure) << "out of memory: " << device_.name << " has no " << bytes
-                                 << " bytes left";
+                                 << " bytes left, this process holds " << held_bytes_
+                                 << "; end other programs, or build for a smaller input (" << why
+                                 << ")";
   }
   const uintptr_t address = RoundUp(AddressOf(allocation.base), std::max<size_t>(alignment, 1));
   allocation.bytes = bytes;
-  if (kind_ != MemoryKind::kFineSvm)
-    GiveToHost(allocation, kBlocking);  // fresh memory is nobody's yet
+  if (kind_ != MemoryKind::kFineSvm) {
+    allocation.on_device = true;  // fresh memory is nobody's yet
+    try {
+      GiveToHost(allocation, kBlocking);
+    } catch (const tvm::ffi::Error&) {
+      Release(allocation);
+      throw;
+    }
+  }
+  held_bytes_ += allocation.block_bytes;
   table_[address] = std::move(allocation);
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
 }
@@ -111,23 +134,36 @@ UnifiedMemory::Allocation UnifiedMemory::AllocSvm(size_t bytes) {
   return allocation;
 }
 
-UnifiedMemory::Allocation UnifiedMemory::AllocBuffer(size_t bytes) {
+UnifiedMemory::Allocation UnifiedMemory::AllocBuffer(size_t bytes, std::string* why) {
   Allocation allocation;
   // Memory of our own, because only USE_HOST_PTR promises the same address at every mapping;
   // whole pages, because that is what drivers ask for in order not to copy.
   const size_t block = RoundUp(bytes, kPage);
   void* host = std::aligned_alloc(kPage, block);
+  *why = "aligned_alloc";
   if (host == nullptr) return allocation;
+  const char* call = "clCreateBuffer";
+  std::atomic<void*>* owner = nullptr;
   cl_int status = kSuccess;
   cl_mem buffer = api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr, block, host, &status);
-  if (status == kSuccess) {
+  if (status == kSuccess && buffer != nullptr) {
     allocation.buffer = ClHandle<cl_mem>(buffer, api_.ReleaseMemObject);
+    call = "clSetMemObjectDestructorCallback";
     // The driver may use the bytes until the object is really gone, so the driver says when.
-    const auto free_host = [](cl_mem, void* block_of_host) { std::free(block_of_host); };
-    status = api_.SetMemObjectDestructorCallback(buffer, free_host, host);
+    // Whoever takes the address out frees them: a driver may call back though it refused to.
+    owner = new std::atomic<void*>(host);
+    const auto free_host = [](cl_mem, void* its_owner) {
+      auto* taken = static_cast<std::atomic<void*>*>(its_owner);
+      std::free(taken->exchange(nullptr));
+      delete taken;
+    };
+    status = api_.SetMemObjectDestructorCallback(buffer, free_host, owner);
   }
-  if (status != kSuccess) {
-    std::free(host);
+  if (status != kSuccess || buffer == nullptr) {
+    if (owner != nullptr) owner->store(nullptr);
+    allocation.buffer = {};  // first: the driver may use the bytes as long as it has it
+    std::free(host);         // its owner is left behind where there is one: the driver may know it
+    *why = std::string(call) + ": " + ClErrorName(status) + " (" + std::to_string(status) + ")";
     return {};
   }
   allocation.base = static_cast<char*>(host);
@@ -136,11 +172,11 @@ UnifiedMemory::Allocation UnifiedMemory::AllocBuffer(size_t bytes) {
 }
 
 void UnifiedMemory::GiveToHost(Allocation& allocation, cl_bool blocking) {
-  allocation.on_device = false;
   if (kind_ == MemoryKind::kCoarseSvm) {
     CheckCl(api_.EnqueueSVMMap(queue_, blocking, kMapReadWrite, allocation.base,
                                allocation.block_bytes, 0, nullptr, nullptr),
             "clEnqueueSVMMap");
+    allocation.on_device = false;
     return;
   }
   cl_int status = kSuccess;
@@ -149,29 +185,37 @@ void UnifiedMemory::GiveToHost(Allocation& allocation, cl_bool blocking) {
                             allocation.block_bytes, 0, nullptr, nullptr, &status);
   CheckCl(status, "clEnqueueMapBuffer");
   HETERO_CHECK(mapped == allocation.base, DeviceFailure)
-      << device_.name << " maps host memory to another address, against the OpenCL standard";
+      << device_.name << " maps host memory to another address, against the OpenCL standard "
+      << "(clEnqueueMapBuffer); update the driver, or choose another device";
+  allocation.on_device = false;
 }
 
 void UnifiedMemory::GiveToDevice(Table::iterator entry) {
   Allocation& allocation = entry->second;
   if (kind_ == MemoryKind::kFineSvm || allocation.on_device) return;
+  if (allocation.is_unsure) {
+    GiveToHost(allocation, kBlocking);
+    allocation.is_unsure = false;
+  }
+  allocation.is_unsure = true;  // until the driver has said that it did it
   const cl_int status = kind_ == MemoryKind::kCoarseSvm
                             ? api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr)
                             : api_.EnqueueUnmapMemObject(queue_, allocation.buffer.Get(),
                                                          allocation.base, 0, nullptr, nullptr);
-  CheckCl(status, "unmapping device memory");
+  CheckCl(status,
+          kind_ == MemoryKind::kCoarseSvm ? "clEnqueueSVMUnmap" : "clEnqueueUnmapMemObject");
+  allocation.is_unsure = false;
   allocation.on_device = true;
   on_device_.push_back(entry->first);
 }
 
 void UnifiedMemory::MapForHost() {
-  for (const uintptr_t address : on_device_) {
-    const auto entry = table_.find(address);
-    // Freed meanwhile, or freed and the address given out again.
-    if (entry == table_.end() || !entry->second.on_device) continue;
-    GiveToHost(entry->second, kNonBlocking);
+  while (!on_device_.empty()) {
+    const auto entry = table_.find(on_device_.back());
+    // Else freed meanwhile, or freed and the address given out again.
+    if (entry != table_.end() && entry->second.on_device) GiveToHost(entry->second, kNonBlocking);
+    on_device_.pop_back();  // only now: what failed is tried again
   }
-  on_device_.clear();
 }
 
 void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
@@ -195,7 +239,10 @@ void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
   }
   if (status != kSuccess) {
     TVM_FFI_THROW(DeviceFailure) << "OpenCL: argument " << index << " of kernel " << kernel_name
-                                 << " was refused: " << ClErrorName(status);
+                                 << " was refused ("
+                                 << (kind_ == MemoryKind::kBuffer ? "clSetKernelArg"
+                                                                  : "clSetKernelArgSVMPointer")
+                                 << "): " << ClProblem(status);
   }
   GiveToDevice(entry);
 }
@@ -218,7 +265,7 @@ cl_mem UnifiedMemory::BufferAt(Allocation& allocation, size_t offset, cl_uint in
   cl_int status = kSuccess;
   cl_mem part = api_.CreateSubBuffer(allocation.buffer.Get(), kMemReadWrite,
                                      kBufferCreateTypeRegion, &region, &status);
-  CheckCl(status, "clCreateSubBuffer");
+  CheckCl(status, part, "clCreateSubBuffer");
   allocation.sub_buffers[offset] = ClHandle<cl_mem>(part, api_.ReleaseMemObject);
   return part;
 }
@@ -237,6 +284,7 @@ void UnifiedMemory::ReleaseFreed(uint64_t completed) {
   while (!freed_.empty() && freed_.front().after <= completed) {
     Release(freed_.front().allocation);
     freed_bytes_ -= freed_.front().allocation.block_bytes;
+    held_bytes_ -= freed_.front().allocation.block_bytes;
     freed_.pop_front();
   }
 }

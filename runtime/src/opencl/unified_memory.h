@@ -50,13 +50,16 @@ std::string WhyNoBetterMemory(const ClDevice& device, MemoryKind kind);
  */
 class UnifiedMemory {
  public:
-  UnifiedMemory(const ClDevice& device, MemoryKind kind, cl_context context,
-                cl_command_queue queue);
+  UnifiedMemory(const ClDevice& device, MemoryKind kind, cl_context context, cl_command_queue queue,
+                size_t memory_limit);
   UnifiedMemory(const UnifiedMemory&) = delete;
   UnifiedMemory& operator=(const UnifiedMemory&) = delete;
   ~UnifiedMemory();
 
   MemoryKind kind() const { return kind_; }
+
+  /*! \brief Bytes taken of the driver. */
+  size_t HeldBytes() const { return held_bytes_; }
 
   /*! \brief `bytes` of memory at a multiple of `alignment`. Throws DeviceFailure when there is
    * none. */
@@ -96,6 +99,7 @@ class UnifiedMemory {
     size_t block_bytes = 0;   // from `base` on
     size_t bytes = 0;         // from the user's address on
     bool on_device = false;   // whose turn it is; see MemoryKind
+    bool is_unsure = false;   // the driver failed to hand it over, or so it said
     ClHandle<cl_mem> buffer;  // kBuffer only
     std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset from `base`; parts of `buffer`
   };
@@ -106,7 +110,7 @@ class UnifiedMemory {
   using Table = std::map<uintptr_t, Allocation>;
 
   Allocation AllocSvm(size_t bytes);
-  Allocation AllocBuffer(size_t bytes);
+  Allocation AllocBuffer(size_t bytes, std::string* why);
   void GiveToHost(Allocation& allocation, cl_bool blocking);
   void GiveToDevice(Table::iterator entry);
   cl_mem BufferAt(Allocation& allocation, size_t offset, cl_uint index, const std::string& kernel);
@@ -116,11 +120,13 @@ class UnifiedMemory {
   const ClApi& api_;
   const MemoryKind kind_;
   const cl_context context_;
+  const size_t memory_limit_;
   cl_command_queue queue_;
   Table table_;                       // by the user's address
   std::vector<uintptr_t> on_device_;  // addresses handed over since the last MapForHost()
   std::deque<Freed> freed_;
   size_t freed_bytes_ = 0;
+  size_t held_bytes_ = 0;  // in table_ and freed_
 };
 
 }  // namespace hetero_tvm::runtime::opencl
