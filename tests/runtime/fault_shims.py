@@ -2,7 +2,7 @@
 
 The calls are read from the runtime's own lists (`cl_api.h`, `ort_api.h`), so none is left out.
 A shim has the same functions as the real library, counts each call and passes it on. The runtime
-takes it as it takes any library: `HETERO_OPENCL_LIB`, `HETERO_ORT_LIB`. A plan says what goes wrong:
+takes it as it takes any library (`HETERO_OPENCL_LIB`, `HETERO_ORT_LIB`). A plan is:
 
     CALL NTH KIND VALUE     at the NTH call of CALL from now on (0: at every one)
 
