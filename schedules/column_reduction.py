@@ -76,7 +76,10 @@ class ColumnReduction(Rule):
         inner = [lane] if position is None else [position, lane]
         sch.reorder(*outer, strips, *reduced, *inner)
         # 2. Everything else is independent work.
-        group, item = sch.split(sch.fuse(*outer, strips), [None, self.items])
+        work = sch.fuse(*outer, strips)
+        # No more items than there is work: TVM drops the final block's condition where it can tell
+        # what the only item with work writes, and then the others would write it too.
+        group, item = sch.split(work, [None, min(self.items, extent(sch, work))])
         sch.bind(group, "blockIdx.x")
         sch.bind(item, "threadIdx.x")
         sch.reverse_compute_at(final, item, preserve_unit_loops=True)

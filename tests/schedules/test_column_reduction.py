@@ -36,6 +36,14 @@ def test_sum_over_leading_axes(axis, target):
     assert_close(got, x.astype(np.float64).sum(axis), 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(3, 2, 2), (1, 2, 1), (5, 2, 67)])
+def test_less_work_than_items(shape):
+    x = normal(3, *shape)
+    for op, reduce in ((relax.op.prod, np.prod), (relax.op.max, np.max)):
+        got = run(lambda v, op=op: op(v, axis=[1]), x, target="snapdragon-8-gen-3")
+        assert_close(got, reduce(x.astype(np.float64), axis=1), 1e-5)
+
+
 def test_the_producer_and_the_epilogue_are_in_the_kernel():
     def build(x):
         squares = relax.op.multiply(x, x)
