@@ -74,7 +74,8 @@ class Elementwise(Rule):
         ):  # a pixel of few channels: index arithmetic once for all of them
             *loops, inner = loops
             sch.unroll(inner)
-        if self.serial:
+        # Loops of no steps cannot be fused, and need no items.
+        if self.serial or any(extent(sch, loop) == 0 for loop in loops):
             self._bind_serial(sch, loops, 1 if inner is None else extent(sch, inner))
         else:
             self._bind_wide(sch, loops)

@@ -75,3 +75,10 @@ def test_flat_arithmetic_uses_full_vectors_whatever_the_last_axis():
 def test_a_single_value():
     got = run(relax.op.add, np.float32(2.0).reshape(()), np.float32(3.0).reshape(()))
     assert got == 5.0
+
+
+@pytest.mark.parametrize("target", ["host", "snapdragon-8-gen-3"])
+def test_nothing_at_all(target):
+    x = normal(5, 20, 4, 5)
+    got = run(lambda a: relax.op.strided_slice(a, [1], [2], [2]), x, target=target)
+    assert got.shape == (20, 0, 5)
