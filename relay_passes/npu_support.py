@@ -318,6 +318,10 @@ def _pool2d(call: relax.Call, _npu: NpuSpec) -> str | None:
         room = shape_of(call.args[0])[2 + axis] + pads[axis] + pads[2 + axis] - window[axis]
         if room // strides[axis] + 1 != shape_of(call)[2 + axis]:
             return "HTP computes windows beyond the edge (ceil_mode) wrongly"
+    # Right for some shapes; for others whole results are garbage, other ones each time, or the
+    # simulator crashes ([1, 8, 28, 28], window 3, stride 2, padding 1, the padding not counted).
+    if str(call.op.name) == "relax.nn.avg_pool2d" and any(pads):
+        return "HTP computes padded average pools wrongly"
     return _decline_layouts(call, layout="NCHW", out_layout="NCHW")
 
 

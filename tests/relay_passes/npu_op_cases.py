@@ -241,12 +241,6 @@ CASES = [
         "max_pool2d_uneven_pad", lambda x: O.nn.max_pool2d(x, (2, 2), (1, 1), (0, 0, 1, 1)), [IMAGE]
     ),
     Case("avg_pool2d", lambda x: O.nn.avg_pool2d(x, (3, 2), (3, 2)), [IMAGE], htp=3e-3),
-    Case(
-        "avg_pool2d_include_pad",
-        lambda x: O.nn.avg_pool2d(x, (3, 3), (2, 2), (1, 1), count_include_pad=True),
-        [IMAGE],
-    ),
-    Case("avg_pool2d_exclude_pad", lambda x: O.nn.avg_pool2d(x, (3, 3), (2, 2), (1, 1)), [IMAGE]),
     Case("adaptive_avg_pool2d", lambda x: O.nn.adaptive_avg_pool2d(x, (1, 1)), [IMAGE], htp=4e-3),
     Case(
         "adaptive_avg_pool2d_divides",

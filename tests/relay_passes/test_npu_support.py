@@ -140,6 +140,10 @@ DECLINED = {
         O.nn.avg_pool2d(var(1, 6, 12, 14), (3, 3), (2, 2), ceil_mode=True),
         "HTP computes windows beyond the edge (ceil_mode) wrongly",
     ),
+    "pool_padded": (
+        O.nn.avg_pool2d(PICTURE, (3, 3), (2, 2), (1, 1)),
+        "HTP computes padded average pools wrongly",
+    ),
     "pool_windows": (O.nn.adaptive_avg_pool2d(PICTURE, (4, 4)), "the windows differ in size"),
     "resize_nearest": (
         O.image.resize2d(PICTURE, (22, 26), method="nearest_neighbor", rounding_method="floor"),
