@@ -334,7 +334,7 @@ def open_artefact(path: Path) -> Opened:
     here = first_load.Here(device=str(device.device_name), driver=str(device.driver_version))
     first_load.check_kernels(path, manifest, here)
     try:
-        module = tvm.runtime.load_module(str(path.resolve()))
+        module = runtime.load_module(path.resolve())
         runtime.prepare(module)
         machine = relax.VirtualMachine(module, device)
         weights = _weights(path, manifest, device)

@@ -253,6 +253,15 @@ def whole_call(function: Any, *args: Any) -> Any:
     return _call("whole_call", function, *args)
 
 
+def load_module(path: Path) -> tvm.runtime.Module:
+    """Return the module in an artefact; while somebody has it, the same for the same file.
+
+    TVM's own `load_module` keeps what it loaded until the process ends, with its NPU sessions.
+    """
+    load()
+    return _call("load_module", str(path))
+
+
 def held_bytes() -> int:
     """Return how much memory the OpenCL device has given and not got back."""
     load()

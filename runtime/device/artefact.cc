@@ -5,6 +5,7 @@
 #include "artefact.h"
 
 #include "../src/imported.h"
+#include "../src/shared_module.h"
 
 namespace hetero_tvm::device {
 

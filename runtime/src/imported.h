@@ -12,7 +12,6 @@
 #include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 
-#include <filesystem>
 #include <string>
 #include <utility>
 
@@ -32,13 +31,6 @@ inline tvm::ffi::Function FunctionOf(const tvm::ffi::Module& module, const std::
   auto function = found.try_cast<ffi::Function>();
   if (!function.has_value()) TVM_FFI_THROW(ValueError) << "no function " << name << " in it";
   return Shielded(*std::move(function));
-}
-
-/*! \brief The module in a file, a bare name too, which the system would look for elsewhere. */
-inline tvm::ffi::Module LoadModule(const std::string& path) {
-  namespace ffi = tvm::ffi;
-  const std::string absolute = std::filesystem::absolute(path).string();
-  return Imported("ffi.ModuleLoadFromFile")(ffi::String(absolute)).cast<ffi::Module>();
 }
 
 }  // namespace hetero_tvm::runtime

@@ -10,6 +10,7 @@
 #include "opencl/kernel_table.h"
 #include "opencl/opencl_module.h"
 #include "opencl/timer.h"
+#include "shared_module.h"
 #include "signature.h"
 #include "tensor_view.h"
 #include "whole_call.h"
@@ -151,6 +152,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
                 const ffi::Function function = Shielded(args[0].cast<ffi::Function>());
                 *rv = WholeCall(Context::Get(), function, args.data() + 1, args.size() - 1);
               })
+      .Typed("hetero_tvm.load_module",
+             [](const ffi::String& path) { return LoadModule(std::string(path)); })
       .Typed("hetero_tvm.settle", [] { Context::Get().ordering.Settle(); })
       .Typed("hetero_tvm.opencl_held_bytes",
              [] { return static_cast<int64_t>(Context::Get().opencl.HeldBytesIfOpen()); })

@@ -56,8 +56,8 @@ def libraries() -> dict[str, str]:
     return {"FAULT_REAL_OPENCL": str(opencl), "FAULT_REAL_ORT": str(paths["ort.library"])}
 
 
-def build(folder: Path) -> Path:
-    """The model, with inputs and right outputs beside it."""
+def build(folder: Path, seed: int = 0) -> Path:
+    """The model, with inputs and right outputs beside it; `seed` is of the inputs."""
     import forced_plans
     import tiny_models as tiny
     from split_models import CASES
@@ -68,7 +68,7 @@ def build(folder: Path) -> Path:
     onnx = case.write(folder / "model.onnx")
     artefact = folder / "model.so"
     forced_plans.build(onnx, artefact, forced_plans.by_operator(case.places))
-    x = np.random.default_rng(0).standard_normal((case.rows, 32), np.float32)
+    x = np.random.default_rng(seed).standard_normal((case.rows, 32), np.float32)
     outputs = tiny.run_with_onnxruntime(onnx, x=x)
     stored = {"in x": x, **{f"out {k}": v for k, v in outputs.items()}}
     np.savez(artefact.with_suffix(".npz"), **stored)

@@ -13,6 +13,7 @@
 
 #include "../check.h"
 #include "../imported.h"
+#include "../shared_module.h"
 #include "../whole_call.h"
 
 namespace hetero_tvm::runtime {
