@@ -127,7 +127,6 @@ def main(arguments: list[str]) -> int:
 
 
 def _register(folder: Folder) -> None:
-    import tvm
     import tvm_ffi
 
     from hetero_tvm import loader, runtime, signing
@@ -140,7 +139,7 @@ def _register(folder: Folder) -> None:
         path = folder.path(name)
         loader.check_fits(path, read_manifest(path))
         signing.check_trusted(path)
-        module = tvm.runtime.load_module(str(path))
+        module = runtime.load_module(path)
         runtime.prepare(module)
         return module
 

@@ -331,7 +331,7 @@ def _split(state: State) -> State:
 
 def _record(state: State) -> Mapping[str, Any]:
     """The program and its plan, while operators are whole."""
-    assert state.plan is not None and state.model is not None
+    assert state.plan is not None
     followed = mode(state.config)
     return build_record.function_record(
         read_program(state.mod),
@@ -339,7 +339,7 @@ def _record(state: State) -> Mapping[str, Any]:
         state.prices.get(followed) or state.costs or CostModel(state.spec),
         state.plans,
         state.estimated.get(followed),
-        state.model.node_of,
+        state.model.node_of if state.model is not None else {},
     )
 
 

@@ -12,6 +12,7 @@
 #include <mutex>
 #include <tuple>
 
+#include "code_path.h"
 #include "imported.h"
 
 namespace hetero_tvm::runtime {
@@ -41,7 +42,8 @@ ffi::Module LoadModule(const std::string& path) {
     if (ffi::ObjectPtr<ffi::ModuleObj> alive = known->second.lock()) return ffi::Module(alive);
     loaded->erase(known);
   }
-  const auto module = Imported("ffi.ModuleLoadFromFile")(ffi::String(absolute)).cast<ffi::Module>();
+  const auto module =
+      Imported("ffi.ModuleLoadFromFile")(ffi::String(CodePath(absolute))).cast<ffi::Module>();
   if (key != FileKey{}) {
     loaded->emplace(key, ffi::WeakObjectPtr<ffi::ModuleObj>(ffi::GetObjectPtr<ffi::ModuleObj>(
                              const_cast<ffi::ModuleObj*>(module.operator->()))));

@@ -133,3 +133,17 @@ def test_outputs_can_be_saved_and_compared_however_they_lie(tmp_path, hetero):
     assert done.returncode == 0, done.stderr
     assert done.json["held"] is True
     assert np.load(saved)["y"].shape == (5, 16)
+
+
+def test_an_artefact_that_was_built_again_runs_its_new_code(tmp_path):
+    x = np.random.default_rng().standard_normal((4, 32), np.float32)
+    artefact, loaded = tmp_path / "model.so", []
+    for seed in (1, 2, 1):
+        path = tiny.mlp(tmp_path / f"{seed}.onnx", seed=seed)
+        hetero_tvm.build(path, target="host", output=artefact, devices="gpu", check=False)
+        loaded.append(hetero_tvm.load(artefact))
+        want = tiny.run_with_onnxruntime(path, x=x)["y"]
+        np.testing.assert_allclose(loaded[-1](x=x)["y"], want, rtol=1e-4, atol=1e-5)
+    again = hetero_tvm.load(artefact)(x=x)["y"]
+    np.testing.assert_array_equal(again, loaded[-1](x=x)["y"])
+    assert np.abs(loaded[1](x=x)["y"] - again).max() > 0.1  # the old one still is what it was

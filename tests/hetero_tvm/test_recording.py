@@ -47,7 +47,10 @@ def test_work_comes_after_its_submission_and_before_the_end_of_the_run():
 def test_waits_say_who_waits_for_whom():
     _, runs, _ = recorded()
     waits = {(e.waiter, e.waits_for) for run in runs for e in run.events if e.kind == "wait"}
-    assert {("cpu", "gpu"), ("cpu", "npu"), ("npu", "gpu")} <= waits
+    # Whether the processor comes too early for a device depends on the machine's other work.
+    assert waits <= {("cpu", "gpu"), ("cpu", "npu"), ("npu", "gpu")}
+    assert ("npu", "gpu") in waits
+    assert any(waiter == "cpu" for waiter, _ in waits)
 
 
 def test_functions_and_clock():

@@ -75,4 +75,4 @@ def test_sums_of_several_words(form, size):
     xs = (random.standard_normal(codes.shape) * size).astype(np.float32)
     want = 0.25 * (xs.astype(np.float64) * (codes - 7.5)).sum(axis=1)
     got = _run(_FORMS[form], xs, words.astype(np.uint32), scale=0.25, zero=7.5)
-    assert_close(got, want, 1e-6)  # float32 sums of 32 products
+    assert_close(got, want, 2e-6)  # 32 products in float32: at most 32 roundings of 2**-24
