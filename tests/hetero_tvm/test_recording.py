@@ -47,9 +47,8 @@ def test_work_comes_after_its_submission_and_before_the_end_of_the_run():
 def test_waits_say_who_waits_for_whom():
     _, runs, _ = recorded()
     waits = {(e.waiter, e.waits_for) for run in runs for e in run.events if e.kind == "wait"}
-    # Whether the processor comes too early for a device depends on the machine's other work.
-    assert waits <= {("cpu", "gpu"), ("cpu", "npu"), ("npu", "gpu")}
     assert ("npu", "gpu") in waits
+    # For which device the processor comes too early depends on the machine's other work.
     assert any(waiter == "cpu" for waiter, _ in waits)
 
 
