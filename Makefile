@@ -9,12 +9,13 @@ PARALLEL := -n 2 --dist loadfile
 PINS   := requirements/linux-x86_64-py311.txt
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
-.PHONY: demo test nightly docs tsan fuzz golden coverage pins lint format bench clean help
+.PHONY: demo test nightly docs tsan asan fuzz golden coverage pins lint format bench clean help
 help:
 	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
 	@echo "make test     the tests      make nightly  the long ones too"
 	@echo "make docs     the documentation site, into build/docs"
 	@echo "make tsan     the runtime's threads under ThreadSanitizer"
+	@echo "make asan     the runtime under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz     every loader with what a fuzzer makes up, FUZZ_SECONDS=60 each"
 	@echo "make golden   accept the plans and kernels of now as the ones to keep"
 	@echo "make coverage what the tests reach, of Python and of the runtime"
@@ -49,6 +50,9 @@ docs: $(READY)
 
 tsan: $(READY)
 	scripts/tsan.sh $(PY)
+
+asan: $(READY)
+	scripts/asan.sh $(PY)
 
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)
