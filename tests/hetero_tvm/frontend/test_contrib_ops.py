@@ -57,7 +57,8 @@ def test_normalisations_become_single_operators(tmp_path, opset):
         ),
         "skip": _contrib("SkipLayerNormalization", "x s g b c", weights=gains, **skip),
     }
-    counts = op_counts(check(merged(cases), tmp_path))
+    # Rows whose values nearly cancel keep fewer digits, in either order of summing.
+    counts = op_counts(check(merged(cases), tmp_path, tolerance=2e-5))
     assert counts == {"nn.rms_norm": 2, "nn.layer_norm": 1, "add": 3}
 
 
