@@ -8,6 +8,7 @@ below the opset that introduced an operator need no special case.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,27 @@ from hetero_tvm.frontend.shape_folding import Decomposition
 
 MICROSOFT = "com.microsoft"
 _LAYER_NORM_SINCE = 17
+# What an attribute is that a node leaves out, as ONNX Runtime's schemas and kernels have it.
+DEFAULTS: dict[str, dict[str, float]] = {
+    "QuickGelu": {"alpha": 1.702},
+    "SimplifiedLayerNormalization": {"axis": -1, "epsilon": 1e-5},
+    "SkipSimplifiedLayerNormalization": {"epsilon": 1e-12},
+    "SkipLayerNormalization": {"epsilon": 1e-12},
+    "EmbedLayerNormalization": {"epsilon": 1e-12},
+    "FusedMatMul": {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0},
+    "MatMulNBits": {"bits": 4, "weight_prepacked": 0},
+    "RotaryEmbedding": {
+        "num_heads": 0,
+        "rotary_embedding_dim": 0,
+        "interleaved": 0,
+        "is_packed_batching": 0,
+    },
+    "MultiHeadAttention": {"mask_filter_value": -10000.0, "scale": 0.0, "unidirectional": 0},
+}
+
+
+def _attr(node: NodeView, name: str) -> Any:
+    return node.attr(name, DEFAULTS[node.op][name])
 
 
 # -- activations -------------------------------------------------------------------------------
@@ -55,7 +77,7 @@ def _fast_gelu(node: NodeView, out: Emitter) -> bool:
 
 
 def _quick_gelu(node: NodeView, out: Emitter) -> bool:
-    alpha = node.attr("alpha", 1.702)
+    alpha = _attr(node, "alpha")
     x = node.input(0)
     scaled = x if alpha == 1 else out.op("Mul", x, out.const(alpha, node.dtype(0)))
     out.output(out.op("Mul", x, out.op("Sigmoid", scaled)))
@@ -65,23 +87,28 @@ def _quick_gelu(node: NodeView, out: Emitter) -> bool:
 # -- normalisations ----------------------------------------------------------------------------
 
 
+def _epsilon(node: NodeView, out: Emitter, dtype: str) -> str:
+    """A constant above zero in `dtype` too: a row of zeros stays zeros, as ONNX Runtime has it."""
+    least = float(np.finfo(dtype).smallest_subnormal) if dtype == "float16" else 0.0
+    return out.const(max(_attr(node, "epsilon"), least), dtype)
+
+
 def _rms_norm(node: NodeView, out: Emitter, x: str, gain: str, axis: int) -> str:
     """`x / sqrt(mean(x^2) + eps) * gain` over the axes from `axis` on."""
     dtype, rank = node.dtype(0), len(node.shape(0))
     mean = out.reduce("ReduceMean", out.op("Mul", x, x), list(range(axis, rank)))
-    spread = out.op("Sqrt", out.op("Add", mean, out.const(node.attr("epsilon", 1e-5), dtype)))
+    spread = out.op("Sqrt", out.op("Add", mean, _epsilon(node, out, dtype)))
     return out.op("Mul", out.op("Div", x, spread), gain)
 
 
 def _layer_norm(node: NodeView, out: Emitter, x: str, gain: str, bias: str) -> str:
     dtype, last = node.dtype(0), [len(node.shape(0)) - 1]
-    epsilon = node.attr("epsilon", 1e-5)
     if node.opset >= _LAYER_NORM_SINCE:
         inputs = [x, gain, bias] if bias else [x, gain]
-        return out.op("LayerNormalization", *inputs, axis=-1, epsilon=epsilon)
+        return out.op("LayerNormalization", *inputs, axis=-1, epsilon=_attr(node, "epsilon"))
     centred = out.op("Sub", x, out.reduce("ReduceMean", x, last))
     variance = out.reduce("ReduceMean", out.op("Mul", centred, centred), last)
-    spread = out.op("Sqrt", out.op("Add", variance, out.const(epsilon, dtype)))
+    spread = out.op("Sqrt", out.op("Add", variance, _epsilon(node, out, dtype)))
     scaled = out.op("Mul", out.op("Div", centred, spread), gain)
     return out.op("Add", scaled, bias) if bias else scaled
 
@@ -89,7 +116,7 @@ def _layer_norm(node: NodeView, out: Emitter, x: str, gain: str, bias: str) -> s
 def _simplified_layer_norm(node: NodeView, out: Emitter) -> bool:
     if node.has_output(1):
         return False
-    axis = node.attr("axis", -1) % len(node.shape(0))
+    axis = _attr(node, "axis") % len(node.shape(0))
     out.output(_rms_norm(node, out, node.input(0), node.input(1), axis))
     return True
 
@@ -131,8 +158,8 @@ def _embed_layer_norm(node: NodeView, out: Emitter) -> bool:
     dtype = node.dtype(2)
     centred = out.op("Sub", total, out.reduce("ReduceMean", total, [2]))
     variance = out.reduce("ReduceMean", out.op("Mul", centred, centred), [2])
-    epsilon = out.const(node.attr("epsilon", 1e-12), dtype)
-    scaled = out.op("Div", centred, out.op("Sqrt", out.op("Add", variance, epsilon)))
+    spread = out.op("Sqrt", out.op("Add", variance, _epsilon(node, out, dtype)))
+    scaled = out.op("Div", centred, spread)
     out.output(out.op("Add", out.op("Mul", scaled, node.input(5)), node.input(6)))
     if node.has(7):  # how many positions of each row count
         out.output(out.reduce("ReduceSum", node.input(7), [1], keepdims=False), 1)
@@ -146,16 +173,16 @@ def _embed_layer_norm(node: NodeView, out: Emitter) -> bool:
 
 
 def _fused_matmul(node: NodeView, out: Emitter) -> bool:
-    if node.attr("transBatchA", 0) or node.attr("transBatchB", 0):
+    if _attr(node, "transBatchA") or _attr(node, "transBatchB"):
         return False
     sides = []
     for index, flag in enumerate(("transA", "transB")):
         rank = len(node.shape(index))
         perm = [*range(rank - 2), rank - 1, rank - 2]
         name = node.input(index)
-        sides.append(out.transpose(name, perm) if node.attr(flag, 0) and rank > 1 else name)
+        sides.append(out.transpose(name, perm) if _attr(node, flag) and rank > 1 else name)
     product = out.op("MatMul", *sides)
-    alpha = node.attr("alpha", 1.0)
+    alpha = _attr(node, "alpha")
     if alpha != 1:
         product = out.op("Mul", product, out.const(alpha, node.dtype(0)))
     out.output(product)
@@ -168,7 +195,7 @@ def _matmul_nbits(node: NodeView, out: Emitter) -> bool:
     zeros = node.const(3)
     if packed is None or scales is None or (node.has(3) and zeros is None):
         return False
-    if node.has(4):  # a permutation of the groups
+    if node.has(4) or _attr(node, "weight_prepacked"):  # a permutation of groups; a GPU's layout
         return False
     weight = dequantise_blocks(
         packed,
@@ -176,7 +203,7 @@ def _matmul_nbits(node: NodeView, out: Emitter) -> bool:
         zeros,
         columns=node.attr("N"),
         rows=node.attr("K"),
-        bits=node.attr("bits", 4),
+        bits=_attr(node, "bits"),
         block=node.attr("block_size"),
     )
     # [N, K] -> [K, N]
@@ -229,9 +256,9 @@ def unpack_bits(array: np.ndarray, bits: int) -> np.ndarray:
 def _rotary_embedding(node: NodeView, out: Emitter) -> bool:
     """Inputs: x [B, S, H*D] or [B, H, S, D], positions [1] or [B, S], cos and sin [max, R/2]."""
     shape = node.shape(0)
-    heads = node.attr("num_heads", 0)
-    partial = node.attr("rotary_embedding_dim", 0)
-    if node.attr("interleaved", 0) or node.attr("is_packed_batching", 0):
+    heads = _attr(node, "num_heads")
+    partial = _attr(node, "rotary_embedding_dim")
+    if _attr(node, "interleaved") or _attr(node, "is_packed_batching"):
         return False
     half = node.shape(2)[1]
     if len(shape) == 3:
@@ -273,7 +300,7 @@ def _multi_head_attention(node: NodeView, out: Emitter) -> bool:
     """Separate [B, S, H*D] query, key and value, without a cache or packed inputs."""
     if not node.has(1) or not node.has(2) or any(node.has(i) for i in (6, 7, 8, 9)):
         return False
-    if node.has_output(1) or node.has_output(2) or node.attr("unidirectional", 0):
+    if node.has_output(1) or node.has_output(2) or _attr(node, "unidirectional"):
         return False
     if any(len(node.shape(i)) != 3 for i in (0, 1, 2)):
         return False
@@ -291,7 +318,7 @@ def _multi_head_attention(node: NodeView, out: Emitter) -> bool:
         )
     query, key, value = split
     depth = node.shape(0)[2] // heads
-    scale = node.attr("scale", 0.0) or 1 / math.sqrt(depth)
+    scale = _attr(node, "scale") or 1 / math.sqrt(depth)
     scores = out.op("MatMul", query, out.transpose(key, [0, 1, 3, 2]))
     scores = out.op("Mul", scores, out.const(scale, dtype))
     if node.has(4):
@@ -300,7 +327,7 @@ def _multi_head_attention(node: NodeView, out: Emitter) -> bool:
         batch, length = node.shape(4)
         mask = out.reshape(node.input(4), [batch, 1, 1, length])
         kept = out.op("Cast", mask, to=1 if dtype == "float32" else 10)
-        filler = out.const(node.attr("mask_filter_value", -10000.0), dtype)
+        filler = out.const(_attr(node, "mask_filter_value"), dtype)
         hidden = out.op("Mul", out.op("Sub", out.const(1.0, dtype), kept), filler)
         scores = out.op("Add", scores, hidden)
     if node.has(5):

@@ -27,11 +27,21 @@ PLACES = "hetero_places"  # int64 [S]: positions of the new ones, all of them in
 
 # Inputs of GroupQueryAttention.
 _QUERY, _KEY, _VALUE, _PAST_KEY, _PAST_VALUE = range(5)
-_COS, _SIN, _POSITIONS, _BIAS, _SINK = 7, 8, 9, 10, 11
+_COS, _SIN, _POSITIONS = 7, 8, 9
+_UNSUPPORTED_INPUTS = {
+    10: "attention_bias",
+    11: "head_sink",
+    12: "k_scale",
+    13: "v_scale",
+    14: "q_norm_weight",
+    15: "k_norm_weight",
+}
 _PLAIN_ATTRIBUTES = {
     "rotary_interleaved": 0,
     "smooth_softmax": 0,
     "qk_output": 0,
+    "causal": 1,
+    "sliding_window_cache": 0,
     "k_quant_type": "NONE",
     "v_quant_type": "NONE",
 }
@@ -43,7 +53,7 @@ def _group_query_attention(node: NodeView, out: Emitter) -> bool:
     for name, plain in _PLAIN_ATTRIBUTES.items():
         if node.attr(name, plain) not in (plain, -1 if name == "smooth_softmax" else plain):
             raise _unsupported(node, f"attribute {name}={node.attr(name)}")
-    for index, what in ((_BIAS, "attention_bias"), (_SINK, "head_sink")):
+    for index, what in _UNSUPPORTED_INPUTS.items():
         if node.has(index):
             raise _unsupported(node, f"input {what}")
     if not node.has(_PAST_KEY) or not node.has(_PAST_VALUE):

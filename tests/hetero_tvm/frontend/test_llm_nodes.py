@@ -7,9 +7,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
-from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS
+from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST
+from hetero_tvm.frontend.node_view import NodeView
 from hetero_tvm.frontend.shape_folding import fold_model
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 
@@ -59,3 +61,22 @@ def test_look_up_in_blocks_of_integers(bits, zeros):
         for proto in (folded.proto, model)
     )
     np.testing.assert_allclose(got, want, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "attributes", "words"),
+    [
+        ([], {"causal": 0}, "attribute causal=0"),
+        ([], {"sliding_window_cache": 1}, "attribute sliding_window_cache=1"),
+        (["", "", "q_norm", "k_norm"], {}, "input q_norm_weight"),
+        (["k_scale"], {}, "input k_scale"),
+    ],
+)
+def test_attention_that_means_something_else_is_refused(inputs, attributes, words):
+    operands = [*"qkv", "past_k", "past_v", *[""] * 7, *inputs]
+    node = helper.make_node(
+        "GroupQueryAttention", operands, ["y"], num_heads=2, kv_num_heads=1, **attributes
+    )
+    view = NodeView(proto=node, opset=20, types={PAST: None}, constants={})
+    with pytest.raises(UnsupportedModel, match=words):
+        LLM_DECOMPOSITIONS["com.microsoft", "GroupQueryAttention"](view, None)
