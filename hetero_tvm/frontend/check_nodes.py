@@ -25,6 +25,11 @@ def problem(node: onnx.NodeProto, schema: Any) -> str | None:
     for name, formal in zip(node.input, schema.inputs, strict=False):
         if not name and formal.option == _FORMS.Single:
             return f"has no {formal.name}"
+    if schema.inputs and schema.inputs[-1].option == _FORMS.Variadic:
+        # ONNX Runtime reads each of them without looking, and dies of one that is not there.
+        for index, name in enumerate(node.input[len(schema.inputs) - 1 :]):
+            if not name:
+                return f"has no {schema.inputs[-1].name} {index}"
     if schema.min_output > 0 and not node.output[0]:
         return f"has no {schema.outputs[0].name}"
     given: set[str] = set()

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hetero_tvm.errors import OpenShapeError, ShapeMismatchError
+from hetero_tvm.errors import ModelTooLarge, OpenShapeError, ShapeMismatchError
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, ValueType, qualified_op
 from hetero_tvm.frontend.own_nodes import OWN_DOMAIN, own_types
 
 _MAX_SHAPE_DATA_BYTES = 1 << 16  # constants up to this size are shown to shape inference
+MAX_VALUE_BYTES = 16 << 30  # of one tensor; more than a device for these models has
 _DATA_DEPENDENT_OPS = frozenset("NonZero Unique Compress NonMaxSuppression StringSplit".split())
 
 
@@ -69,6 +70,11 @@ class Schemas:
             kind = static_type(inferred.get(name))
             if kind is None:
                 raise OpenShapeError(_why_open(node))
+            if math.prod(kind.shape) * np.dtype(kind.dtype).itemsize > MAX_VALUE_BYTES:
+                raise ModelTooLarge(
+                    f"node {node.name!r} ({qualified_op(node)}) makes {kind.dtype} "
+                    f"{list(kind.shape)}, more than {MAX_VALUE_BYTES} bytes"
+                )
             outputs[name] = kind
         _check_reshape(node, types, outputs)
         return outputs

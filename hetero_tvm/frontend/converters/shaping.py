@@ -129,6 +129,9 @@ def _pad(c: Conversion) -> relax.Expr:
         before[axis % rank], after[axis % rank] = pads[place], pads[place + len(axes)]
     mode = c.node.attr("mode", "constant")
     result = c.x()
+    sizes = c.out.shape
+    if any(max(w) > size for *w, size in zip(before, after, sizes, strict=True)):
+        raise c.unsupported("it cuts off more than there is")
     if mode != "constant":
         return _pad_by_index(c, result, before, after, mode)
     if min(before + after) < 0:
@@ -161,7 +164,8 @@ def _pad_integers(
         parts = []
         for width in (low, high):
             block = [*shape[:axis], max(width, 0), *shape[axis + 1 :]]
-            parts.append(c.array(np.full(block, fill), c.out.dtype) if width > 0 else None)
+            part = op.full(block, relax.const(fill, c.out.dtype), c.out.dtype)
+            parts.append(c.emit(part) if width > 0 else None)
         joined = [part for part in (parts[0], result, parts[1]) if part is not None]
         if len(joined) > 1:
             result = c.emit(op.concat(joined, axis=axis))

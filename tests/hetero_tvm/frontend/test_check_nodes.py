@@ -30,6 +30,8 @@ def test_what_is_right():
         (("Relu", ["a"], ["y", "z"]), "has 2 outputs, 1 to 1 are possible"),
         (("Relu", ["a"], [""]), "has no Y"),
         (("Add", ["a", ""], ["y"]), "has no B"),
+        (("Min", ["a", "", "b"], ["y"]), "has no data_0 1"),
+        (("Loop", ["", "", "", "a"], ["y"]), "has no v_initial 0"),
         (("Concat", ["a"], ["y"]), "lacks the attribute axis"),
         (
             ("Concat", ["a"], ["y"], [helper.make_attribute("axis", [1])]),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from hetero_tvm.errors import OpenShapeError, ShapeMismatchError
+from hetero_tvm.errors import ModelTooLarge, OpenShapeError, ShapeMismatchError
 from hetero_tvm.frontend.node_types import Schemas
 from hetero_tvm.frontend.node_view import ValueType
 from tests.hetero_tvm.frontend.onnx_cases import node
@@ -13,6 +13,7 @@ TYPES = {
     "x": ValueType(dtype="float32", shape=(2, 3)),
     "s": ValueType(dtype="int64", shape=(2,)),
 }
+_ONE = ValueType(dtype="float32", shape=(1, 1))
 
 
 @pytest.fixture
@@ -53,6 +54,14 @@ def test_unknown_operator_is_open(schemas):
 def test_shapes_that_do_not_fit(schemas, proto, constants):
     with pytest.raises(ShapeMismatchError, match=r"node 'bad' \(\w+\) does not fit its inputs"):
         schemas.infer(proto, TYPES, constants)
+
+
+def test_a_result_that_no_device_holds(schemas):
+    sizes = {"s": np.array([2**40, 3])}
+    with pytest.raises(
+        ModelTooLarge, match=r"node 'big' \(Expand\) makes float32 \[1099511627776, 3"
+    ):
+        schemas.infer(node("Expand", "v s", "y", name="big"), {**TYPES, "v": _ONE}, sizes)
 
 
 def test_definitions():

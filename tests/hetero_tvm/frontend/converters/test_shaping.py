@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, UnsupportedModel
 from hetero_tvm.frontend import import_model
 from tests.hetero_tvm.frontend.onnx_cases import (
     INT64,
@@ -106,6 +106,12 @@ def test_padding(tmp_path, mode):
 def test_padding_wraps(tmp_path):
     proto = one("Pad", {"x": [2, 3]}, {"p": np.array([0, 2, 0, 4])}, opset=19, mode="wrap")
     check(proto, tmp_path, tolerance=EXACT)
+
+
+def test_padding_that_cuts_off_more_than_there_is_is_refused(tmp_path):
+    proto = one("Pad", {"x": [2, 3]}, {"p": np.array([0, 2**53 + 1, 0, -(2**53)])}, opset=18)
+    with pytest.raises(UnsupportedModel, match="it cuts off more than there is"):
+        check(proto, tmp_path)
 
 
 def test_negative_padding_crops_and_integers_stay_exact(tmp_path):
