@@ -19,6 +19,7 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst, GlobalVar, Op
 
 from relay_passes.calls import Call, Result, part_names
+from relay_passes.leaves import variables
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.lower_gpu import CALLS_ATTR
 from relay_passes.op_work import dtype_bytes, static_shape, tensor_args
@@ -102,7 +103,7 @@ def _with_served(
 ) -> tuple[Call, ...]:
     """`calls`, those without operators with the one that they serve."""
     reads = [
-        {other_names.get(leaf, leaf) for arg in value.args for leaf in _variables(arg)}
+        {other_names.get(leaf, leaf) for arg in value.args for leaf in variables(arg)}
         for _, value in bound
     ]
     about: dict[relax.Var, str] = {  # a variable -> the operator that it is the value of
@@ -141,24 +142,10 @@ def _other_names(bindings: list[relax.Binding]) -> dict[relax.Var, relax.Var]:
             value.op in _KERNEL_CALLS or isinstance(callee, relax.ExternFunc)
         ):
             continue
-        first = next(_variables(value), None) if value is not None else None
+        first = next(variables(value), None) if value is not None else None
         if first is not None:
             shown[binding.var] = shown.get(first, first)
     return shown
-
-
-def _variables(expr: relax.Expr) -> Iterator[relax.Var]:
-    """Those that an expression reads, in order."""
-    if isinstance(expr, relax.Call):
-        for arg in expr.args:
-            yield from _variables(arg)
-    elif isinstance(expr, relax.Tuple):
-        for field in expr.fields:
-            yield from _variables(field)
-    elif isinstance(expr, relax.TupleGetItem):
-        yield from _variables(expr.tuple_value)
-    elif isinstance(expr, relax.Var):
-        yield expr
 
 
 def _work(plan: Plan) -> tuple[dict[str, int], set[str]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 
 from tvm import IRModule, relax
 from tvm.ir import GenericConst, GlobalVar, Op
 
+from relay_passes.leaves import leaves, variables
 from relay_passes.op_work import dtype_bytes, static_shape
 
 _STORAGE = Op.get("relax.memory.alloc_storage")
@@ -66,7 +67,7 @@ def memory_table(mod: IRModule, function: str, regions: Collection[str]) -> Memo
         elif isinstance(op, GlobalVar) or (
             isinstance(op, relax.ExternFunc) and str(op.global_symbol) in regions
         ):
-            for leaf in _leaves(value):
+            for leaf in leaves(value):
                 if isinstance(leaf, GenericConst):
                     constants[leaf] = _nbytes(leaf.ty)
                     continue
@@ -75,10 +76,10 @@ def memory_table(mod: IRModule, function: str, regions: Collection[str]) -> Memo
                     used.setdefault(holder, [calls, calls])[1] = calls
             calls += 1
         else:
-            first = next((leaf for leaf in _leaves(value) if isinstance(leaf, relax.Var)), None)
+            first = next(variables(value), None)
             if first is not None:
                 base[var] = base.get(first, first)
-    for leaf in _leaves(func.body.body):
+    for leaf in leaves(func.body.body):
         holder = base.get(leaf, leaf)
         if holder in used:
             used[holder][1] = max(calls - 1, 0)
@@ -97,19 +98,6 @@ def memory_table(mod: IRModule, function: str, regions: Collection[str]) -> Memo
         constants=sum(constants.values()),
         calls=calls,
     )
-
-
-def _leaves(expr: relax.Expr) -> Iterator[relax.Var | GenericConst]:
-    if isinstance(expr, relax.Call):
-        for arg in expr.args:
-            yield from _leaves(arg)
-    elif isinstance(expr, relax.Tuple):
-        for field in expr.fields:
-            yield from _leaves(field)
-    elif isinstance(expr, relax.TupleGetItem):
-        yield from _leaves(expr.tuple_value)
-    elif isinstance(expr, relax.Var | GenericConst):
-        yield expr
 
 
 def _nbytes(ty: relax.Type) -> int:

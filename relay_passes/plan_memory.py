@@ -34,6 +34,7 @@ from tvm import IRModule, relax
 from tvm.ir import GlobalVar, Op
 from tvm.ir.transform import PassContext
 
+from relay_passes.leaves import variables
 from relay_passes.op_work import dtype_bytes, static_shape
 from relay_passes.program import PlacementError
 from relay_passes.split_tensor import JOIN, SLICE
@@ -165,11 +166,11 @@ class _Writer:
         for binding in self.old:
             self._resolve_binding(binding.var, binding.value)
         for position, binding in enumerate(self.old):
-            for var in _leaves(binding.value):
+            for var in variables(binding.value):
                 found = self._find(var)
                 if found is not None:
                     found.buffer.last_use = position
-        for var in _leaves(self.func.body.body):
+        for var in variables(self.func.body.body):
             found = self._find(var)
             if found is not None:
                 found.buffer.is_output = True
@@ -269,7 +270,9 @@ class _Writer:
     def _compute(self, binding: relax.VarBinding) -> None:
         call = binding.value
         device = self.device_of(self.mod, call.op)
-        touched = [(var, place) for var in _leaves(call) if (place := self._find(var)) is not None]
+        touched = [
+            (var, place) for var in variables(call) if (place := self._find(var)) is not None
+        ]
         fresh = [self._is_fresh(var) for var, _ in touched]
         writes = [access for access, is_fresh in zip(touched, fresh, strict=True) if is_fresh]
         for var, place in writes:
@@ -414,17 +417,6 @@ class _Writer:
 
     def _bind(self, var: relax.Var, value: relax.Expr) -> None:
         self.new.append(relax.VarBinding(var, self._norm(value)))
-
-
-def _leaves(expr: relax.Expr) -> list[relax.Var]:
-    """Variables that `expr` reads or writes, in order."""
-    if isinstance(expr, relax.Call):
-        return [var for arg in expr.args for var in _leaves(arg)]
-    if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in _leaves(field)]
-    if isinstance(expr, relax.TupleGetItem):
-        return _leaves(expr.tuple_value)
-    return [expr] if isinstance(expr, relax.Var) else []
 
 
 def _is_alloc(value: relax.Expr) -> bool:

@@ -18,6 +18,8 @@ from types import MappingProxyType
 from tvm import IRModule, relax
 from tvm.ir import GenericConst
 
+from relay_passes.leaves import variables
+
 Rule = Callable[[relax.Var, relax.Expr, "Bindings"], relax.Expr | None]
 """(variable, its rewritten value, what is known so far) -> the new value, or None to keep it."""
 
@@ -33,7 +35,7 @@ class Bindings:
     def of(cls, mod: IRModule) -> Bindings:
         """Everything that `main` binds, to look at it without rewriting."""
         bindings = dataflow_bindings(mod["main"])
-        known = cls(Counter(var for b in bindings for var in _variables(b.value)))
+        known = cls(Counter(var for b in bindings for var in variables(b.value)))
         for binding in bindings:
             known.record(binding.var, binding.value)
         return known
@@ -92,8 +94,8 @@ def _keep(_var: relax.Var, _value: relax.Expr, _known: Bindings) -> None:
 def drop_unread_params(mod: IRModule, kept: Collection[str] = ()) -> IRModule:
     """`mod` without those parameters of `main` that nothing reads, but for those named `kept`."""
     func = mod["main"]
-    read = {var for binding in dataflow_bindings(func) for var in _variables(binding.value)}
-    read.update(_variables(func.body.body))
+    read = {var for binding in dataflow_bindings(func) for var in variables(binding.value)}
+    read.update(variables(func.body.body))
     params = [param for param in func.params if param in read or param.name in kept]
     main = relax.Function(params, func.body, func.ret_ty, func.is_pure, func.attrs)
     result = IRModule(dict(mod.functions.items()), attrs=mod.attrs)
@@ -121,11 +123,11 @@ def rebuild_main(
     """One pass over `main`; what becomes dead in it stays until the next one."""
     func = mod["main"]
     bindings = dataflow_bindings(func)
-    result_vars = _variables(func.body.body)
+    result_vars = list(variables(func.body.body))
     aliases = {b.var: b.value for b in bindings if isinstance(b.value, relax.Var)}
     outputs = {_resolve(var, aliases) for var in result_vars}
     needed = _needed(bindings, result_vars)
-    old_uses = Counter(var for b in bindings if b.var in needed for var in _variables(b.value))
+    old_uses = Counter(var for b in bindings if b.var in needed for var in variables(b.value))
     # An output has a reader outside the function: never "read once".
     old_uses.update(result_vars * 2)
     mapping: dict[relax.Var, relax.Expr] = {p: params.get(p, p) for p in func.params}
@@ -191,24 +193,11 @@ def _resolve(var: relax.Var, aliases: dict[relax.Var, relax.Expr]) -> relax.Var:
     return var
 
 
-def _variables(expr: relax.Expr) -> list[relax.Var]:
-    """Variables read by `expr`, as often as they are read."""
-    if isinstance(expr, relax.Var):
-        return [expr]
-    if isinstance(expr, relax.Call):
-        return [var for arg in expr.args for var in _variables(arg)]
-    if isinstance(expr, relax.Tuple):
-        return [var for field in expr.fields for var in _variables(field)]
-    if isinstance(expr, relax.TupleGetItem):
-        return _variables(expr.tuple_value)
-    return []
-
-
 def _needed(bindings: list[relax.VarBinding], roots: list[relax.Var]) -> set[relax.Var]:
     needed = set(roots)
     for binding in reversed(bindings):
         if binding.var in needed:
-            needed.update(_variables(binding.value))
+            needed.update(variables(binding.value))
     return needed
 
 
