@@ -59,6 +59,14 @@ def model_path():
 
 
 @pytest.fixture(scope="session")
+def opencl():
+    """This process's OpenCL device; skips where there is none."""
+    import on_gpu
+
+    return on_gpu.device()
+
+
+@pytest.fixture(scope="session")
 def deployed_here(tmp_path_factory):
     """A small model, deployed on a device that is a folder of this machine."""
     import device_fixture

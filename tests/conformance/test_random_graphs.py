@@ -25,11 +25,13 @@ from hypothesis import strategies as st
 from split_programs import random_plan
 
 import hetero_tvm
-from hetero_tvm import errors, runtime
+from hetero_tvm import errors
 from hetero_tvm.frontend.self_check import is_close
 from relay_passes import npu_support
 from target_specs.loader import load_spec
 from tests.conformance.random_graphs import drawn, graphs
+
+pytestmark = pytest.mark.usefixtures("opencl")
 
 MODES = ("gpu", "npu", "split")
 # Several roundings, in another order than ONNX Runtime's; half precision rounds at 5e-4 each.
@@ -42,14 +44,6 @@ REFUSALS = (
     errors.OpenShapeError,
     errors.ReferenceRefuses,
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def opencl():
-    try:
-        return runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
 
 
 def able(call, device):

@@ -12,7 +12,6 @@ import pytest
 
 import hetero_tvm
 from examples import llm_forms
-from hetero_tvm import errors, runtime
 from tests.hetero_tvm.tiny_llm import Reference
 
 pytestmark = pytest.mark.nightly
@@ -58,12 +57,8 @@ def devices(request):
 
 
 @pytest.fixture(scope="module", params=["genai-fp32", "hf-fp32"])
-def built(request, devices, tmp_path_factory):
+def built(request, devices, tmp_path_factory, opencl):
     """The form's folder, and a session on it; with both devices some operators are cut."""
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
     folder = llm_forms.make(request.param)
     output = tmp_path_factory.mktemp(request.param) / "llm.so"
     result = hetero_tvm.build(

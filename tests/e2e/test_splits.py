@@ -23,7 +23,7 @@ from split_programs import models, random_plan
 from tvm import relax
 
 import hetero_tvm
-from hetero_tvm import errors, pipeline, runtime, vm_lowering
+from hetero_tvm import pipeline, runtime, vm_lowering
 from hetero_tvm.config import BuildConfig
 from relay_passes import npu_support
 from relay_passes.lower_cpu import HOST_ATTR
@@ -33,15 +33,8 @@ from relay_passes.plan_memory import npu_or_kernel
 from target_specs.loader import load_spec
 
 HAS_QNN = importlib.util.find_spec("onnxruntime_qnn") is not None
+pytestmark = pytest.mark.usefixtures("opencl")
 needs_qnn = pytest.mark.skipif(not HAS_QNN, reason="onnxruntime-qnn is not installed")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def opencl():
-    try:
-        return runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
 
 
 @dataclasses.dataclass

@@ -13,7 +13,6 @@ from fake_llm import tokenizer_texts
 from tiny_llm import Reference, TinyLlm, build
 
 import hetero_tvm
-from hetero_tvm import errors, runtime
 from hetero_tvm.block_quantization import Settings
 from hetero_tvm.quantize import quantize_model
 from hetero_tvm.tokenizer import Tokenizer
@@ -23,12 +22,8 @@ _CONTEXT = 96
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory):
+def model(tmp_path_factory, opencl):
     """The quantised model's file, and its artefact."""
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
     folder = tmp_path_factory.mktemp("text")
     build(TinyLlm(vocabulary=320), folder / "float")
     for name, text in tokenizer_texts().items():

@@ -8,17 +8,11 @@ import pytest
 from fake_llm import tokenizer_texts
 from tiny_llm import TinyLlm, build
 
-from hetero_tvm import errors, runtime
-
 SCRIPT = Path(__file__).parents[2] / "examples" / "chat" / "chat.py"
 
 
 @pytest.mark.nightly
-def test_answers_every_question_and_ends_at_an_empty_line(tmp_path):
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
+def test_answers_every_question_and_ends_at_an_empty_line(tmp_path, opencl):
     build(TinyLlm(vocabulary=320, context=256), tmp_path / "model")
     for name, text in tokenizer_texts().items():
         (tmp_path / "model" / name).write_text(text)

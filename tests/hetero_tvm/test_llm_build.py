@@ -10,7 +10,7 @@ import pytest
 
 import hetero_tvm
 import target_specs
-from hetero_tvm import bundle, cli, errors, runtime
+from hetero_tvm import bundle, cli
 from hetero_tvm.errors import BadInput
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
@@ -70,12 +70,8 @@ def test_says_that_it_works_on_token_ids_without_a_tokenizer(folder, capsys):
     assert json.loads(said.out)["output"] is None
 
 
-def test_both_devices_work_on_every_layer_alike(tmp_path):
+def test_both_devices_work_on_every_layer_alike(tmp_path, opencl):
     """Long enough to be planned by a few layers, on devices so slow that cutting pays."""
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
     spec = (Path(target_specs.__file__).parent / "socs" / "host.toml").read_text()
     figures = r"^(matmul_gflops|batched_matmul_gflops|reduction_gbps|vector_gbps) = [0-9.]+"
     target = tmp_path / "slow.toml"

@@ -8,18 +8,14 @@ import pytest
 from onnx import numpy_helper
 
 import hetero_tvm
-from hetero_tvm import errors, llm_check, runtime
+from hetero_tvm import llm_check
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.llm_folder import read_llm_folder
 from tests.hetero_tvm.tiny_llm import TinyLlm, build
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
+def built(tmp_path_factory, opencl):
     folder = build(TinyLlm(layers=1), tmp_path_factory.mktemp("check") / "model")
     output = folder.parent / "llm.so"
     result = hetero_tvm.build(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import hetero_tvm
-from hetero_tvm import errors, runtime
+from hetero_tvm import runtime
 from hetero_tvm.bundle import read_manifest
 from hetero_tvm.errors import BadInput
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
@@ -24,11 +24,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def artefact(folder):
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
+def artefact(folder, opencl):
     output = folder.parent / "llm.so"
     hetero_tvm.build(
         folder, target="host", output=output, devices="gpu", context=CONTEXT, prefill=[4]

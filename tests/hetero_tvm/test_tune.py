@@ -3,8 +3,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from hetero_tvm import cli, runtime
-from hetero_tvm.errors import BadInput, EnvironmentProblem
+from hetero_tvm import cli
+from hetero_tvm.errors import BadInput
 from hetero_tvm.tune import _budget
 
 pytest.importorskip("xgboost")
@@ -33,12 +33,8 @@ def _flags(model):
     return (model, "--target", "host", "--devices", "gpu")
 
 
-def test_tunes_goes_on_shows_and_builds(hetero, model, tmp_path):
+def test_tunes_goes_on_shows_and_builds(hetero, model, tmp_path, opencl):
     """The user's way: tune, tune again, look, share, build with it, compare."""
-    try:
-        runtime.open_opencl()
-    except EnvironmentProblem as problem:
-        pytest.skip(str(problem))
     db = tmp_path / "db"
     only = ("--only", "matmul", "--db", db, "--json")
     first = hetero("tune", *_flags(model), "--trials", 4, *only)

@@ -8,17 +8,13 @@ import pytest
 from recorded_model import artefact
 
 import hetero_tvm
-from hetero_tvm import cli, errors, runtime, system_state, workload
+from hetero_tvm import cli, system_state, workload
 from hetero_tvm.loader import load
 from tests.hetero_tvm.tiny_llm import TinyLlm, build
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory):
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
+def llm(tmp_path_factory, opencl):
     folder = build(TinyLlm(window=9), tmp_path_factory.mktemp("workload") / "model")
     output = folder.parent / "llm.so"
     hetero_tvm.build(folder, target="host", output=output, devices="gpu", context=40, prefill=[4])

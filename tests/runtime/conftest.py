@@ -1,4 +1,4 @@
-"""Makes the helpers beside the tests importable; skips where there is no OpenCL device."""
+"""Makes the helpers beside the tests importable; what several of them build once."""
 
 import sys
 from pathlib import Path
@@ -9,11 +9,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
-def opencl():
-    """This process's OpenCL device."""
-    from hetero_tvm import errors, runtime
+def artefact(tmp_path_factory, opencl):
+    """A model split over GPU and NPU: what faults and load are tried on."""
+    import fault_runs
 
-    try:
-        return runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
+    return fault_runs.build(tmp_path_factory.mktemp("split"))

@@ -7,17 +7,6 @@ import fault_shims
 import pytest
 from fault_runs import Fault, Runner, Subject
 
-from hetero_tvm import errors, runtime
-
-
-@pytest.fixture(scope="module")
-def artefact(tmp_path_factory):
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
-    return fault_runs.build(tmp_path_factory.mktemp("faults"))
-
 
 def test_every_call_of_the_runtime_goes_through_a_shim():
     text = "".join(path.read_text() for path in fault_shims.SOURCES.rglob("*.cc"))

@@ -6,23 +6,12 @@ import gc
 import subprocess
 import sys
 
-import fault_runs
 import load_runs
 import numpy as np
 import pytest
 from runtime_harness import HERE, environment
 
 import hetero_tvm
-from hetero_tvm import errors, runtime
-
-
-@pytest.fixture(scope="module")
-def artefact(tmp_path_factory):
-    try:
-        runtime.open_opencl()
-    except errors.EnvironmentProblem as problem:
-        pytest.skip(str(problem))
-    return fault_runs.build(tmp_path_factory.mktemp("load"))
 
 
 def _run(*words):
