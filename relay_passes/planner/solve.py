@@ -237,8 +237,8 @@ def _extend(
     joules = effect.joules if by_energy else 0.0
     ties = len(effect.waits) * _WAIT + effect.splits
     for serial, (gpu, npu, cpu, spent, before, _, link) in enumerate(front, len(out)):
+        npu += leave  # without a wait too: an operator that begins a region of its own accord
         if effect.waits:
-            npu += leave
             clock = (gpu, npu, cpu)
             for waiter, on, us in effect.waits:
                 until = clock[on] + us

@@ -110,6 +110,17 @@ def test_of_equals_the_one_without_split_or_wait(order):
     assert choices[solution.choices[0]] is whole
 
 
+def test_a_region_that_is_broken_off_is_written_out():
+    """The NPU alone writes a byte out and reads it again; cut, it reads a quarter of it."""
+    cut = Cut(0, 1, 4)
+    first = Op((Choice({"npu": 0.0}, ()),), nbytes=100)
+    split = Choice({"gpu": 0.0, "npu": 10.0}, (cut,), cut)
+    second = Op((Choice({"npu": 10.0}, (None,)), split), (0,), is_output=True, breaks=True)
+    problem = Problem((first, second), dataclasses.replace(FREE, border_us_per_byte=0.1))
+    assert [evaluate(problem, plan).total_us for plan in ((0, 0), (0, 1))] == [30.0, 22.5]
+    assert solve(problem, beam=1).choices == (0, 1)
+
+
 def test_a_small_share_of_the_gpu_moves_work_to_the_npu():
     problem = Problem((_op(Choice({"gpu": 4.0}, ()), Choice({"npu": 5.0}, ())),), FREE)
     assert solve(problem).choices == (0,)
