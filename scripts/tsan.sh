@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The runtime's threads under ThreadSanitizer, inside Python: what devices do at once, and in what order.
 #   scripts/tsan.sh PYTHON [PYTEST ARGUMENTS]
+# -Bsymbolic: or a library that was loaded before ours lends us its std::shared_ptr, whose counts nobody sees.
 # Only our library is instrumented; runtime/tsan.supp says what others' libraries are forgiven, and why.
 set -euo pipefail
 python=$1
@@ -12,7 +13,8 @@ ninja=$(command -v ninja || echo "$tools/ninja")
 library=build/tsan/libhetero_runtime.so
 "$cmake" -G Ninja -S runtime -B build/tsan -DPython3_EXECUTABLE="$(realpath -s "$python")" \
   -DCMAKE_MAKE_PROGRAM="$(realpath "$ninja")" -DCMAKE_CXX_COMPILER=g++ \
-  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS="-fsanitize=thread -Wno-tsan" >/dev/null
+  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS="-fsanitize=thread -Wno-tsan" \
+  -DCMAKE_SHARED_LINKER_FLAGS=-Wl,-Bsymbolic >/dev/null
 "$cmake" --build build/tsan
 report=$(mktemp -d)
 trap 'rm -rf "$report"' EXIT
