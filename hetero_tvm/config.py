@@ -77,6 +77,8 @@ class BuildConfig:
     share_npu_weights: bool | None = None
     llm: LlmStep | None = None  # None: a model like any other
     dump_ir: Path | None = None
+    # A length that the NPU is to have no graphs for -> the numbers of rows that it has some for.
+    npu_rows: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     db: Path | None = None  # tuned kernels; None: default schedules alone
     cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
 

@@ -225,6 +225,7 @@ class _Planner:
             "objective": config.objective,
             "gpu_share": config.gpu_share,
             "power_w": _power(spec, needed=config.objective != "latency"),
+            "npu_rows": config.npu_rows,
         }
 
     def place(self, costs: CostModel, also: Sequence[Plan] = (), **search: Any) -> dict[str, Plan]:

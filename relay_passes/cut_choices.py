@@ -12,7 +12,8 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 
 from tvm import relax
 
@@ -26,6 +27,13 @@ from relay_passes.sharding import Sharding, argument_cut, fits, is_contiguous, s
 _ALIGNMENT = 128
 _MOST_CUTS = 10  # of one operator, the seeds with most work first
 _CLEARLY = 0.93  # of the time with rows cut: gains below that are within a cost model's error
+NpuRows = Mapping[int, Collection[int]]
+"""A length that the NPU has no graphs for -> the numbers of rows that it has graphs for.
+
+Operators on results of that length are the GPU's, or cut: by rows at one of these numbers, or by
+columns.
+"""
+NO_NPU_ROWS: NpuRows = MappingProxyType({})
 _LANES = 32  # columns that a GPU work-item computes side by side, at most
 
 
@@ -50,6 +58,7 @@ def cut_choices(
     npu_share: Callable[[int], float | None],
     split_us: Callable[[int, CutChoice], float],
     tile: int,
+    npu_rows: NpuRows = NO_NPU_ROWS,
 ) -> list[list[CutChoice]]:
     """For every operator the cuts to choose from; none for most.
 
@@ -60,6 +69,7 @@ def cut_choices(
             same time; None where the operator is not to be cut (one device declines it).
         split_us: index of an operator and a cut of it -> when the later part ends.
         tile: rows and columns of the NPU's matrix unit.
+        npu_rows: see `NpuRows`.
     """
     shares = [npu_share(i) for i in range(len(nodes))]
     seeds = [i for i, work in enumerate(works) if work.macs and shares[i] is not None]
@@ -73,14 +83,14 @@ def cut_choices(
     for seed in sorted(seeds, key=lambda i: -works[i].macs):
         own = shares[seed]
         assert own is not None
-        choices = _seed_choices(nodes[seed].call, works[seed], own, overall, tile)
+        choices = _seed_choices(nodes[seed].call, works[seed], own, overall, tile, npu_rows)
         for choice in _worth_trying(choices, functools.partial(split_us, seed)):
             _spread(network, seed, choice, shares, found)
     return [list(choices.values()) for choices in found]
 
 
 def _seed_choices(
-    call: relax.Call, work: Work, own: float, overall: float, tile: int
+    call: relax.Call, work: Work, own: float, overall: float, tile: int, npu_rows: NpuRows
 ) -> list[CutChoice]:
     """Cuts of one product: columns at its own balance, rows at the program's, with neighbours."""
     shape = static_shape(call.ty)
@@ -88,6 +98,17 @@ def _seed_choices(
     choices = []
     for sharding in shardings(call):
         extent = shape[sharding.axis]
+        if extent in npu_rows:
+            if work.kind != "conv" and sharding.axis == len(shape) - 2:
+                within = [at for at in npu_rows[extent] if 0 < at < extent]
+                within.sort(key=lambda at: abs(at - overall * extent))
+                cuts = (Cut(sharding.axis, at, extent) for at in within)
+                possible = (c for c in cuts if fits(call, sharding, c) and _is_aligned(call, c))
+                kept = itertools.islice(possible, 3)
+                choices += [CutChoice(sharding, cut, rows=True) for cut in sorted(kept)]
+            continue
+        if sharding.kind != "weight" and any(dim in npu_rows for dim in shape):
+            continue
         inner = sharding.axis >= len(shape) - 2 or work.kind == "conv"
         step = max(tile, _LANES if sharding.kind == "weight" else 8) if inner else 1
         share = own if sharding.kind == "weight" else overall
@@ -98,7 +119,7 @@ def _seed_choices(
         pads = (
             sharding.kind == "weight"
             and work.kind == "matmul"
-            and work.rows % tile > 0
+            and (work.rows % tile > 0 or work.rows in npu_rows)
             and work.rows > 1
         )
         choices += [CutChoice(sharding, cut, rows, pads) for cut in sorted(nearest)]

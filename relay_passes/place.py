@@ -17,6 +17,7 @@ from types import MappingProxyType
 
 from tvm import IRModule
 
+from relay_passes.cut_choices import NO_NPU_ROWS, NpuRows
 from relay_passes.op_work import Work
 from relay_passes.plan import Plan
 from relay_passes.planner.improve import improved
@@ -106,6 +107,7 @@ def place_all(
     modes: Sequence[str] = MODES,
     beam: int = _BEAM,
     longest: int = _LONGEST,
+    npu_rows: NpuRows = NO_NPU_ROWS,
 ) -> dict[str, Plan]:
     """For each of `modes` the best plan that it allows; see `place`.
 
@@ -116,7 +118,8 @@ def place_all(
     `also`: plans of the same program, found under other costs. Their splits are on offer too, and
     none of "split" that these costs make better than what the search finds is lost. `beam`: ways
     that are kept after each operator. `longest`: operators of a program that is searched as a
-    whole; of a longer one a few layers are, and those that are like them do likewise.
+    whole; of a longer one a few layers are, and those that are like them do likewise. `npu_rows`:
+    lengths that the NPU has no graphs for; see `cut_choices.NpuRows`.
     """
     shared = _shared(cost_us, gpu_share, power_w)
     nodes, cuts = read_program(mod), "split" in modes
@@ -141,6 +144,7 @@ def place_all(
         tile,
         [_part(plan, short) for plan in also] if cuts else (),
         cuts=cuts,
+        npu_rows=npu_rows,
     )
     search = _Search(question, waiting, objective, min(beam, _BEAM_OF_LAYERS) if repeats else beam)
     answers: dict[str, Solution] = {}
@@ -188,6 +192,7 @@ def reprice(
     objective: Objective = "latency",
     gpu_share: float = 1.0,
     power_w: Mapping[str, float] = MappingProxyType({}),
+    npu_rows: NpuRows = NO_NPU_ROWS,
 ) -> Plan:
     """The same places at other costs: times, waits and reasons are new, nothing is searched.
 
@@ -204,11 +209,14 @@ def reprice(
         objective: what was minimised.
         gpu_share: of its time, that the GPU has for us.
         power_w: of GPU and NPU at work.
+        npu_rows: lengths that the NPU has no graphs for.
     """
     shared = _shared(cost_us, gpu_share, power_w)
     nodes, cuts = read_program(mod), wanted == "split"
     refusals = [refused(node, declined, unfit) for node in nodes]
-    question = Question(nodes, refusals, *shared, tile, (plan,), breaks, cuts=cuts)
+    question = Question(
+        nodes, refusals, *shared, tile, (plan,), breaks, cuts=cuts, npu_rows=npu_rows
+    )
     problem = Problem(question.ops("split"), waiting)
     choices = question.choices_of(plan, "split")
     timeline = evaluate(problem, choices)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tvm import relax
 
-from relay_passes.cut_choices import CutChoice, cut_choices
+from relay_passes.cut_choices import NO_NPU_ROWS, CutChoice, NpuRows, cut_choices
 from relay_passes.gpu_fusion import gpu_works, kernel_mates
 from relay_passes.op_work import VIEWS, Work, op_name, static_shape, tensor_args
 from relay_passes.part_work import sharding_of
@@ -50,8 +50,12 @@ class Question:
         breaks: Collection[str] = (),
         *,
         cuts: bool = True,
+        npu_rows: NpuRows = NO_NPU_ROWS,
     ) -> None:
-        """`refusals`: `refused` of each operator. `cuts`: False offers only those of `also`."""
+        """`refusals`: `refused` of each operator. `cuts`: False offers only those of `also`.
+
+        `npu_rows`: see `cut_choices.NpuRows`.
+        """
         self.nodes = nodes
         self.breaks = frozenset(breaks)
         self.power_w = power_w
@@ -65,9 +69,12 @@ class Question:
             {device: cost_us(work, device) for device in _able(reasons)}
             for work, reasons in zip(self.works, refusals, strict=True)
         ]
+        self.cut_only = [bool(npu_rows) and _has_length(node, npu_rows) for node in nodes]
         self.cuts: list[list[CutChoice]] = [[] for _ in nodes]
         if cuts:
-            self.cuts = cut_choices(nodes, self.works, self._npu_share, self._split_us, tile)
+            self.cuts = cut_choices(
+                nodes, self.works, self._npu_share, self._split_us, tile, npu_rows
+            )
         for plan in also:
             self._offer_splits(plan)
         self.offers = [
@@ -87,6 +94,7 @@ class Question:
         whole.refused = [self.refused[i] for i in like]
         whole.works = [self.works[i] for i in like]
         whole.costs = [self.costs[i] for i in like]
+        whole.cut_only = [self.cut_only[i] for i in like]
         whole.cuts = [self.cuts[i] for i in like]
         whole.offers = [self.offers[i] for i in like]
         return whole
@@ -206,6 +214,8 @@ class Question:
     def _devices(self, index: int, mode: str) -> list[str]:
         """The devices that take operator `index` whole; views may follow anyone."""
         costs = self.costs[index]
+        if self.cut_only[index] and "gpu" in costs:
+            return ["gpu"]
         free = mode in ("layer", "split")
         if free or (op_name(self.nodes[index].call) in VIEWS and mode != "gpu"):
             return list(costs)
@@ -307,6 +317,18 @@ class Question:
             split_us=us if split else {},
             offers=offers,
         )
+
+
+def _has_length(node: Node, npu_rows: NpuRows) -> bool:
+    """Whether an operator computes a result, or from one, of a length without graphs for the NPU.
+
+    Views compute nothing.
+    """
+    if op_name(node.call) in VIEWS:
+        return False
+    read = [arg for arg in tensor_args(node.call) if isinstance(arg, relax.Var)]
+    shapes = [static_shape(value.ty) or () for value in (node.call, *read)]
+    return any(dim in npu_rows for shape in shapes for dim in shape)
 
 
 def _split(choice: Choice) -> Split:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
-from relay_passes.cut_choices import cut_choices
+from relay_passes.cut_choices import NO_NPU_ROWS, cut_choices
 from relay_passes.op_work import dtype_bytes, op_work, tensor_args
 from relay_passes.planner.problem import Cut
 from relay_passes.program import read_program
@@ -33,14 +33,14 @@ def columns_win(_index, choice):
     return 1.0 if choice.rows else 0.5
 
 
-def cuts_of(nodes, share=0.5, tile=TILE, refuse=(), split_us=columns_win):
+def cuts_of(nodes, share=0.5, tile=TILE, refuse=(), split_us=columns_win, npu_rows=NO_NPU_ROWS):
     """Operator name -> its cuts; `share` of each is the NPU's, those in `refuse` are not cut."""
     works = [op_work(node.call) for node in nodes]
 
     def npu_share(index):
         return None if nodes[index].name in refuse else share
 
-    found = cut_choices(nodes, works, npu_share, split_us, tile)
+    found = cut_choices(nodes, works, npu_share, split_us, tile, npu_rows)
     return {
         node.name: [choice.cut for choice in choices]
         for node, choices in zip(nodes, found, strict=True)
@@ -190,3 +190,31 @@ def test_columns_are_hybrid_where_the_npu_fills_up_rows(rows, kind):
     (choices,) = cut_choices(nodes, works, lambda index: 0.5, columns_win, TILE)
     kinds = {choice.kind for choice in choices if not choice.rows}
     assert kinds == {kind}
+
+
+def test_rows_are_cut_where_the_npu_has_graphs():
+    nodes = program(chain, 160, 64)
+    rows = {160: (16, 48, 128, 160, 999)}
+    for name, cuts in cuts_of(nodes, share=0.8, npu_rows=rows).items():
+        assert {cut.at for cut in cuts if cut.axis == 0} == {16, 48, 128}, name
+        assert {cut.extent for cut in cuts if cut.axis == 0} == {160}, name
+    near = cuts_of(nodes, share=0.8, npu_rows={160: (8, 16, 24, 104, 112, 120)})
+    assert {cut.at for cut in near["up"] if cut.axis == 0} == {104, 112, 120}
+
+
+def test_columns_of_rows_without_a_graph_are_hybrid():
+    nodes = program(chain, 160, 64)
+    works = [op_work(node.call) for node in nodes]
+    for npu_rows, kind in (({160: (32,)}, "hybrid"), ({}, "weight")):
+        found = cut_choices(nodes, works, lambda _: 0.5, columns_win, TILE, npu_rows)
+        assert {c.kind for c in found[0] if c.cut.axis == 1} == {kind}
+
+
+def test_heads_are_not_cut_where_rows_have_no_graph():
+    def scores(builder, x):
+        keys = builder.emit(relax.op.permute_dims(x, [0, 1, 3, 2]), "keys")
+        return builder.emit(relax.op.matmul(x, keys), "scores")
+
+    nodes = program(scores, 1, 8, 96, 32)
+    assert {cut.axis for cut in cuts_of(nodes)["scores"]} > {2}
+    assert {cut.axis for cut in cuts_of(nodes, npu_rows={96: (32, 64)})["scores"]} == {2}

@@ -403,3 +403,36 @@ def test_a_long_program_is_planned_by_a_few_of_its_layers():
         assert len({placed[f"{kind}{layer}"] for layer in range(3, 6)}) == 1, kind
     again = place_all(mod, longest=30, also=[plan], **shared)
     assert again["split"].predicted_us <= plan.predicted_us
+
+
+def test_a_length_without_graphs_is_the_gpus_or_cut():
+    """On an NPU that would take it whole by far."""
+    cost = by_macs(gpu=1.0, npu=1.5)
+    free = place_all(product(rows=160), takes_all, cost, waits(1.0), tile=32)
+    rows = {160: (32, 64)}
+    plans = place_all(product(rows=160), takes_all, cost, waits(1.0), tile=32, npu_rows=rows)
+    op = next(op for op in plans["split"].ops if op.macs)
+    assert op.split is not None
+    assert op.split.kind == "hybrid" or op.split.at in rows[160]
+    assert {offer.split.at for offer in op.offers if offer.split.axis == 0} == {32, 64}
+    for mode in ("npu", "layer"):
+        assert {op.device for op in plans[mode].ops if op.macs} == {"gpu"}
+    assert plans["split"].predicted_us >= free["split"].predicted_us
+    again = reprice(
+        product(rows=160),
+        plans["split"],
+        takes_all,
+        cost,
+        waits(1.0),
+        wanted="split",
+        tile=32,
+        npu_rows=rows,
+    )
+    assert again.places == plans["split"].places
+
+
+def test_what_the_gpu_declines_may_have_any_length_on_the_npu():
+    mod = product(rows=160)
+    no_gpu = lambda _, device: "no" if device == "gpu" else None  # noqa: E731
+    plan = place_all(mod, no_gpu, by_macs(), waits(1.0), npu_rows={160: (32,)})["split"]
+    assert {op.device for op in plan.ops} == {"npu"}
