@@ -67,7 +67,7 @@ def way(
     Args:
         size: above 0.
         predicted_us: built length -> what its plan is predicted to take.
-        padding: an input may be filled up to the next built length.
+        padding: an input may be filled up to a longer built length.
         chunking: an input may be cut, and its last piece be filled up.
     """
     if size in predicted_us:
@@ -75,7 +75,9 @@ def way(
     lengths = sorted(predicted_us)
     if not chunking:
         fitting = [length for length in lengths if length > size]
-        return (Piece(start=0, size=size, length=fitting[0]),) if padding and fitting else None
+        if not padding or not fitting:
+            return None
+        return (Piece(start=0, size=size, length=min(fitting, key=predicted_us.__getitem__)),)
     best = min(lengths, key=lambda length: predicted_us[length] / length)
     sure = max(0, size - _SEARCHED * lengths[-1]) // best
     chosen = [best] * sure + _cheapest(size - sure * best, predicted_us, lengths)
@@ -87,19 +89,8 @@ def way(
 
 
 def _cheapest(size: int, predicted_us: Mapping[int, float], lengths: list[int]) -> list[int]:
-    """The lengths whose sum reaches `size` in the least time, the longest first.
-
-    Dynamic programming over how much is left: that goes on the next built length, or a part of it
-    on a shorter one.
-    """
-    cost = [0.0] * (size + 1)
-    choice = [0] * (size + 1)
-    for left in range(1, size + 1):
-        following = next((length for length in lengths if length >= left), lengths[-1])
-        usable = [length for length in lengths if length <= following]
-        cost[left], choice[left] = min(
-            (predicted_us[length] + cost[max(0, left - length)], length) for length in usable
-        )
+    """The lengths whose sum reaches `size` in the least time, the longest first."""
+    _, choice = _table(size, predicted_us, lengths)
     chosen = []
     while size > 0:
         chosen.append(choice[size])
@@ -107,6 +98,33 @@ def _cheapest(size: int, predicted_us: Mapping[int, float], lengths: list[int]) 
     # What is beyond the end is less than any piece, or the piece would have been left away: so
     # only the last one is not full, in any order.
     return sorted(chosen, reverse=True)
+
+
+def _table(
+    size: int, predicted_us: Mapping[int, float], lengths: Sequence[int]
+) -> tuple[list[float], list[int]]:
+    """For up to `size` elements: the least time in which lengths' sum reaches them, and one length.
+
+    Dynamic programming over how much is left.
+    """
+    cost = [0.0] * (size + 1)
+    choice = [0] * (size + 1)
+    for left in range(1, size + 1):
+        cost[left], choice[left] = min(
+            (predicted_us[length] + cost[max(0, left - length)], length) for length in lengths
+        )
+    return cost, choice
+
+
+def least_us(size: int, predicted_us: Mapping[int, float], *, chunking: bool) -> list[float]:
+    """What inputs of 0 … `size` elements take in the cheapest way; `size` is a built length."""
+    lengths = sorted(predicted_us)
+    if chunking:
+        return _table(size, predicted_us, lengths)[0]
+    return [0.0] + [
+        min(predicted_us[length] for length in lengths if length >= elements)
+        for elements in range(1, size + 1)
+    ]
 
 
 def words(found: Way) -> str:

@@ -30,6 +30,14 @@ def test_padding_goes_to_the_next_length():
     assert way(33, US, padding=False, chunking=False) is None
 
 
+def test_padding_goes_to_the_cheapest_length_that_is_long_enough():
+    dear = {32: 32.0, 64: 50.0, 80: 200.0, 256: 150.0}
+    assert sizes(way(70, dear, padding=True, chunking=False)) == [(70, 256)]
+    assert sizes(way(65, {32: 90.0, 80: 200.0, 256: 150.0}, padding=True, chunking=True)) == [
+        (65, 256)
+    ]
+
+
 def test_chunking_fills_the_last_piece():
     found = way(300, US, padding=True, chunking=True)
     assert sizes(found) == [(256, 256), (44, 64)]
@@ -102,3 +110,14 @@ def test_parts_are_views_and_filling_keeps_the_elements():
     np.testing.assert_array_equal(part(x, (1,), 1, 2), x[:, 1:3])
     np.testing.assert_array_equal(filled(x, (0,), 4, 7), [*x, [7] * 4])
     assert filled(x, (0,), 3, 7) is x
+
+
+@pytest.mark.parametrize("chunking", [False, True])
+def test_the_least_time_of_every_length(chunking):
+    us = {3: 1.0, 5: 9.0, 8: 2.5}
+    found = lengths.least_us(8, us, chunking=chunking)
+    assert found[0] == 0.0
+    for size in range(1, 9):
+        best = way(size, us, padding=True, chunking=chunking)
+        spent = sum(us[piece.length] for piece in best)
+        assert found[size] == (spent if size not in us else min(found[size], spent))
