@@ -108,6 +108,25 @@ def read_lengths(text: str, flag: str = "--length") -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(word) for word in words))
 
 
+def read_span(text: str) -> tuple[int, int] | None:
+    """The ends of `--length 1..512`; None where it is no range.
+
+    Raises:
+        BadInput: a range that has no two ends above 0, the second one the larger.
+    """
+    first, dots, last = (word.strip() for word in text.partition(".."))
+    if not dots:
+        return None
+    if not all(word.isascii() and word.isdigit() for word in (first, last)) or not (
+        0 < int(first) < int(last)
+    ):
+        raise BadInput(
+            f"--length {text}: write a range from a shorter to a longer length, as in 1..512, or "
+            "lengths with commas, as in 1,64,256"
+        )
+    return int(first), int(last)
+
+
 def read_fill(texts: Sequence[str]) -> dict[str, float]:
     """Input -> value of every `--pad NAME=VALUE`.
 

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_model_arguments, model_config, read_fill, read_lengths
+from hetero_tvm.arguments import (
+    add_model_arguments,
+    model_config,
+    read_fill,
+    read_lengths,
+    read_span,
+)
 from hetero_tvm.config import BuildConfig, Objective
 from hetero_tvm.device_os import OSES
 from hetero_tvm.errors import BadInput, WrongKindOfModel
@@ -33,6 +39,8 @@ examples:
       --input input_ids=1x128 --input attention_mask=1x128
   hetero-tvm build encoder.onnx --target host --length 32,64,128 -o encoder.so \\
       --input input_ids=1xL --input attention_mask=1xL
+  hetero-tvm build encoder.onnx --target host --length 1..512 -o encoder.so \\
+      --input input_ids=1xL --input attention_mask=1xL   # chooses which variants are worth it
   hetero-tvm build detector.onnx --target host --input x=1x3x320x320 -o detector.so
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
   hetero-tvm build encoder.onnx --target snapdragon --os linux-aarch64 -o encoder.so \\
@@ -54,7 +62,7 @@ def build(
     output: str | Path | None = None,
     os: str | None = None,
     inputs: Mapping[str, Sequence[int | str]] | None = None,
-    length: int | Sequence[int] | None = None,
+    length: int | str | Sequence[int] | None = None,
     pad: Mapping[str, float] | None = None,
     dtype: str = "float32",
     devices: str = "gpu+npu",
@@ -82,7 +90,8 @@ def build(
         os: what host code is for, as in "linux-aarch64" (`hetero_tvm.device_os.OSES`); this machine
             where None.
         inputs: input name -> shape, for inputs with free dimensions; "L" is what `length` says.
-        length: one variant for each of these lengths, in one artefact.
+        length: one variant for each of these lengths, in one artefact; "1..512": for all lengths of
+            this range, with the variants that are predicted to be worth it.
         pad: input -> what it is filled up with at a length between two of these; 0 by default.
         dtype: storage type of weights and activations, "float32" or "float16".
         devices: "gpu+npu", or one of them alone.
@@ -137,8 +146,12 @@ def build(
             db=Path(db) if db is not None else None,
         )
 
-    lengths = [length] if isinstance(length, int) else list(length or ())
-    if length is not None and (not lengths or min(lengths) < 1):
+    ends = read_span(length) if isinstance(length, str) else None
+    if isinstance(length, str):
+        lengths = [] if ends else list(read_lengths(length))
+    else:
+        lengths = [length] if isinstance(length, int) else list(length or ())
+    if length is not None and ends is None and (not lengths or min(lengths) < 1):
         raise BadInput(f"length {length}: whole numbers above 0")
     try:
         config = at(None)
@@ -165,6 +178,10 @@ def build(
         return compiler.build(config)
     from hetero_tvm import variants
 
+    if ends is not None:
+        from hetero_tvm.between import Span
+
+        return variants.build_span(Span(*ends), at, fill=pad or {})
     configs = {size: at(size) for size in lengths}
     return variants.build(configs, longer=at(max(lengths) + 1), fill=pad or {})
 
@@ -181,9 +198,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--length",
-        metavar="L1,L2,…",
+        metavar="L1,L2,…|L1..L2",
         help="one variant for each length in one artefact, with the dimensions that --input writes "
-        "as L at it",
+        "as L at it; 1..512: for all of these lengths, with the variants that are worth it",
     )
     parser.add_argument(
         "--pad",
@@ -305,11 +322,16 @@ def run(args: argparse.Namespace) -> int:
             result = compiler.build(config, progress)
     else:
         from hetero_tvm import variants
+        from hetero_tvm.between import Span
 
-        lengths = read_lengths(args.length)
-        configs, longer = {length: at(length) for length in lengths}, at(max(lengths) + 1)
+        ends = read_span(args.length)
         with Progress(quiet=args.quiet) as progress:
-            result = variants.build(configs, longer=longer, fill=fill, progress=progress)
+            if ends is not None:
+                result = variants.build_span(Span(*ends), at, fill=fill, progress=progress)
+            else:
+                lengths = read_lengths(args.length)
+                configs, longer = {length: at(length) for length in lengths}, at(max(lengths) + 1)
+                result = variants.build(configs, longer=longer, fill=fill, progress=progress)
     if args.report is not None:
         from hetero_tvm import report
 

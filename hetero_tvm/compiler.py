@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import (
     build_record,
@@ -38,6 +38,9 @@ from schedules.tuned import Use
 from target_specs.loader import SpecError, load_spec, resolve
 from target_specs.spec import SocSpec
 
+if TYPE_CHECKING:
+    from hetero_tvm.between import Chosen
+
 LINK_WEIGHT = 3.0
 _HOST = "host"  # the target that is the machine itself
 _VERSIONED = ("apache-tvm", "apache-tvm-ffi", "onnxruntime", "onnxruntime-qnn")
@@ -57,6 +60,7 @@ class BuildResult:
     variants: Mapping[int, Plan] = dataclasses.field(default_factory=dict)  # length -> its plan
     lengths: LengthRules | None = None  # how other lengths are met; None: no `--length`
     kernels: tuple[Use, ...] = ()  # with a database of tuned kernels: what each one used
+    chosen: Chosen | None = None  # with a range of lengths: which were built, and why
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, the `--json` of the verb."""
@@ -99,6 +103,7 @@ class BuildResult:
                 for length, plan in self.variants.items()
             ],
             "lengths": dataclasses.asdict(self.lengths) if self.lengths else None,
+            **({"range": self.chosen.to_dict()} if self.chosen else {}),
         }
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths
+from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths, read_span
 from hetero_tvm.errors import BadInput, WrongKindOfModel
 
 if TYPE_CHECKING:
+    from hetero_tvm.config import BuildConfig
     from hetero_tvm.plan_report import PlanReport
 
 EXAMPLES = """\
@@ -25,6 +26,8 @@ examples:
   hetero-tvm plan detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --estimate
   hetero-tvm plan detector.onnx --target host --input x=1x3x320x320 --json
   hetero-tvm plan encoder.onnx --target snapdragon --length 1,64,256,300 \\
+      --input input_ids=1xL --input attention_mask=1xL
+  hetero-tvm plan encoder.onnx --target host --length 1..512 \\
       --input input_ids=1xL --input attention_mask=1xL
   hetero-tvm plan encoder.onnx --target my_soc.toml --objective energy --gpu-share 60% \\
       --input input_ids=1x128 --input attention_mask=1x128
@@ -48,8 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--length",
-        metavar="L1,L2,…",
-        help="plan once for each length, with the dimensions that --input writes as L at it",
+        metavar="L1,L2,…|L1..L2",
+        help="plan once for each length, with the dimensions that --input writes as L at it; "
+        "1..512: which variants `build` would make for all of these lengths, and why",
     )
     parser.add_argument(
         "--context", type=int, metavar="N", help="language model: as for `build` (default 2048)"
@@ -78,6 +82,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             cli.emit(report_plan.plan_summary(report, verbose=args.verbose > 0))
         return 0
+    ends = read_span(args.length)
+    if ends is not None:
+        return _span(args, ends)
     reports = {}
     for length in read_lengths(args.length):
         reports[length] = _report(args, length)
@@ -90,6 +97,23 @@ def run(args: argparse.Namespace) -> int:
         cli.emit(report_plan.plan_summary(report, verbose=args.verbose > 0))
     else:
         cli.emit(report_plan.lengths_table(reports))
+    return 0
+
+
+def _span(args: argparse.Namespace, ends: tuple[int, int]) -> int:
+    """The variants that a build for all lengths of a range has, and what was tried."""
+    from hetero_tvm import between, report_between
+    from hetero_tvm.progress import Progress
+
+    def at(length: int) -> BuildConfig:
+        return model_config(args, output=None, length=length)
+
+    with Progress(quiet=args.quiet) as progress:
+        chosen = between.choose_for(between.Span(*ends), at, progress=progress)
+    if args.json:
+        cli.emit_json("plan", chosen.to_dict())
+    else:
+        cli.emit(report_between.table(chosen))
     return 0
 
 

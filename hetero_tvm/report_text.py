@@ -109,6 +109,10 @@ def _lengths(result: BuildResult) -> list[str]:
         milliseconds = f"{plan.predicted_us / 1e3:.2f} ms"
         lines.append(f"{length:>8}{milliseconds:>14}{plan.regions:>13}{shares}")
     lines.append(f"above, the plan for length {max(result.variants)}")
+    if result.chosen is not None:
+        from hetero_tvm.report_between import table  # loads the compiler
+
+        lines += ["", table(result.chosen)]
     if result.lengths is not None:
         lines.append(f"filling up to a built length: {result.lengths.padding_words}")
         lines.append(f"cutting into built lengths: {result.lengths.chunking_words}")

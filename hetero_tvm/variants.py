@@ -2,7 +2,7 @@
 
     main, kernels, regions at length 32        main_32, v32_kernel.., v32_npu_region_0..
     main, kernels, regions at length 64    ▸   main_64, v64_kernel.., v64_npu_region_0..
-                                               equal kernels and equal weights once
+                                               equal kernels, regions and weights once
 
 The pipeline runs for each length as if it were the only one, up to code generation: so every
 variant has its own plan, NPU regions and kernels, all of them static. Then they are put into one
@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -23,9 +23,11 @@ from tvm.ir import GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hetero_tvm import bundle, compiler, length_proof, memory, pipeline
+from hetero_tvm.between import Span, choose_for
 from hetero_tvm.bundle import Variant
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.npu_compiler import CompiledRegion
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
 from schedules.tuned import Use
@@ -103,6 +105,36 @@ def build(
     return dataclasses.replace(
         result_of(config, states, seconds, of=last, manifest=manifest), lengths=rules
     )
+
+
+def build_span(
+    span: Span,
+    config_at: Callable[[int], BuildConfig],
+    *,
+    fill: Mapping[str, float] = _NO_FILL,
+    progress: Progress | None = None,
+) -> BuildResult:
+    """Compile one artefact for all lengths of `span`; which variants it has is chosen.
+
+    Args:
+        span: the lengths.
+        config_at: length -> the build at that length.
+        fill: as for `build`.
+        progress: shown to the user.
+
+    Raises:
+        BadInput, EnvironmentProblem: as `build`, and as `between.choose_for`.
+    """
+    progress = progress or Progress(quiet=True)
+    chosen = choose_for(span, config_at, fill=fill, progress=progress)
+    configs = {
+        length: dataclasses.replace(
+            config_at(length), npu_rows=chosen.rows_at(length), reprofile=False
+        )
+        for length in chosen.built
+    }
+    result = build(configs, longer=config_at(span.last + 1), fill=fill, progress=progress)
+    return dataclasses.replace(result, chosen=chosen)
 
 
 def result_of(
@@ -191,6 +223,7 @@ class Merger:
         self.pool = ConstantPool()
         self.names: dict[str, GlobalVar] = {}
         self.mains: dict[str, relax.Function] = {}
+        self.regions: dict[object, str] = {}  # what a region is -> its symbol
 
     def add(self, length: int, state: pipeline.State) -> pipeline.State:
         """Take over the functions of `state`; the state without them, its regions renamed."""
@@ -201,7 +234,10 @@ class Merger:
                 # Without its own name an equal kernel of another length is the same kernel.
                 bare = func.without_attr("global_symbol") if "global_symbol" in func.attrs else func
                 kernels[var] = self.builder.add_func(bare, f"{prefix}{var.name_hint}")
-        symbols = {region.symbol: f"{prefix}{region.symbol}" for region in state.compiled}
+        symbols = {
+            region.symbol: self.regions.setdefault(_content(region), f"{prefix}{region.symbol}")
+            for region in state.compiled
+        }
         renamed = _Renamer(self.builder.get(), kernels, symbols, self.pool)
         for var, func in state.mod.functions.items():
             if isinstance(func, relax.Function):
@@ -235,7 +271,11 @@ class Merger:
             states[of],
             done=frozenset(),  # code is generated for all of them together
             mod=self.module(),
-            compiled=tuple(region for state in states.values() for region in state.compiled),
+            compiled=tuple(
+                {
+                    region.symbol: region for state in states.values() for region in state.compiled
+                }.values()
+            ),
             function_plans={
                 function_name(length, self.sole): state.plan
                 for length, state in states.items()
@@ -255,6 +295,12 @@ class Merger:
         for name, main in self.mains.items():
             mod[name] = main
         return mod
+
+
+def _content(region: CompiledRegion) -> object:
+    """Equal of regions that are the same graph, for the same operators."""
+    digest = hashlib.sha256(region.onnx).digest()
+    return digest, region.inputs, region.outputs, region.names
 
 
 @mutator

@@ -11,6 +11,7 @@ from hetero_tvm.arguments import (
     read_fill,
     read_lengths,
     read_share,
+    read_span,
 )
 from hetero_tvm.errors import BadInput
 
@@ -97,3 +98,14 @@ def test_odd_fill_values_are_refused(text):
 def test_a_fill_value_given_twice_is_refused():
     with pytest.raises(BadInput, match="--pad a is given twice"):
         read_fill(["a=1", "a=1"])
+
+
+def test_a_range_of_lengths():
+    assert read_span(" 1 .. 512") == (1, 512)
+    assert read_span("1,64,512") is None
+
+
+@pytest.mark.parametrize("text", ["5..1", "5..5", "0..8", "1..", "..8", "1...8", "1..8,9", "-1..8"])
+def test_wrong_ranges_are_refused(text):
+    with pytest.raises(BadInput, match="write a range from a shorter to a longer length"):
+        read_span(text)

@@ -90,6 +90,25 @@ def test_one_row_for_each_length(hetero, tmp_path):
     assert "Best: " in hetero(*words, "512").stdout
 
 
+def test_every_way_to_meet_a_range_of_lengths(hetero, tmp_path):
+    path = tiny.mlp(tmp_path / "mlp.onnx", free_rows=True, width=1024)
+    words = ("-t", "host", "--input", "x=Lx32", "-q", "--length", "64..128")
+    done = hetero("plan", path, *words)
+    assert done.returncode == 0, done.stderr
+    found = hetero("plan", path, *words, "--json").json
+    assert [one["length"] for one in found["standards"]] == [64, 128]
+    assert {one["length"] for one in found["between"]} == {80, 96, 112}
+    rows = {int(line.split()[0]): line for line in done.stdout.splitlines()[1:6]}
+    for one in found["between"]:
+        assert f"{one['split_us'] / 1e3:.3f} ms" in rows[one["length"]]
+        assert f"{one['padding_us'] / 1e3:.3f} ms" in rows[one["length"]]
+        assert one["built"] == ("built" in rows[one["length"]]) == (one["length"] in found["built"])
+    built = hetero("build", path, *words, "--plan-only", "--json").json
+    assert found == {**built["range"], "schema_version": 1, "verb": "plan"}
+    assert [variant["length"] for variant in built["variants"]] == found["built"]
+    assert "Variants for 64..128: " in hetero("build", path, *words, "--plan-only").stdout
+
+
 def test_the_machine_is_measured_again_once(tmp_path, monkeypatch, capsys):
     from hetero_tvm import cli, compiler
     from hetero_tvm.host_profile import HostProfile

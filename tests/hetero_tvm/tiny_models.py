@@ -32,6 +32,21 @@ def mlp(path, *, rows=4, free_rows=False, seed=0, width=64):
     return path
 
 
+def product(path, *, depth, columns, seed=0):
+    """One product: `x` [rows, depth], with free rows, -> `y` [rows, columns]."""
+    weight = np.random.default_rng(seed).standard_normal((depth, columns), np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
+        "product",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", depth])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", columns])],
+        [numpy_helper.from_array(weight / np.float32(depth**0.5), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, path)
+    return path
+
+
 def residual_mlp(path, *, rows, wide, seed=0):
     """Two layers [wide, wide] with ReLU, the first one's result added to the second's."""
     rng = np.random.default_rng(seed)
