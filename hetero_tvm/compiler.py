@@ -30,6 +30,7 @@ from hetero_tvm.device_os import DeviceOs, device_os, this_os
 from hetero_tvm.errors import BadInput, BadOutputPath, CannotWrite, TargetUnusable
 from hetero_tvm.host_profile import host_profile, is_measured
 from hetero_tvm.lengths import LengthRules
+from hetero_tvm.memory_forecast import PlanMemory
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
 from relay_passes.plan import Plan
@@ -61,6 +62,7 @@ class BuildResult:
     lengths: LengthRules | None = None  # how other lengths are met; None: no `--length`
     kernels: tuple[Use, ...] = ()  # with a database of tuned kernels: what each one used
     chosen: Chosen | None = None  # with a range of lengths: which were built, and why
+    memory: PlanMemory | None = None  # what the plan needs; of a dry run alone
 
     def to_dict(self) -> dict[str, Any]:
         """The result as plain data, the `--json` of the verb."""
@@ -88,6 +90,7 @@ class BuildResult:
                 "provenance": "modelled",
             },
             "npu_regions": self.manifest.npu_regions if self.manifest else None,
+            "memory_bytes": dataclasses.asdict(self.memory) if self.memory else None,
             **self._lengths(),
             **({"kernels": [use.to_dict() for use in self.kernels]} if self.kernels else {}),
             "seconds": {name: round(value, 3) for name, value in self.seconds.items()},
@@ -130,6 +133,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         seconds=seconds,
         peak_memory_bytes=max(memory.peak_bytes(), state.npu_compiler_bytes),
         kernels=state.kernels,
+        memory=pipeline.memory_of(state) if config.output is None else None,
     )
 
 

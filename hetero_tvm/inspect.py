@@ -129,14 +129,16 @@ def _memory(found: Inspection) -> list[str]:
     lines = [
         f"weights {memory.weights / 1e6:.1f} MB, at most {memory.activations / 1e6:.1f} MB of "
         "activations at once",
+        f"weights that the NPU would hold {memory.npu_weights / 1e6:.1f} MB, the GPU "
+        f"{memory.gpu_weights / 1e6:.1f} MB, where each takes all that it can; `plan` says it of a "
+        "plan",
         f"building will take about {memory.build / 1e9:.1f} GB, loading about "
         f"{memory.load / 1e9:.1f} GB (estimated from builds of other models)",
     ]
-    if memory.npu_parts > 1:
+    if memory.npu_window is not None and memory.npu_parts is not None and memory.npu_parts > 1:
         lines.append(
-            f"the NPU's weights, {memory.npu_weights / 1e9:.1f} GB, do not fit into the "
-            f"{memory.npu_window / 1e9:.1f} GB that one of its processes can address: "
-            f"{memory.npu_parts} artefacts, or a smaller --dtype"
+            f"the NPU's weights do not fit into the {memory.npu_window / 1e9:.2f} GB that one of "
+            f"its processes can address: `build` cuts them into {memory.npu_parts} regions or more"
         )
     return lines
 

@@ -11,9 +11,10 @@ from typing import Any
 from hetero_tvm import compiler, pipeline
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.frontend import TensorSpec
-from hetero_tvm.memory_forecast import Forecast, forecast, weight_bytes
+from hetero_tvm.memory_forecast import Forecast, forecast
 from hetero_tvm.progress import Progress
 from relay_passes import gpu_support, npu_support
+from relay_passes.live_memory import weight_bytes
 from relay_passes.op_work import op_name, op_work, static_shape
 from relay_passes.program import Node, read_program
 from target_specs.spec import SocSpec
@@ -99,7 +100,10 @@ def inspect_model(config: BuildConfig, progress: Progress) -> Inspection:
         _operator(node, spec, state.model.node_of.get(node.name, node.name), state.unfit)
         for node in nodes
     )
-    taken = {operator.name: "npu" not in operator.declined for operator in operators}
+    taken = {
+        device: {operator.name: device not in operator.declined for operator in operators}
+        for device in ACCELERATORS
+    }
     return Inspection(
         model=config.model,
         target=spec.name,
@@ -108,7 +112,7 @@ def inspect_model(config: BuildConfig, progress: Progress) -> Inspection:
         outputs=state.model.outputs,
         parameters=_parameters(nodes),
         operators=operators,
-        memory=forecast(nodes, taken),
+        memory=forecast(nodes, taken, spec.npu),
     )
 
 

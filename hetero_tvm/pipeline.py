@@ -26,6 +26,7 @@ from hetero_tvm.costs import (
 )
 from hetero_tvm.device_os import device_os
 from hetero_tvm.errors import BadInput, TargetUnusable
+from hetero_tvm.memory_forecast import PlanMemory, plan_memory
 from hetero_tvm.plan_regions import Region, estimate_regions
 from hetero_tvm.plan_rounds import plan_by_regions
 from relay_passes import gpu_support, npu_precision, npu_support
@@ -36,6 +37,7 @@ from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import NpuRegion, lower_npu
 from relay_passes.memory_table import MemoryTable, memory_table
+from relay_passes.npu_window import window_breaks
 from relay_passes.part_work import part_work
 from relay_passes.place import MODES, place_all, reprice
 from relay_passes.plan import Plan
@@ -232,9 +234,30 @@ class _Planner:
         # Thousands of operators: nobody looks at what is not asked for, unless it is to be shown.
         if self.state.config.llm is not None and self.state.config.output is not None:
             search = {"modes": allowed_modes(self.state.config), **search}
-        return place_all(self.state.mod, cost_us=costs.cost_us, also=also, **search, **self.shared)
+        plans = place_all(self.state.mod, cost_us=costs.cost_us, also=also, **search, **self.shared)
+        return self._within_window(plans, costs)
+
+    def _within_window(self, plans: dict[str, Plan], costs: CostModel) -> dict[str, Plan]:
+        """`plans` with regions cut that the NPU could not address."""
+        cut = {}
+        for name, plan in plans.items():
+            breaks = window_breaks(self.nodes, plan, self.state.spec.npu)
+            if breaks:
+                fits = self._repriced(plan, costs, name, breaks)
+                bound = min(plan.bound_us, fits.predicted_us)
+                cut[name] = dataclasses.replace(fits, bound_us=bound, exact=False)
+        if not cut:
+            return plans
+        plans = {**plans, **cut}
+        us = {name: plan.predicted_us for name, plan in plans.items()}
+        return {n: dataclasses.replace(plan, alternatives_us=us) for n, plan in plans.items()}
 
     def reprice(self, plan: Plan, costs: CostModel, mode: str, breaks: Sequence[str]) -> Plan:
+        again = self._repriced(plan, costs, mode, breaks)
+        more = window_breaks(self.nodes, again, self.state.spec.npu)
+        return self._repriced(plan, costs, mode, (*breaks, *more)) if more else again
+
+    def _repriced(self, plan: Plan, costs: CostModel, mode: str, breaks: Sequence[str]) -> Plan:
         return reprice(
             self.state.mod,
             plan,
@@ -344,6 +367,17 @@ def _record(state: State) -> Mapping[str, Any]:
     )
 
 
+def memory_of(state: State) -> PlanMemory:
+    """What the plan needs on each device.
+
+    Requires: operators are whole, as `place` leaves them.
+    """
+    assert state.plan is not None
+    costs = state.prices.get(mode(state.config)) or state.costs
+    packed = costs.packed if costs is not None else {}
+    return plan_memory(read_program(state.mod), state.plan, state.spec.npu, packed)
+
+
 def _group(state: State) -> State:
     assert state.cut is not None
     return dataclasses.replace(state, mod=_apply(GroupRegions(state.cut.region), state.mod))
@@ -383,6 +417,12 @@ def _share_npu(state: State) -> State:
     together = npu_compiler.compile_together(
         state.compiled, npu, cache_dir=state.config.cache_dir, progress=state.note
     )
+    largest, window = max(map(len, together.files.values())), npu_support.window_bytes(npu)
+    if window is not None and largest > window:
+        raise BadInput(
+            f"the NPU's weights of all lengths together take {largest / 1e6:.0f} MB, and one of "
+            f"its processes can address {window / 1e6:.0f} MB: build with --no-shared-npu-weights"
+        )
     return dataclasses.replace(
         state,
         compiled=together.regions,

@@ -16,6 +16,7 @@ from typing import Any
 from hetero_tvm import compiler, pipeline
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
+from hetero_tvm.memory_forecast import PlanMemory
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_totals import MODELLED, mode_dict, rests_on, waiting_figures
 from hetero_tvm.progress import Progress
@@ -44,6 +45,7 @@ class PlanReport:
     waiting: Mapping[str, tuple[float, Origin]]  # key of the spec -> what waits rest on
     node_of: Mapping[str, str]
     regions: tuple[Region, ...] | None  # of that plan; None: nothing was estimated
+    memory: PlanMemory  # of that plan
     seconds: float
 
     @property
@@ -81,6 +83,7 @@ class PlanReport:
             "operators": [self._operator(op) for op in self.plan.ops],
             "modes": {name: mode_dict(self.modes[name], self.provenance) for name in MODES},
             "best": self.best,
+            "memory_bytes": dataclasses.asdict(self.memory),
             "npu_regions": (
                 None if self.regions is None else [region.to_dict() for region in self.regions]
             ),
@@ -168,5 +171,6 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
         waiting=waiting_figures(spec),
         node_of=dict(state.model.node_of),
         regions=state.estimated.get(wanted),
+        memory=pipeline.memory_of(state),
         seconds=time.perf_counter() - begin,
     )

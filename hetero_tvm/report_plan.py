@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_report import PlanReport
 from hetero_tvm.plan_totals import MODELLED, standing_still
-from hetero_tvm.report_text import MODE_TITLES
+from hetero_tvm.report_text import MODE_TITLES, memory_lines
 from relay_passes.place import MODES
 from relay_passes.plan import Offer, OpPlan, Plan
 from schedules.npu_profile import NoEstimate
@@ -27,6 +27,7 @@ def plan_summary(report: PlanReport, *, verbose: bool) -> str:
     lines = [*_operators(report, verbose=verbose), "", *_modes(report)]
     if report.regions is not None:
         lines += ["", *_regions(report.regions)]
+    lines += ["", *memory_lines(report.memory)]
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from target_specs.loader import aliases, list_specs, load_spec
 
 if TYPE_CHECKING:
     from hetero_tvm.compiler import BuildResult
+    from hetero_tvm.memory_forecast import PlanMemory
     from relay_passes.plan import OpPlan
 
 MODE_TITLES = {"gpu": "GPU only", "npu": "NPU only", "layer": "layer level", "split": "split"}
@@ -86,6 +87,8 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
         f"predicted {plan.predicted_us / 1e3:.2f} ms a run (modelled, from the target's spec)"
         + (f"; {against}" if against else ""),
     ]
+    if result.memory is not None:
+        lines += ["", *memory_lines(result.memory), ""]
     lines += _lengths(result)
     lines += _kernels(result, verbose=verbose)
     if result.path is not None and result.manifest is not None:
@@ -96,6 +99,28 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
             f"in {seconds:.1f} s, peak memory {result.peak_memory_bytes / 1e6:.0f} MB"
         )
     return "\n".join(lines)
+
+
+def memory_lines(memory: PlanMemory) -> list[str]:
+    """What a plan needs on each device, and to be built and loaded."""
+    lines = [f"{'memory':<8}{'weights MB':>12}{'activations MB':>16}"]
+    for device, need in memory.devices.items():
+        row = f"{device:<8}{need.weights / 1e6:>12.2f}{need.activations / 1e6:>16.2f}"
+        if device == "npu":
+            window = memory.npu_window
+            limit = f", of {window / 1e6:.0f} MB that it can address" if window is not None else ""
+            row += (
+                f"  {memory.npu_regions} region{'s' if memory.npu_regions != 1 else ''}, "
+                f"the largest {memory.npu_largest_region / 1e6:.2f} MB{limit}"
+            )
+        lines.append(row)
+    return [
+        *lines,
+        f"{'together':<8}{memory.weights / 1e6:>12.2f}{memory.activations / 1e6:>16.2f}"
+        "  each weight once; activations are in one memory",
+        f"building will take about {memory.build / 1e9:.1f} GB, loading about "
+        f"{memory.load / 1e9:.1f} GB (estimated from builds of other models)",
+    ]
 
 
 def _lengths(result: BuildResult) -> list[str]:

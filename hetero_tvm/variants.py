@@ -27,6 +27,7 @@ from hetero_tvm.between import Span, choose_for
 from hetero_tvm.bundle import Variant
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.memory_forecast import PlanMemory
 from hetero_tvm.npu_compiler import CompiledRegion
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
@@ -160,7 +161,13 @@ def result_of(
         ),
         variants={length: state.plan for length, state in states.items() if state.plan},
         kernels=kernels_of(states),
+        memory=_most_memory(states) if config.output is None else None,
     )
+
+
+def _most_memory(states: Mapping[int, pipeline.State]) -> PlanMemory:
+    """Of the function that needs most while it runs; equal weights are there once."""
+    return max(map(pipeline.memory_of, states.values()), key=lambda need: need.activations)
 
 
 def with_shared_weights(config: BuildConfig) -> BuildConfig:

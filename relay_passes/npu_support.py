@@ -16,6 +16,7 @@ from tvm.ir import GenericConst, Op
 
 from relay_passes.npu_onnx.graph import int_list, shape_of
 from relay_passes.npu_onnx.shaping import slice_bounds
+from relay_passes.op_work import tensor_args
 from target_specs.spec import NpuSpec
 
 Rule = Callable[[relax.Call, NpuSpec], str | None]
@@ -30,6 +31,9 @@ _ANYTHING = _NUMBERS | {"bool"}
 _FLOAT16_MAX = 65504.0
 _FLOAT16_TINY = 2.0**-24
 _MASK = 1e30  # so far beyond anything computed that only masks hold it
+# What one process may map on the Hexagon, as Qualcomm's HTP compiler 2.51 logs it
+# (memory_alloc_limit 3584 MB).
+WINDOW_BYTES = 3584 << 20
 _LARGEST_DIVISOR = 2.0**14  # beyond it 1/x is subnormal in float16, and HTP divides by 1/x
 
 _RESIZE_NEAREST = {("asymmetric", "floor"), ("half_pixel", "round_prefer_floor")}
@@ -55,6 +59,20 @@ def is_half_inside(npu: NpuSpec) -> bool:
     return npu.provider == "qnn"
 
 
+def window_bytes(npu: NpuSpec) -> int | None:
+    """What one of the NPU's processes can address; None: as much as there is."""
+    if npu.window_mb is not None:
+        return npu.window_mb << 20
+    return WINDOW_BYTES if npu.provider == "qnn" else None
+
+
+def held_bytes(constant: GenericConst, npu: NpuSpec) -> int:
+    """What a constant takes on the NPU."""
+    nbytes = int(constant.value.numpy().nbytes)
+    half = is_half_inside(npu) and str(constant.ty.dtype) == "float32"
+    return nbytes // 2 if half else nbytes
+
+
 def decline_reason(call: relax.Call, npu: NpuSpec) -> str | None:
     """Why `call` must not go to the NPU; None when it may."""
     name = call.op.name if isinstance(call.op, Op) else "a call of a TIR function"
@@ -67,7 +85,23 @@ def decline_reason(call: relax.Call, npu: NpuSpec) -> str | None:
         or _decline_dtypes(call, dtypes, npu)
         or (_decline_constants(call) if is_half_inside(npu) else None)
         or rule(call, npu)
+        or _decline_size(call, npu)
     )
+
+
+def _decline_size(call: relax.Call, npu: NpuSpec) -> str | None:
+    """One operator cannot be cut into several regions."""
+    limit = window_bytes(npu)
+    if limit is None:
+        return None
+    constants = {arg for arg in tensor_args(call) if isinstance(arg, GenericConst)}
+    held = sum(held_bytes(arg, npu) for arg in constants)
+    if held > limit:
+        return (
+            f"its constants, {held / 1e6:.0f} MB, do not fit into the {limit / 1e6:.0f} MB that "
+            "one of the NPU's processes can address"
+        )
+    return None
 
 
 def _tensor_types(ty: relax.Type) -> Iterable[relax.TensorType]:

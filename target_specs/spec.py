@@ -133,6 +133,9 @@ class NpuSpec(Table):
     soc_model: int | None = _optional_in(1, 1_000, "QNN's number of the SoC")
     htp_arch: int | None = _optional_in(65, 99, "Hexagon generation: 73 is v73")
     vtcm_mb: int | None = _optional_in(1, 64, "on-chip memory; QNN builds for 2 to 16")
+    # What one of its processes can address; absent: what Qualcomm's compiler says of every HTP, and
+    # no bound where the NPU is a stand-in.
+    window_mb: int | None = _optional_in(1, 1 << 20, "MiB; a 32-bit processor has less than 4096")
     dtypes: frozenset[str]  # of tensors that cross a region's border or live in it
     max_rank: int = _in(1, 8, "QNN tensors have at most 6 dimensions")
     tile: int = _in(1, 128, "rows of a matmul are padded to a multiple of it")

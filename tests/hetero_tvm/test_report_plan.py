@@ -5,6 +5,7 @@ from pathlib import Path
 
 from test_plan_regions import ESTIMATE
 
+from hetero_tvm.memory_forecast import DeviceMemory, PlanMemory
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_report import PlanReport
 from hetero_tvm.report_plan import lengths_table, plan_summary
@@ -100,6 +101,19 @@ REPORT = PlanReport(
     waiting={"gpu.flag_us": (25.0, FIGURES[1])},
     node_of={"d": "/embeddings/Gather", "g": "/up/MatMul"},
     regions=None,
+    memory=PlanMemory(
+        devices={
+            "gpu": DeviceMemory(weights=1_500_000, activations=250_000),
+            "npu": DeviceMemory(weights=2_000_000, activations=120_000),
+        },
+        activations=300_000,
+        weights=3_000_000,
+        npu_regions=2,
+        npu_largest_region=1_400_000,
+        npu_window=3584 << 20,
+        build=430_000_000,
+        load=530_000_000,
+    ),
     seconds=0.1,
 )
 REGION = Region(
@@ -253,3 +267,10 @@ def test_a_region_whose_estimate_does_not_count_says_so():
     (row,) = [line for line in text.splitlines() if line.startswith("npu_region_2")]
     assert row.endswith("3  not used")
     assert "layer level (modelled)." in text
+
+
+def test_memory_is_told_device_by_device():
+    said = plan_summary(REPORT, verbose=False)
+    assert "gpu             1.50            0.25\n" in said
+    assert "2 regions, the largest 1.40 MB, of 3758 MB that it can address" in said
+    assert "building will take about 0.4 GB, loading about 0.5 GB" in said
