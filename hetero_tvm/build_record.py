@@ -18,6 +18,7 @@ from typing import Any
 
 from tvm import relax
 
+from hetero_tvm.lanes import is_lanes
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_totals import MODELLED, mode_dict, rests_on, waiting_figures
 from relay_passes.memory_table import MemoryTable
@@ -38,6 +39,7 @@ def function_record(
     modes: Mapping[str, Plan],
     regions: Sequence[Region] | None,
     node_of: Mapping[str, str],
+    timeline: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """One function as it was placed: its graph, and what every prediction rests on.
 
@@ -48,6 +50,8 @@ def function_record(
         modes: the plans of simpler modes beside it.
         regions: its NPU regions as the vendor estimates them; None: nothing was estimated.
         node_of: operator -> the ONNX node that it comes from.
+        timeline: the plan's run on the simulator, as `lanes.simulated_lanes` gives it; None of a
+            plan without costs.
     """
     rests = rests_on(nodes, plan, costs)
     counted = regions is not None and any(region.counts for region in regions)
@@ -81,6 +85,7 @@ def function_record(
         "modes": {name: mode_dict(one, provenance) for name, one in modes.items()},
         "totals": mode_dict(plan, provenance),
         "npu_regions": None if regions is None else [region.to_dict() for region in regions],
+        "timeline": timeline,
     }
 
 
@@ -162,8 +167,10 @@ def _is_whole(record: Mapping[str, Any]) -> bool:
     )
     facts = [fact for one in functions.values() for fact in dict(one.get("operators", {})).values()]
     tensors = [tensor for one in memory.values() for tensor in one.get("tensors", ())]
+    timelines = [one["timeline"] for one in functions.values() if one.get("timeline") is not None]
     return (
         whole
+        and all(map(is_lanes, timelines))
         and all(isinstance(source, str) for source in kernels.values())
         and all(isinstance(fact, dict) and _are_names(fact.get("inputs")) for fact in facts)
         and all(isinstance(one.get("calls"), int) for one in memory.values())

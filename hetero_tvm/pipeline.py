@@ -26,9 +26,11 @@ from hetero_tvm.costs import (
 )
 from hetero_tvm.device_os import device_os
 from hetero_tvm.errors import BadInput, TargetUnusable
+from hetero_tvm.lanes import simulated_lanes
 from hetero_tvm.memory_forecast import PlanMemory, plan_memory
 from hetero_tvm.plan_regions import Region, estimate_regions
 from hetero_tvm.plan_rounds import plan_by_regions
+from hetero_tvm.plan_run import plan_run
 from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.call_table import call_table
 from relay_passes.calls import Call
@@ -357,13 +359,18 @@ def _record(state: State) -> Mapping[str, Any]:
     """The program and its plan, while operators are whole."""
     assert state.plan is not None
     followed = mode(state.config)
+    costs = state.prices.get(followed) or state.costs or CostModel(state.spec)
+    element_bytes = 2 if state.config.dtype == "float16" else 4
+    # A plan may be given without what its parts take.
+    priced = all(op.split_us for op in state.plan.ops if op.split is not None)
     return build_record.function_record(
         read_program(state.mod),
         state.plan,
-        state.prices.get(followed) or state.costs or CostModel(state.spec),
+        costs,
         state.plans,
         state.estimated.get(followed),
         state.model.node_of if state.model is not None else {},
+        simulated_lanes(plan_run(state.mod, state.plan, costs, element_bytes)) if priced else None,
     )
 
 

@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, work: Workload) -> int:
+    from hetero_tvm.lanes import recorded_lanes
     from hetero_tvm.profile_summary import runs_of, summarise
 
     manifest = work.manifest
@@ -93,6 +94,7 @@ def _run(args: argparse.Namespace, work: Workload) -> int:
         "events": len(recorded.events),
         "lost_events": recorded.lost,
         "summary": summary.to_dict(),
+        "timeline": recorded_lanes(runs, manifest.calls, provenance),
     }
     if args.trace is not None:
         from hetero_tvm.profile_trace import recorded_trace

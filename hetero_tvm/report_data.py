@@ -17,6 +17,7 @@ from hetero_tvm import __version__, build_record, loader
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.errors import BadInput
 from hetero_tvm.graph_layout import layout
+from hetero_tvm.lanes import is_lanes
 from relay_passes.calls import Call, part_names
 from relay_passes.plan import OpPlan, Plan
 
@@ -139,8 +140,8 @@ def _function(
     plan = Plan.from_json(json.dumps(raw_plan))
     known = record["functions"].get(name, {})
     calls = manifest.calls[name]
-    measured = _measured(name, calls, profile)
     whole_of = {part: op.name for op in plan.ops for part in part_names(op).values()}
+    measured = _measured(name, calls, profile, whole_of)
     calls_of: dict[str, list[int]] = collections.defaultdict(list)
     for number, call in enumerate(calls):
         for operator in dict.fromkeys(whole_of.get(one, one) for one in call.operators):
@@ -182,6 +183,7 @@ def _function(
         "memory": record["memory"].get(name),
         "drawing": _drawing(plan, known.get("operators", {})),
         "measured": measured.calls is not None,
+        "timeline": {"predicted": known.get("timeline"), "measured": measured.timeline},
     }
 
 
@@ -288,9 +290,15 @@ class _Measured:
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] | None = None
         self.operators: dict[str, dict[str, Any]] = {}
+        self.timeline: dict[str, Any] | None = None  # of the whole run that was recorded
 
 
-def _measured(name: str, calls: Sequence[Call], profile: Mapping[str, Any] | None) -> _Measured:
+def _measured(
+    name: str,
+    calls: Sequence[Call],
+    profile: Mapping[str, Any] | None,
+    whole_of: Mapping[str, str],
+) -> _Measured:
     found = _Measured()
     if profile is None or name not in profile["functions"]:
         return found
@@ -306,11 +314,24 @@ def _measured(name: str, calls: Sequence[Call], profile: Mapping[str, Any] | Non
             for row in profile["summary"]["operators"]:
                 said = {"us": row["us"], "apportioned": row["apportioned"]}
                 found.operators.setdefault(row["name"], {})[row["device"]] = said
+            if profile.get("timeline") is not None:
+                found.timeline = _timeline(profile["timeline"], whole_of)
     except (KeyError, TypeError, StopIteration):
         raise BadInput(
             "the profile's calls are not those of the artefact; record it again"
         ) from None
     return found
+
+
+def _timeline(recorded: Mapping[str, Any], whole_of: Mapping[str, str]) -> dict[str, Any]:
+    """The recorded run, its operators by the names of the plan."""
+    if not is_lanes(recorded):
+        raise TypeError("not what `recorded_lanes` gives")
+    lanes = {
+        lane: [[*entry[:3], whole_of.get(entry[3], entry[3]), entry[4]] for entry in entries]
+        for lane, entries in recorded["lanes"].items()
+    }
+    return {**recorded, "lanes": lanes}
 
 
 def _profile_totals(profile: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -28,7 +28,7 @@ VENDOR = (
     "d3-zoom",
     "uplot",
 )
-_OURS = ("core", "overview", "graph", "details", "tables", "memory", "kernels", "main")
+_OURS = ("core", "overview", "graph", "details", "tables", "timeline", "memory", "kernels", "main")
 _STYLES = ("vendor/uplot.css", "style.css")
 
 

@@ -3,6 +3,7 @@
 const VIEWS = {
   graph: ["Graph", () => { drawLegend(); drawGraph(); }],
   overview: ["Overview", drawOverview],
+  timeline: ["Timeline", drawTimeline],
   operators: ["Operators", drawOperators],
   refusals: ["Refusals", drawRefusals],
   memory: ["Memory", drawMemory],
@@ -20,7 +21,7 @@ function openView(name) {
     if (one === state.view) tab.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
   // These follow what was chosen elsewhere, and sizes that are known only once they are seen.
-  if (!drawn.has(state.view) || state.view === "kernels" || state.view === "memory") {
+  if (!drawn.has(state.view) || ["kernels", "memory", "timeline"].includes(state.view)) {
     VIEWS[state.view][1]();
     drawn.add(state.view);
   }
@@ -56,6 +57,7 @@ function startHeader() {
     root.dataset.theme = dark ? "light" : "dark";
     try { localStorage.setItem("hetero-theme", root.dataset.theme); } catch (error) { /* private mode */ }
     if (state.view === "memory") drawMemory();
+    if (state.view === "timeline") drawTimeline();
   });
   try {
     const kept = localStorage.getItem("hetero-theme");

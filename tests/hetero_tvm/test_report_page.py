@@ -85,6 +85,7 @@ def test_every_part_is_drawn_in_both_lights(html):
         "overview": "Modes side by side",
         "operators": "GPU alone",
         "refusals": "No device refuses",
+        "timeline": "The plan, simulated",
         "memory": "Memory over one run",
         "kernels": "_kernel",
         "provenance": "What the words mean",
@@ -99,6 +100,43 @@ def test_every_part_is_drawn_in_both_lights(html):
                 shown.locator(f"#view-{name}", has_text=words).wait_for()
             shown.click("#theme")
             assert shown.evaluate(body) != ground
+
+
+def test_the_timeline_has_lanes_and_leads_to_the_operator(tmp_path):
+    """The plan beside what was recorded; a block says what it is, a click opens the operator."""
+    data, kernels = report_model.data()
+    data = copy.deepcopy(data)
+    (function,) = data["functions"]
+    name = function["operators"][0]["name"]
+    empty = {
+        "cpu": [],
+        "npu": [],
+        "copies": [],
+        "waits": [[80.0, 100.0, "GPU waits for NPU", None, None]],
+    }
+    lanes = {**empty, "gpu": [[0.0, 80.0, "kernel_of_mine", name, 0]]}
+    function["timeline"]["measured"] = {"us": 100.0, "provenance": "measured", "lanes": lanes}
+    path = tmp_path / "r.html"
+    path.write_text(page(data, kernels))
+    with opened(path, width=390, height=844) as shown:
+        shown.click("#tab-timeline")
+        labels = [one.get_attribute("aria-label") for one in shown.locator("canvas").all()]
+        assert labels[0].startswith("The plan, simulated. ") and "GPU and NPU at once" in labels[0]
+        assert labels[1] == (
+            "One run, recorded. 100 µs: CPU 0.0 µs, GPU 80.0 µs, NPU 0.0 µs at work; "
+            "GPU and NPU at once 0.0 µs; 1 waits, 0 copies"
+        )
+        recorded = shown.locator("canvas").nth(1)
+        box = recorded.bounding_box()
+        middle = {"x": 58 + (box["width"] - 58) * 0.3, "y": 45}  # the GPU's lane
+        recorded.hover(position=middle)
+        assert "kernel_of_mine 80.0 µs, from 0.0 µs to 80.0 µs" in shown.inner_text(".lanes-said")
+        painted = "c => c.getContext('2d').getImageData(c.width * 0.5, 45, 1, 1).data[3]"
+        assert recorded.evaluate(painted) == 255
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        recorded.click(position=middle)
+        shown.wait_for_selector("#view-graph:visible")
+        assert shown.evaluate("state.selected") == name
 
 
 def test_kernels_show_their_source(html):
