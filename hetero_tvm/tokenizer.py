@@ -1,17 +1,17 @@
 """Text into tokens and back, and conversations into text, by the files that came with the model.
 
 `tokenizer.json` is read by Hugging Face's `tokenizers`; a chat template is a Jinja program from
-somebody else, so it runs in Jinja's sandbox.
+somebody else, so it runs in Jinja's sandbox, in a process with limits (`chat_template`).
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hetero_tvm import chat_template
 from hetero_tvm.errors import MissingPackage, TokenizerUnusable
 from hetero_tvm.frontend.llm_folder import read_text
 
@@ -51,7 +51,6 @@ class Tokenizer:
         config = _object(texts, "tokenizer_config.json")
         self._words = {**_object(texts, "special_tokens_map.json"), **config}
         self._template = texts.get("chat_template.jinja") or _template(config)
-        self._compiled: Any = None
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -98,21 +97,15 @@ class Tokenizer:
         """The text that the chat template makes of `messages`; see `chat`."""
         if not self._template:
             raise TokenizerUnusable("the model came without a chat template; give a plain prompt")
-        if self._compiled is None:
-            self._compiled = _compiled(self._template)
         known = {name: self._special(name) for name in _SPECIAL}
-        try:
-            return str(
-                self._compiled.render(
-                    messages=[dict(message) for message in messages],
-                    add_generation_prompt=True,
-                    **{name: word for name, word in known.items() if word},
-                )
-            )
-        except Exception as error:
-            raise TokenizerUnusable(
-                f"the model's chat template refuses the messages: {error}"
-            ) from error
+        return chat_template.render(
+            self._template,
+            {
+                "messages": [dict(message) for message in messages],
+                "add_generation_prompt": True,
+                **{name: word for name, word in known.items() if word},
+            },
+        )
 
     def stream(self) -> TextStream:
         """A text that grows token by token."""
@@ -177,31 +170,3 @@ def _template(config: Mapping[str, Any]) -> str:
         named = [entry for entry in found if isinstance(entry, dict)]
         found = next((e.get("template") for e in named if e.get("name") == "default"), None)
     return found if isinstance(found, str) else ""
-
-
-def _compiled(template: str) -> Any:
-    """Jinja as templates on the Hugging Face hub expect it, without access to Python."""
-    try:
-        import jinja2
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError as error:
-        raise MissingPackage(f"{error}: pip install 'hetero-tvm[llm]'") from error
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = refuse
-    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
-    try:
-        return environment.from_string(template)
-    except Exception as error:  # of the template's text: deep nesting, a name that Python has not
-        raise TokenizerUnusable(f"the model's chat template: {error}") from error
-
-
-def _to_json(value: Any, indent: int | None = None) -> str:
-    """As it stands, where Jinja's own would escape it for HTML."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
