@@ -93,6 +93,7 @@ def choose_tile(gpu: GpuSpec, rows: int, columns: int, lanes: int | None = None)
 
     `lanes` fixes the vector length (a weight that cannot be repacked must be read as it lies).
     """
+    rows, columns = max(rows, 1), max(columns, 1)  # any tile does for a result without elements
     if gpu.wave_size > 1:
         return _wave_tile(gpu, rows, lanes or gpu.vector_width)
     lanes = lanes or min(gpu.vector_width, 16)

@@ -20,6 +20,7 @@ op = relax.op
 _CUBIC_TAPS = 4
 # Coordinate modes that Relax's `resize2d` shares, for scales that are ratios of sizes.
 _SHARED_MODES = ("half_pixel", "align_corners", "asymmetric")
+_MAX_TABLE = 1 << 26  # indices or weights of one axis, in elements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +155,10 @@ def _resize(c: Conversion) -> relax.Expr:
     axes = _axes(c)
     if not axes:
         return c.x()
+    for axis in axes:
+        width = 1 if settings.mode == "nearest" else axis.size
+        if axis.target * width > _MAX_TABLE:
+            raise c.unsupported(f"resizing {axis.size} to {axis.target} takes too large a table")
     known = _as_resize2d(c, axes, settings)
     if known is not None:
         return known

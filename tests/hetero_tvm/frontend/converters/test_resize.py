@@ -78,10 +78,12 @@ def test_upsample(tmp_path):
     ("attributes", "text"),
     [
         ({"antialias": 1}, "antialias is not covered"),
+        ({"sizes": [1, 2, 4, 2**27]}, "resizing 8 to 134217728 takes too large a table"),
         ({"keep_aspect_ratio_policy": "not_larger"}, "keep_aspect_ratio_policy is not covered"),
     ],
 )
 def test_refusals(tmp_path, attributes, text):
-    proto = _resize([1, 2, 8, 8], sizes=[1, 2, 4, 4], mode="linear", **attributes)
+    given = {"sizes": [1, 2, 4, 4], "mode": "cubic", **attributes}
+    proto = _resize([1, 2, 8, 8], **given)
     with pytest.raises(BadInput, match=text):
         import_model(save(proto, tmp_path))
