@@ -338,6 +338,10 @@ def _conv2d_transpose(call: relax.Call, _npu: NpuSpec) -> str | None:
     layouts = {"data_layout": "NCHW", "kernel_layout": "IOHW", "out_layout": "NCHW"}
     if int_list(call.attrs.dilation) != [1, 1]:
         return "HTP refuses a dilated transposed convolution"
+    ends = int_list(call.attrs.padding)[2:]  # of [top, left, bottom, right]
+    extra = int_list(call.attrs.output_padding)
+    if any(more > end for more, end in zip(extra, ends, strict=True)):
+        return "HTP leaves what lies behind the last window unwritten (output_padding)"
     return _decline_layouts(call, **layouts) or _decline_out_dtype(call)
 
 

@@ -135,6 +135,10 @@ DECLINED = {
         O.nn.conv2d_transpose(PICTURE, FILTER, dilation=2),
         "HTP refuses a dilated transposed convolution",
     ),
+    "beyond_the_last_window": (
+        O.nn.conv2d_transpose(PICTURE, FILTER, (2, 2), (1, 1, 1, 0), (0, 1)),
+        "HTP leaves what lies behind the last window unwritten (output_padding)",
+    ),
     "pool_dilated": (O.nn.max_pool2d(PICTURE, (3, 3), dilation=2), "HTP refuses a dilated pool"),
     "pool_ceil": (
         O.nn.avg_pool2d(var(1, 6, 12, 14), (3, 3), (2, 2), ceil_mode=True),
