@@ -16,9 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import json
 import os
+import platform
 import shutil
 import struct
 import tempfile
@@ -172,8 +174,13 @@ class WeightFile(Protocol):
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it there on success, remove it otherwise."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    """Give a temporary path beside `path`; rename it there on success, remove it otherwise.
+
+    What processes that were killed have left of the same file is removed.
+    """
+    _remove_leftovers(path)
+    prefix = f".{path.name}.{_writer(os.getpid())}."
+    handle, name = tempfile.mkstemp(prefix=prefix, suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -187,6 +194,30 @@ def whole_file(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _writer(pid: int | str) -> str:
+    """Who writes a temporary file; with the machine, for folders that several machines share."""
+    return f"{platform.node().replace('.', '-')[:32]}.{pid}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_writer('*')}.*.part"):
+        pid = left.name.rsplit(".", 3)[1]
+        if not pid.isdigit() or _is_running(int(pid)):
+            continue
+        with contextlib.suppress(OSError):
+            left.unlink()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # somebody else's
+    return True
 
 
 def append_manifest(

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hetero_tvm.device_os import DeviceOs
-from hetero_tvm.errors import MissingPackage, NoCompiler
+from hetero_tvm.errors import CannotWrite, MissingPackage, NoCompiler
 
+_NO_SPACE = "No space left on device"  # as linkers say it in English
 ANDROID_API = 29  # Android 10, the first on which programs may load the vendor's libcdsprpc.so
 _NDK_HELP = (
     "download 'Linux 64-bit' of r27 or newer from https://developer.android.com/ndk/downloads "
@@ -68,13 +69,14 @@ def run_compiler(command: Sequence[str], *, what: str, env: Mapping[str, str] = 
 
     Raises:
         EnvironmentProblem: it failed; `what` and its last line of complaint.
+        CannotWrite: a disk is full.
     """
     with subprocess.Popen(
         list(command),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, **env},
+        env={**os.environ, **env, "LC_ALL": "C"},
         start_new_session=True,
     ) as process:
         try:
@@ -83,6 +85,8 @@ def run_compiler(command: Sequence[str], *, what: str, env: Mapping[str, str] = 
             os.killpg(process.pid, signal.SIGKILL)
             raise
     if process.returncode != 0:
+        if _NO_SPACE in said:
+            raise CannotWrite(f"{what} failed: {_NO_SPACE}; make room there, or where TMPDIR says")
         errors = [line.strip() for line in said.splitlines() if "error:" in line]
         last = (errors or said.strip().splitlines() or [f"exit code {process.returncode}"])[-1]
         raise NoCompiler(f"{what} failed: {last[:300]}")

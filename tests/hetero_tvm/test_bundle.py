@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -152,6 +155,39 @@ def test_a_finished_write_is_whole(tmp_path):
         assert not path.exists()
     assert path.read_bytes() == b"new"
     assert [p.name for p in tmp_path.iterdir()] == ["model.so"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path):
+    """Not what one that still runs is writing, nor what belongs to another file."""
+    program = """
+import os, sys
+from pathlib import Path
+from hetero_tvm.bundle import whole_file
+with whole_file(Path(sys.argv[1])) as temporary:
+    print(temporary, flush=True)
+    input()
+    os.kill(os.getpid(), 9)
+"""
+    path = tmp_path / "model.so"
+    left = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        left.append((Path(process.stdout.readline().strip()), process))
+    (killed, first), (busy, second) = left
+    first.communicate("\n")
+    other = tmp_path / killed.name.replace("model.so", "other.so")
+    other.touch()
+    with whole_file(path) as temporary:
+        assert not killed.exists() and busy.exists() and other.exists()
+        temporary.write_bytes(b"new")
+    second.communicate("\n")
+    with whole_file(path):
+        assert not busy.exists()
 
 
 @pytest.mark.parametrize("axes", [(None, (0, 2)), (None, (0,)), (None,), (None, None, None)])
