@@ -8,12 +8,13 @@ kernels and weights as the variants of any model do, and all of them write the s
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hetero_tvm import bundle, compiler, frontend, llm_check, pipeline, runtime
+from hetero_tvm import bundle, compiler, frontend, llm_check, memory, pipeline, runtime
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import EnvironmentProblem
@@ -50,6 +51,7 @@ def build(
         BadInput, EnvironmentProblem: see `hetero_tvm.errors`.
     """
     progress = progress or Progress(quiet=True)
+    memory.give_back_large()
     shown = config.model
     configs = step_configs(config, prefill, capacity)
     configs = {rows: with_shared_weights(one) for rows, one in configs.items()}
@@ -94,7 +96,16 @@ def _build(
     seconds: dict[str, float] = {}
     merger = Merger(store)
     for rows, one in configs.items():
-        state, spent = compiler.run_phases(one, costs, each, progress, step=f"{{}} {rows}")
+        start = pipeline.State(
+            config=dataclasses.replace(one, measure=False),
+            spec=costs.spec,
+            costs=costs,
+            note=progress.note,
+            place_weight=store.offset_of if store is not None else None,
+        )
+        state, spent = compiler.run_phases(
+            one, costs, each, progress, start=start, step=f"{{}} {rows}"
+        )
         seconds = compiler.summed(seconds, spent)
         if config.output is not None:
             state = merger.add(rows, state)

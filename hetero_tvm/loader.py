@@ -335,6 +335,8 @@ def open_artefact(path: Path) -> Opened:
     first_load.check_kernels(path, manifest, here)
     try:
         module = runtime.load_module(path.resolve())
+        if (part := manifest.weights) is not None:
+            runtime.map_npu_weights(module, path, offset=part.offset, nbytes=part.nbytes)
         runtime.prepare(module)
         machine = relax.VirtualMachine(module, device)
         weights = _weights(path, manifest, device)
@@ -344,13 +346,17 @@ def open_artefact(path: Path) -> Opened:
 
 
 def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
-    """The weights as tensors on the device, each read once from the file."""
+    """The weights as tensors on the device, each read once from the file; None: the NPU's alone."""
     import tvm
 
     if manifest.weights is None:
         return ()
-    found = []
-    for array in read_weights(path, manifest.weights):
+    of_functions = {n for taken in manifest.weights.of_function.values() for n in taken}
+    found: list[Any] = []
+    for index, array in enumerate(read_weights(path, manifest.weights)):
+        if index not in of_functions:
+            found.append(None)
+            continue
         tensor = tvm.runtime.empty(array.shape, array.dtype.name, device)
         runtime.host_view(tensor)[...] = array
         found.append(tensor)

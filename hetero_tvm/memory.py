@@ -1,11 +1,41 @@
-"""How much memory a process has used at most."""
+"""How much memory a process has used at most, and that it is given back."""
 
 from __future__ import annotations
 
+import ctypes
+import mmap
 import resource
 from pathlib import Path
 
+import numpy as np
+
 STATUS = "proc/self/status"
+
+
+_MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
+_LARGE_BYTES = 1 << 20
+
+
+def give_back_large() -> None:
+    """Have every large block of memory go back to the system as soon as it is freed.
+
+    glibc begins so, but keeps blocks as large as any that was freed so far, up to 32 MiB, in a heap
+    that only shrinks at its end: after the import of a language model half of the heap was such
+    holes. Elsewhere nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Let the pages of a mapped file go that `array` lies in; read again when looked at.
+
+    Of an array in memory, or of a mapping that can be written, nothing is forgotten.
+    """
+    mapping = getattr(array, "_mmap", None)  # what numpy keeps of a memmap, and of views of it
+    if isinstance(mapping, mmap.mmap) and not array.flags.writeable:
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def peak_bytes() -> int:

@@ -33,6 +33,7 @@ from typing import Any
 import onnx
 
 from hetero_tvm.errors import MissingPackage, RegionRejected, VendorCompilerFailed
+from hetero_tvm.npu_weights import OutsideWeight
 from relay_passes.lower_npu import NpuRegion, TensorSpec
 from target_specs.spec import NpuSpec
 
@@ -80,6 +81,7 @@ class CompiledRegion:
     cached: bool = False
     names: tuple[str, ...] = ()  # the operators in it, as the plan calls them
     weight_bytes: int = 0  # of the constants in it
+    outside: tuple[OutsideWeight, ...] = ()  # of those, what lies in the artefact's weight part
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,10 +12,19 @@ import fnmatch
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tvm
 from tvm import IRModule, relax
 
-from hetero_tvm import build_record, frontend, measure_plans, npu_compiler, runtime, vm_lowering
+from hetero_tvm import (
+    build_record,
+    frontend,
+    measure_plans,
+    npu_compiler,
+    npu_weights,
+    runtime,
+    vm_lowering,
+)
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import (
     can_estimate,
@@ -68,6 +77,9 @@ class State:
     spec: SocSpec
     note: Callable[[str], None]
     costs: CostModel | None = None  # of operators by themselves; None: the spec's
+    # Puts a weight of an NPU region into the artefact, at the offset that it gives; None: they stay
+    # in the regions.
+    place_weight: Callable[[np.ndarray], int] | None = None
     model: frontend.ImportedModel | None = None
     mod: IRModule = dataclasses.field(default_factory=IRModule)
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU
@@ -118,7 +130,9 @@ def _import(state: State) -> State:
     config = state.config
     if config.llm is not None:
         step = frontend.import_step(config.llm.folder, config.llm.rows, config.llm.capacity)
-        return dataclasses.replace(state, model=step, mod=step.mod)
+        # Later phases give weights back as they are done with them; nobody else may hold them.
+        bare = dataclasses.replace(step, mod=IRModule())
+        return dataclasses.replace(state, model=bare, mod=step.mod)
     model = frontend.import_model(
         config.model,
         input_shapes=config.inputs,
@@ -387,7 +401,8 @@ def memory_of(state: State) -> PlanMemory:
 
 def _group(state: State) -> State:
     assert state.cut is not None
-    return dataclasses.replace(state, mod=_apply(GroupRegions(state.cut.region), state.mod))
+    mod = _apply(GroupRegions(state.cut.region), state.mod)
+    return dataclasses.replace(state, mod=mod, cut=dataclasses.replace(state.cut, mod=IRModule()))
 
 
 def _lower_npu(state: State) -> State:
@@ -407,6 +422,13 @@ def _compile_npu(state: State) -> State:
     if state.config.share_npu_weights and npu.provider == "qnn":
         compiled = npu_compiler.uncompiled(state.regions)  # with those of the other lengths, below
         return dataclasses.replace(state, compiled=compiled)
+    if state.place_weight is not None and npu.provider == "cpu":
+        lifted = tuple(
+            dataclasses.replace(region, onnx=onnx, outside=outside)
+            for region in npu_compiler.uncompiled(state.regions)
+            for onnx, outside in [npu_weights.lift(region.onnx, state.place_weight)]
+        )
+        return dataclasses.replace(state, compiled=lifted, regions=())
     compiled = npu_compiler.compile_regions(
         state.regions, npu, cache_dir=state.config.cache_dir, progress=state.note
     )
@@ -530,7 +552,7 @@ def run(
     With `keep_going`, a region that the vendor's compiler rejects sends the build back to placing,
     with that region's operators kept off the NPU; each round keeps off more, so it ends.
     """
-    unplaced = state
+    unplaced: State | None = state
     phases = PHASES if phases is None else phases
     phases = [phase for phase in phases if phase.plan or not plan_only]
     position = 0
@@ -545,7 +567,7 @@ def run(
         try:
             state = phase.run(state)
         except npu_compiler.NpuRegionRejected as error:
-            if not state.config.keep_going:
+            if not state.config.keep_going or unplaced is None:
                 raise
             state.note(f"{error}; keeping its operators off the NPU")
             region = next(r for r in state.regions if r.symbol == error.symbol)
@@ -553,6 +575,8 @@ def run(
             state = dataclasses.replace(unplaced, unfit={**unplaced.unfit, **unfit})
             position = [phase.name for phase in phases].index("place")
             continue
+        if phase.name == "compile_npu":
+            unplaced = None  # nothing is rejected any more, and it holds every weight
         relax.analysis.well_formed(state.mod)  # raises and names the node
         after_phase(phase, state)
         position += 1

@@ -350,6 +350,7 @@ def npu_module(
                 "inputs": [_tensor(spec) for spec in region.inputs],
                 "outputs": [_tensor(spec) for spec in region.outputs],
                 **({"substitute": True} if substitutes and provider != "cpu" else {}),
+                **_outside(region),
             }
             for region in regions
         ]
@@ -361,6 +362,23 @@ def npu_module(
         header["contexts"] = list(contexts)
     contents = [*models, *files.values(), *contexts.values()]
     return _call("npu_module_create", json.dumps(header), contents)
+
+
+def _outside(region: NpuRegion) -> dict[str, Any]:
+    """Its weights that lie in the artefact; see `map_npu_weights`."""
+    weights = getattr(region, "outside", ())
+    return {"weights": [{**_tensor(w), "offset": w.offset} for w in weights]} if weights else {}
+
+
+def map_npu_weights(module: tvm.runtime.Module, path: Path, *, offset: int, nbytes: int) -> None:
+    """Let NPU regions of `module` and its imports read weights at `offset` of the file at `path`.
+
+    The file is mapped, once for a module however often this is called; regions without weights
+    there need no call. `offset` is a multiple of the page size. Raises EnvironmentProblem when the
+    file cannot be mapped.
+    """
+    load()
+    _call("npu_weights_map", module, str(path), offset, nbytes)
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:

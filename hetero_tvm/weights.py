@@ -6,6 +6,7 @@
 TVM carries constants inside the library: in a model of half a gigabyte linking takes minutes and
 ten times the memory. Here every large constant is written to a file as soon as its function is
 lowered, equal ones once, and becomes a parameter; the loader gives all functions the same tensors.
+What NPU regions hold goes the same way (`npu_weights.lift`), and is mapped.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class WeightStore:
         self._known: dict[tuple[str, tuple[int, ...], bytes], int] = {}
         self._hash = hashlib.sha256()
         self._nbytes = 0
+        self._offsets: list[int] = []
         self.tensors: list[TensorSpec] = []
         self.of_function: dict[str, tuple[int, ...]] = {}
 
@@ -58,12 +60,17 @@ class WeightStore:
         params = [*function.params, *lifter.found.values()]
         return relax.Function(params, body, function.ret_ty, function.is_pure, function.attrs)
 
+    def offset_of(self, array: np.ndarray) -> int:
+        """Where a weight with these bytes lies in the file; written where there is none yet."""
+        return self._offsets[self.index_of(array)]
+
     def index_of(self, array: np.ndarray) -> int:
         """The number of a weight with these bytes; written where there is none yet."""
         array = np.ascontiguousarray(array)
         key = (array.dtype.name, array.shape, hashlib.sha256(array.data).digest())
         if key not in self._known:
             self._known[key] = len(self.tensors)
+            self._offsets.append(self._nbytes)
             self.tensors.append(
                 TensorSpec(
                     name=f"weight_{len(self.tensors)}", dtype=array.dtype.name, shape=array.shape

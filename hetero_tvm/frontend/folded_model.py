@@ -45,8 +45,11 @@ class Walked:
     schemas: Schemas
 
 
-def assemble(model: onnx.ModelProto, walked: Walked) -> FoldedModel:
-    """The nodes of `walked` that an output of `model` needs, as a model of their own."""
+def assemble(model: onnx.ModelProto, walked: Walked, *, with_weights: bool = True) -> FoldedModel:
+    """The nodes of `walked` that an output of `model` needs, as a model of their own.
+
+    Without `with_weights` its `proto` has no initializers, only `constants` do.
+    """
     every, rename = _with_output_names(model, walked)
     nodes = live_nodes(every, [output.name for output in model.graph.output])
     live = {node.name for node in nodes}
@@ -57,7 +60,7 @@ def assemble(model: onnx.ModelProto, walked: Walked) -> FoldedModel:
     )
     constants = _read_constants(nodes, walked)
     return FoldedModel(
-        proto=_proto(model, walked, nodes, outputs, constants),
+        proto=_proto(model, walked, nodes, outputs, constants if with_weights else {}),
         inputs=walked.inputs,
         outputs=outputs,
         types=walked.types,

@@ -6,14 +6,24 @@ points that matrix came from is kept here, bit for bit.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from schedules.w4a16_table import W4Blocks
 
+_NONE_MAPPED: Mapping[str, np.ndarray] = {}
 
-def four_bit_weights(proto: onnx.ModelProto) -> tuple[W4Blocks, ...]:
-    """Of every `MatMulNBits` node of four bits whose weight is constant, in program order."""
+
+def four_bit_weights(
+    proto: onnx.ModelProto, mapped: Mapping[str, np.ndarray] = _NONE_MAPPED
+) -> tuple[W4Blocks, ...]:
+    """Of every `MatMulNBits` node of four bits whose weight is constant, in program order.
+
+    `mapped`: values of initializers that have none in `proto`.
+    """
     weights = {tensor.name: tensor for tensor in proto.graph.initializer}
     found = []
     for node in proto.graph.node:
@@ -21,7 +31,11 @@ def four_bit_weights(proto: onnx.ModelProto) -> tuple[W4Blocks, ...]:
             continue
         names = [*node.input[1:], *[""] * 4]
         attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        parts = [numpy_helper.to_array(weights[name]) for name in names[:3] if name in weights]
+        parts = [
+            mapped[name] if name in mapped else numpy_helper.to_array(weights[name])
+            for name in names[:3]
+            if name in weights
+        ]
         # Not all constant, of other bits, or with a permutation of the groups.
         if len(parts) < 2 + bool(names[2]) or attributes.get("bits", 4) != 4 or names[3]:
             continue

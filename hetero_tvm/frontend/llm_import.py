@@ -66,19 +66,18 @@ def import_step(
         BadInput: as `import_model`; also a form of attention that has no rule.
     """
     progress("reading the model")
-    raw = read_model(folder.model)
+    raw = read_model(folder.model, mapped=True)
     grouped = any(node.op_type == _GROUPED for node in raw.proto.graph.node)
     # Joined caches: what is joined with S new rows to the whole cache is that much shorter.
     past = capacity if grouped else capacity - rows
     proto, shapes = _step_graph(raw, folder, rows, capacity, past)
     inputs = fix_input_shapes(proto, shapes)
     progress("folding shapes and constants")
-    four_bit = four_bit_weights(proto)
+    four_bit = four_bit_weights(proto, raw.mapped)
     rules = {**DECOMPOSITIONS, **LLM_DECOMPOSITIONS}
-    folded = fold_model(proto, inputs, rules, converters.is_importable)
+    folded = fold_model(proto, inputs, rules, converters.is_importable, raw.mapped)
     sha256 = raw.sha256
     del raw, proto
-    folded.proto.graph.ClearField("initializer")  # a second copy of the weights
     progress("importing")
     more: list[Pass] = []
     if not grouped:

@@ -18,6 +18,7 @@ from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.converters.context import Conversion, NodeBuilder, constant, static_shape
 from hetero_tvm.frontend.folded_model import FoldedModel
 from hetero_tvm.frontend.node_view import COMPUTED_DTYPES, NodeView
+from hetero_tvm.memory import forget_pages
 from relay_passes.rewrite_bindings import dataflow_bindings, rename_main
 
 _NOT_IN_A_NAME = re.compile(r"\W+", re.ASCII)
@@ -98,7 +99,9 @@ class _Importer:
 
     def _weight(self, name: str) -> relax.Expr:
         if name not in self._weights:
-            self._weights[name] = constant(self._model.constants[name])
+            array = self._model.constants[name]
+            self._weights[name] = constant(array)
+            forget_pages(array)
         return self._weights[name]
 
     def _output(self, name: str) -> relax.Expr:

@@ -10,14 +10,15 @@ node reads is produced before it.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 import math
 import stat
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message
 from onnx import external_data_helper
@@ -34,25 +35,32 @@ MAX_RANK = 16
 MAX_NESTING = 16
 OLDEST_OPSET = 7  # earlier operators broadcast by attributes
 _CHUNK_BYTES = 1 << 20
+_LEAST_MAPPED_BYTES = 1 << 16  # a mapping costs a few pages and a system call
 _NO_VERSION = 1 << 16  # of an operator set; the newest is far below
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class RawModel:
-    """A model as its author wrote it, with all weights in memory."""
+    """A model as its author wrote it, with all weights in memory or mapped."""
 
     path: Path
     proto: onnx.ModelProto
     sha256: str  # of the model file, then of each external file in order of its name
+    # Initializers of `proto` whose values are here alone, mapped; see `read_model`.
+    mapped: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def read_model(path: Path) -> RawModel:
-    """Read `path` and its external data, or raise `BadInput` naming what is wrong with it."""
+def read_model(path: Path, *, mapped: bool = False) -> RawModel:
+    """Read `path` and its external data, or raise `BadInput` naming what is wrong with it.
+
+    `mapped`: the graph's large external initializers are not read but mapped.
+    """
     proto = parse_model(path)
     _check_structure(path, proto)
-    external_files = _load_external_data(path, proto)
-    _check_tensors(path, proto)
-    return RawModel(path=path, proto=proto, sha256=_hash([path, *external_files]))
+    found, files = _map_external_data(path, proto) if mapped else ({}, set())
+    files |= _load_external_data(path, proto, found)
+    _check_tensors(path, proto, found)
+    return RawModel(path=path, proto=proto, sha256=_hash([path, *sorted(files)]), mapped=found)
 
 
 def parse_model(path: Path) -> onnx.ModelProto:
@@ -345,28 +353,57 @@ def _tensor_bytes(path: Path, name: str, tensor: onnx.TensorProto) -> int:
     return size
 
 
-def _load_external_data(path: Path, proto: onnx.ModelProto) -> list[Path]:
-    """Read all external tensors into the model; returns the files in order of name."""
+def _map_external_data(
+    path: Path, proto: onnx.ModelProto
+) -> tuple[dict[str, np.ndarray], set[Path]]:
+    """The graph's large external initializers by name, and the files that they are in."""
+    found: dict[str, np.ndarray] = {}
+    files: set[Path] = set()
+    for tensor in proto.graph.initializer:
+        if not external_data_helper.uses_external_data(tensor):
+            continue
+        size = _tensor_bytes(path, tensor.name, tensor)
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        whole = math.prod(tensor.dims) * dtype.itemsize == size  # no packed 4-bit numbers
+        if size < _LEAST_MAPPED_BYTES or not whole or dtype.kind not in "fiub":
+            continue
+        file, offset = _external_place(path, tensor.name, tensor, size)
+        found[tensor.name] = np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
+        files.add(file)
+    return found, files
+
+
+def _load_external_data(
+    path: Path, proto: onnx.ModelProto, mapped: Mapping[str, np.ndarray]
+) -> set[Path]:
+    """Read all external tensors into the model that are not `mapped`; returns their files."""
     files: set[Path] = set()
     total_bytes = 0
     for name, tensor in _tensors(proto):
-        if not external_data_helper.uses_external_data(tensor):
+        if name in mapped or not external_data_helper.uses_external_data(tensor):
             continue
         size = _tensor_bytes(path, name, tensor)
         total_bytes += size
         if total_bytes > MAX_WEIGHT_BYTES:
             raise ModelTooLarge(f"{path}: external data of more than {MAX_WEIGHT_BYTES} bytes")
-        file, data = _read_external(path, name, tensor, size)
-        tensor.raw_data = data
+        file, tensor.raw_data = _read_external(path, name, tensor, size)
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
         files.add(file)
-    return sorted(files)
+    return files
 
 
 def _read_external(
     path: Path, name: str, tensor: onnx.TensorProto, size: int
 ) -> tuple[Path, bytes]:
+    file, offset = _external_place(path, name, tensor, size)
+    with file.open("rb") as stream:
+        stream.seek(offset)
+        return file, stream.read(size)
+
+
+def _external_place(path: Path, name: str, tensor: onnx.TensorProto, size: int) -> tuple[Path, int]:
+    """The file that holds `size` bytes of `tensor`, and where in it."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     file = _contained(path, name, entries.get("location", ""))
     try:
@@ -380,9 +417,7 @@ def _read_external(
             f"{path}: tensor {name!r} wants {size} bytes and names bytes {offset} to "
             f"{offset + length} of {file.name}, which has {file_bytes}; copy the file again"
         )
-    with file.open("rb") as stream:
-        stream.seek(offset)
-        return file, stream.read(length)
+    return file, offset
 
 
 def _contained(path: Path, name: str, location: str) -> Path:
@@ -417,8 +452,10 @@ def _contained(path: Path, name: str, location: str) -> Path:
     return file
 
 
-def _check_tensors(path: Path, proto: onnx.ModelProto) -> None:
+def _check_tensors(path: Path, proto: onnx.ModelProto, mapped: Mapping[str, np.ndarray]) -> None:
     for name, tensor in _tensors(proto):
+        if name in mapped and external_data_helper.uses_external_data(tensor):
+            continue
         size = _tensor_bytes(path, name, tensor)
         if tensor.HasField("segment"):
             raise ModelUnreadable(f"{path}: tensor {name!r} is a part of one, which nothing reads")

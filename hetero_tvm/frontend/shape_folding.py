@@ -75,11 +75,16 @@ def fold_model(
     inputs: Sequence[TensorSpec],
     decompositions: Mapping[tuple[str, str], Decomposition],
     is_importable: Callable[[onnx.NodeProto], bool],
+    mapped: Mapping[str, np.ndarray] | None = None,
 ) -> FoldedModel:
-    """Fold `model` at the input shapes `inputs`; the module's docstring says how."""
+    """Fold `model` at the input shapes `inputs`; the module's docstring says how.
+
+    `mapped`: values of initializers that have none in `model`. The result's `proto` has no
+    initializers then, which would be a second copy of all weights: they are its `constants`.
+    """
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    folder = _Folder(model, inputs, decompositions, is_importable)
+    folder = _Folder(model, inputs, decompositions, is_importable, mapped)
     folder.run()
     return folder.result()
 
@@ -93,8 +98,9 @@ class _Folder:
         inputs: Sequence[TensorSpec],
         decompositions: Mapping[tuple[str, str], Decomposition],
         is_importable: Callable[[onnx.NodeProto], bool],
+        mapped: Mapping[str, np.ndarray] | None,
     ) -> None:
-        self._model, self._inputs = model, inputs
+        self._model, self._inputs, self._mapped = model, inputs, mapped
         self._decompositions, self._is_importable = decompositions, is_importable
         self._types: dict[str, ValueType] = {}
         self._constants: dict[str, np.ndarray] = {}
@@ -109,7 +115,9 @@ class _Folder:
             opsets.append(onnx.helper.make_opsetid("com.microsoft", 1))
         self._schemas = Schemas(opsets)
         for tensor in model.graph.initializer:
-            self._set_constant(tensor.name, onnx.numpy_helper.to_array(tensor))
+            known = (mapped or {}).get(tensor.name)
+            array = onnx.numpy_helper.to_array(tensor) if known is None else known
+            self._set_constant(tensor.name, array)
         for sparse in model.graph.sparse_initializer:
             self._unsupported.append(f"{sparse.values.name!r} (sparse weights)")
         for spec in inputs:
@@ -416,7 +424,8 @@ class _Folder:
         """The kept nodes that an output needs, as a model of their own."""
         return assemble(
             self._model,
-            Walked(
+            with_weights=self._mapped is None,
+            walked=Walked(
                 inputs=tuple(self._inputs),
                 nodes=self._kept,
                 types=self._types,

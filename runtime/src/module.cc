@@ -55,6 +55,20 @@ void Prepare(const ffi::Module& module) {
   for (const ffi::Any& imported : module->imports()) Prepare(imported.cast<ffi::Module>());
 }
 
+/*! \brief Give the NPU modules among `module` and its imports the artefact's weights. */
+void MapWeights(const ffi::Module& module, const ffi::String& path, int64_t offset, int64_t bytes) {
+  HETERO_CHECK(offset >= 0 && bytes > 0, ValueError)
+      << "weights of " << bytes << " bytes at " << offset;
+  if (module->kind() == std::string(npu::NpuModule::kKind)) {
+    static_cast<npu::NpuModule*>(module.operator->())
+        ->MapWeights(std::string(path), static_cast<uint64_t>(offset),
+                     static_cast<uint64_t>(bytes));
+  }
+  for (const ffi::Any& imported : module->imports()) {
+    MapWeights(imported.cast<ffi::Module>(), path, offset, bytes);
+  }
+}
+
 /*! \brief Record what happens from now on; kernels that are queued are waited for. */
 void StartTrace(int64_t events_per_thread) {
   Context& context = Context::Get();
@@ -160,6 +174,7 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .Typed("hetero_tvm.view", ViewTensor)
       .Typed("hetero_tvm.npu_module_create", CreateNpu)
       .Typed("hetero_tvm.npu_module_prepare", Prepare)
+      .Typed("hetero_tvm.npu_weights_map", MapWeights)
       .Typed("hetero_tvm.module_prepare", Prepare)
       .Typed("hetero_tvm.module_bytes",
              [](const ffi::Module& module) { return module->SaveToBytes(); })

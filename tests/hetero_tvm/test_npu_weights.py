@@ -6,7 +6,7 @@ import pytest
 import tvm
 from onnx import TensorProto, helper, numpy_helper
 
-from hetero_tvm import npu_weights, runtime
+from hetero_tvm import errors, npu_weights, runtime
 from relay_passes.lower_npu import TensorSpec
 
 LARGE = np.arange(64 * 32, dtype="float32").reshape(64, 32)
@@ -80,3 +80,66 @@ def test_a_file_that_is_missing_is_refused():
         create('{"regions": [], "files": ["weights"]}', [])
     with pytest.raises(ValueError, match="the name of a file is not a string"):
         create('{"regions": [], "files": [3]}', [b""])
+
+
+PAGE = 4096
+
+
+class Outside(Region):
+    """With its weight at `offset` of a file."""
+
+    def __init__(self, rows, weight, offset):
+        super().__init__(rows, weight)
+        self.onnx, self.outside = npu_weights.lift(self.onnx, lambda _array: offset)
+
+
+def run(module, rows):
+    """What it makes of random numbers, and these."""
+    x = np.random.default_rng(rows).standard_normal((rows, 64), np.float32)
+    y = tvm.runtime.tensor(np.zeros((rows, 32), "float32"), tvm.cpu())
+    module[f"rows_{rows}"](tvm.runtime.tensor(x, tvm.cpu()), y)
+    return y.numpy(), x
+
+
+@pytest.fixture
+def saved():
+    """Two regions, each with a weight of its own, as they are stored."""
+    regions = [Outside(1, LARGE, 0), Outside(2, LARGE + 1, LARGE.nbytes)]
+    module = runtime.npu_module(regions, "cpu", {"threads": "1"})
+    return tvm.get_global_func("hetero_tvm.module_bytes")(module)
+
+
+def loaded(saved):
+    return tvm.get_global_func("ffi.Module.load_from_bytes.hetero_npu")(saved)
+
+
+def test_lifted_weights_are_read_from_the_file_that_is_mapped(saved, tmp_path):
+    assert len(saved) < 3000  # no weight in it
+    file = tmp_path / "artefact"
+    file.write_bytes(bytes(PAGE) + LARGE.tobytes() + (LARGE + 1).tobytes())
+    module = loaded(saved)
+    for _ in range(2):  # the second time does nothing
+        runtime.map_npu_weights(module, file, offset=PAGE, nbytes=2 * LARGE.nbytes)
+    file.unlink()  # what is mapped stays
+    for rows, weight in ((1, LARGE), (2, LARGE + 1)):
+        found, x = run(module, rows)
+        np.testing.assert_allclose(found, x @ weight, rtol=1e-4, atol=1e-2)
+
+
+def test_lifted_weights_that_cannot_be_found(saved, tmp_path):
+    with pytest.raises(ValueError, match="its weights lie in the artefact, and nobody has mapped"):
+        run(loaded(saved), 1)
+    file = tmp_path / "artefact"
+    with pytest.raises(errors.EnvironmentProblem, match=r"artefact: its weights .* cannot be map"):
+        runtime.map_npu_weights(loaded(saved), file, offset=0, nbytes=LARGE.nbytes)
+    file.write_bytes(LARGE.tobytes())
+    short = loaded(saved)
+    runtime.map_npu_weights(short, file, offset=0, nbytes=LARGE.nbytes)
+    run(short, 1)
+    with pytest.raises(ValueError, match=r"weight 'w' .* lies outside of the artefact"):
+        run(short, 2)
+
+
+def test_small_weights_stay_in_the_model():
+    before = model(1, np.ones((64, 2), "float32"))
+    assert npu_weights.lift(before, lambda _array: 0) == (before, ())

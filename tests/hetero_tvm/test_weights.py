@@ -65,6 +65,13 @@ def test_weights_lie_on_pages_and_are_read_back(store, tmp_path):
     np.testing.assert_array_equal(second, LARGE * 2)
 
 
+def test_a_weight_of_an_npu_region_is_the_same_as_that_of_a_function(store):
+    store.lift("main", _function(LARGE))
+    assert store.offset_of(LARGE) == 0
+    assert store.offset_of(LARGE + 1) == 2 * ALIGNMENT  # 8000 bytes before it: two pages
+    assert store.of_function == {"main": (0,)}
+
+
 def test_nothing_is_left_behind(tmp_path):
     with pytest.raises(RuntimeError), WeightStore(tmp_path / "model.so") as store:
         store.lift("main", _function(LARGE))

@@ -83,6 +83,7 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
   size_t next = regions_.size();
   substitutes_.reserve(regions_.size());
   for (Region& region : regions_) {
+    region.part = part_;
     if (!region.has_substitute && region.provider != "cpu") continue;
     Region substitute = region;
     substitute.provider = "cpu";
@@ -196,6 +197,12 @@ void NpuModule::Run(RegionSession& session, ffi::PackedArgs args) {
   }
   const uint64_t ticket = services_.worker.Submit(std::move(job));
   if (wait) services_.worker.Wait(ticket);
+}
+
+void NpuModule::MapWeights(const std::string& path, uint64_t offset, uint64_t bytes) {
+  const bool has_some = std::any_of(regions_.begin(), regions_.end(),
+                                    [](const Region& region) { return !region.outside.empty(); });
+  if (has_some) part_->Map(path, offset, bytes);
 }
 
 void NpuModule::Prepare() {

@@ -69,6 +69,13 @@ class NpuModule : public tvm::ffi::ModuleObj {
   bool ImplementsFunction(const tvm::ffi::String& name) final;
   tvm::ffi::Optional<tvm::ffi::Function> GetFunction(const tvm::ffi::String& name) final;
 
+  /*!
+   * \brief Let regions find what weights of theirs lie in the artefact at `path`; see WeightPart.
+   *
+   * Does nothing where they have none there.
+   */
+  void MapWeights(const std::string& path, uint64_t offset, uint64_t bytes);
+
   /*! \brief Build every session now rather than at the first call. */
   void Prepare();
 
@@ -79,7 +86,8 @@ class NpuModule : public tvm::ffi::ModuleObj {
   const NpuServices& services_;
   const std::string header_;
   std::vector<std::string>
-      models_;                   // substitutes, files; regions_ point into it; constant once made
+      models_;  // substitutes, files; regions_ point into it; constant once made
+  const std::shared_ptr<WeightPart> part_ = std::make_shared<WeightPart>();
   std::vector<Region> regions_;  // sessions_ refer to it; constant once made
   std::unordered_map<std::string, Region> substitutes_;  // by symbol; constant once made
   std::unordered_map<std::string, std::unique_ptr<RegionSession>> sessions_;

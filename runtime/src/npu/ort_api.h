@@ -27,39 +27,46 @@ struct OrtRunOptions;
 struct OrtMemoryInfo;
 struct OrtValue;
 struct OrtEpDevice;
+struct OrtPrepackedWeightsContainer;
 using OrtPathChar = std::filesystem::path::value_type;  // ORTCHAR_T: wide on Windows
 
 /*! \brief X(slot, result, name, parameters). A returned OrtStatus is null for success. */
-#define HETERO_ORT_FUNCTIONS(X)                                                             \
-  X(2, const char*, GetErrorMessage, (const OrtStatus*))                                    \
-  X(3, OrtStatus*, CreateEnv, (int, const char*, OrtEnv**))                                 \
-  X(7, OrtStatus*, CreateSession,                                                           \
-    (const OrtEnv*, const OrtPathChar*, const OrtSessionOptions*, OrtSession**))            \
-  X(8, OrtStatus*, CreateSessionFromArray,                                                  \
-    (const OrtEnv*, const void*, size_t, const OrtSessionOptions*, OrtSession**))           \
-  X(9, OrtStatus*, Run,                                                                     \
-    (OrtSession*, const OrtRunOptions*, const char* const*, const OrtValue* const*, size_t, \
-     const char* const*, size_t, OrtValue**))                                               \
-  X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                            \
-  X(22, OrtStatus*, SetSessionLogSeverityLevel, (OrtSessionOptions*, int))                  \
-  X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                        \
-  X(49, OrtStatus*, CreateTensorWithDataAsOrtValue,                                         \
-    (const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))         \
-  X(69, OrtStatus*, CreateCpuMemoryInfo, (int, int, OrtMemoryInfo**))                       \
-  X(92, void, ReleaseEnv, (OrtEnv*))                                                        \
-  X(93, void, ReleaseStatus, (OrtStatus*))                                                  \
-  X(94, void, ReleaseMemoryInfo, (OrtMemoryInfo*))                                          \
-  X(95, void, ReleaseSession, (OrtSession*))                                                \
-  X(96, void, ReleaseValue, (OrtValue*))                                                    \
-  X(100, void, ReleaseSessionOptions, (OrtSessionOptions*))                                 \
-  X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char*, const char*)) \
-  X(279, OrtStatus*, AddExternalInitializersFromFilesInMemory,                              \
-    (OrtSessionOptions*, const char* const*, char* const*, const size_t*, size_t))          \
-  X(301, OrtStatus*, RegisterExecutionProviderLibrary, (OrtEnv*, const char*, const char*)) \
-  X(303, OrtStatus*, GetEpDevices, (const OrtEnv*, const OrtEpDevice* const**, size_t*))    \
-  X(304, OrtStatus*, SessionOptionsAppendExecutionProvider_V2,                              \
-    (OrtSessionOptions*, OrtEnv*, const OrtEpDevice* const*, size_t, const char* const*,    \
-     const char* const*, size_t))                                                           \
+#define HETERO_ORT_FUNCTIONS(X)                                                                   \
+  X(2, const char*, GetErrorMessage, (const OrtStatus*))                                          \
+  X(3, OrtStatus*, CreateEnv, (int, const char*, OrtEnv**))                                       \
+  X(7, OrtStatus*, CreateSession,                                                                 \
+    (const OrtEnv*, const OrtPathChar*, const OrtSessionOptions*, OrtSession**))                  \
+  X(8, OrtStatus*, CreateSessionFromArray,                                                        \
+    (const OrtEnv*, const void*, size_t, const OrtSessionOptions*, OrtSession**))                 \
+  X(9, OrtStatus*, Run,                                                                           \
+    (OrtSession*, const OrtRunOptions*, const char* const*, const OrtValue* const*, size_t,       \
+     const char* const*, size_t, OrtValue**))                                                     \
+  X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                                  \
+  X(22, OrtStatus*, SetSessionLogSeverityLevel, (OrtSessionOptions*, int))                        \
+  X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                              \
+  X(49, OrtStatus*, CreateTensorWithDataAsOrtValue,                                               \
+    (const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))               \
+  X(69, OrtStatus*, CreateCpuMemoryInfo, (int, int, OrtMemoryInfo**))                             \
+  X(92, void, ReleaseEnv, (OrtEnv*))                                                              \
+  X(93, void, ReleaseStatus, (OrtStatus*))                                                        \
+  X(94, void, ReleaseMemoryInfo, (OrtMemoryInfo*))                                                \
+  X(95, void, ReleaseSession, (OrtSession*))                                                      \
+  X(96, void, ReleaseValue, (OrtValue*))                                                          \
+  X(100, void, ReleaseSessionOptions, (OrtSessionOptions*))                                       \
+  X(130, OrtStatus*, AddSessionConfigEntry, (OrtSessionOptions*, const char*, const char*))       \
+  X(150, OrtStatus*, AddInitializer, (OrtSessionOptions*, const char*, const OrtValue*))          \
+  X(166, OrtStatus*, CreatePrepackedWeightsContainer, (OrtPrepackedWeightsContainer**))           \
+  X(167, void, ReleasePrepackedWeightsContainer, (OrtPrepackedWeightsContainer*))                 \
+  X(169, OrtStatus*, CreateSessionFromArrayWithPrepackedWeightsContainer,                         \
+    (const OrtEnv*, const void*, size_t, const OrtSessionOptions*, OrtPrepackedWeightsContainer*, \
+     OrtSession**))                                                                               \
+  X(279, OrtStatus*, AddExternalInitializersFromFilesInMemory,                                    \
+    (OrtSessionOptions*, const char* const*, char* const*, const size_t*, size_t))                \
+  X(301, OrtStatus*, RegisterExecutionProviderLibrary, (OrtEnv*, const char*, const char*))       \
+  X(303, OrtStatus*, GetEpDevices, (const OrtEnv*, const OrtEpDevice* const**, size_t*))          \
+  X(304, OrtStatus*, SessionOptionsAppendExecutionProvider_V2,                                    \
+    (OrtSessionOptions*, OrtEnv*, const OrtEpDevice* const*, size_t, const char* const*,          \
+     const char* const*, size_t))                                                                 \
   X(312, const char*, EpDevice_EpName, (const OrtEpDevice*))
 
 /*! \brief ONNX Runtime's functions by name. Never unloaded. */

@@ -108,7 +108,7 @@ void OrtEnvironment::AppendQnn(OrtSessionOptions* options, const Region& region)
 }
 
 void OrtEnvironment::AddFiles(OrtSessionOptions* options, const Region& region) {
-  if (region.files.empty()) return;
+  if (region.files.empty() && region.outside.empty()) return;
   std::vector<const char*> names;
   std::vector<char*> contents;
   std::vector<size_t> sizes;
@@ -117,9 +117,21 @@ void OrtEnvironment::AddFiles(OrtSessionOptions* options, const Region& region) 
     contents.push_back(const_cast<char*>(file.content.data()));  // read only, whatever it says
     sizes.push_back(file.content.size());
   }
+  if (!region.outside.empty()) {
+    const std::string_view part = region.part->Content();
+    names.push_back(WeightPart::kFileName);
+    contents.push_back(const_cast<char*>(part.data()));
+    sizes.push_back(part.size());
+  }
   api_->Check(api_->AddExternalInitializersFromFilesInMemory(options, names.data(), contents.data(),
                                                              sizes.data(), names.size()),
               "NPU region " + region.symbol + ": AddExternalInitializersFromFilesInMemory");
+  // Once more as values: only what sessions share as such is packed once for all of them.
+  for (const OutsideWeight& weight : region.outside) {
+    api_->Check(api_->AddInitializer(options, weight.spec.name.c_str(),
+                                     region.part->Value(*api_, host_memory_.Get(), weight)),
+                "NPU region " + region.symbol + ": AddInitializer");
+  }
 }
 
 OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
@@ -161,7 +173,12 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   std::optional<QuietStdout> quiet;
   if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;
-  if (file.empty()) {
+  if (!region.outside.empty()) {
+    api.Check(api.CreateSessionFromArrayWithPrepackedWeightsContainer(
+                  env_.Get(), region.model.data(), region.model.size(), raw_options,
+                  region.part->Packed(api), &session),
+              session, where + ": CreateSessionFromArrayWithPrepackedWeightsContainer");
+  } else if (file.empty()) {
     api.Check(api.CreateSessionFromArray(env_.Get(), region.model.data(), region.model.size(),
                                          raw_options, &session),
               session, where + ": CreateSessionFromArray");

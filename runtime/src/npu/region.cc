@@ -73,6 +73,14 @@ Region ParseRegion(const json::Value& value, size_t index) {
   for (const json::Value& input : Member<json::Array>(*object, "inputs", where)) {
     region.inputs.push_back(ParseTensor(input, where));
   }
+  if (object->find(ffi::String("weights")) != object->end()) {
+    for (const json::Value& weight : Member<json::Array>(*object, "weights", where)) {
+      TensorSpec spec = ParseTensor(weight, where);
+      const auto offset = Member<int64_t>(weight.cast<json::Object>(), "offset", where);
+      if (offset < 0) Refuse(where, "weight '" + spec.name + "' at a negative offset");
+      region.outside.push_back({std::move(spec), static_cast<uint64_t>(offset)});
+    }
+  }
   for (const json::Value& output : Member<json::Array>(*object, "outputs", where)) {
     region.outputs.push_back(ParseTensor(output, where));
   }

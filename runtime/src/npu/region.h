@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "context_folder.h"
+#include "weight_part.h"
 
 namespace hetero_tvm::runtime::npu {
 
@@ -27,6 +28,12 @@ struct TensorSpec {
   size_t bytes;
 };
 
+/*! \brief A weight that is not in the model: where it lies in the artefact's weight part. */
+struct OutsideWeight {
+  TensorSpec spec;
+  uint64_t offset;
+};
+
 /*! \brief One ONNX model that runs as one function. */
 struct Region {
   std::string symbol;
@@ -36,6 +43,8 @@ struct Region {
   std::vector<TensorSpec> outputs;
   std::string_view model;         // the ONNX file's bytes
   std::vector<SharedFile> files;  // weights that the model may refer to, as ONNX's external data
+  std::vector<OutsideWeight> outside;       // as the model's external data too
+  std::shared_ptr<WeightPart> part;         // where those are
   std::shared_ptr<ContextFolder> contexts;  // null: a compiled model has its binary inside
   bool has_substitute = false;  // another model does the same with ONNX Runtime's CPU provider
 };
@@ -46,6 +55,8 @@ struct Region {
  *   {"regions": [{"symbol": "npu_region_0", "provider": "qnn", "options": {"soc_model": "57"},
  *                 "inputs": [{"name": "x", "dtype": "float32", "shape": [1, 8]}], "outputs":
  * [...]}]}
+ *
+ * A region's "weights", where it has some, are tensors with an "offset" too.
  *
  * Throws ValueError saying which region and which key is wrong.
  */

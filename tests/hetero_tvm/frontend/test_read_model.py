@@ -43,6 +43,20 @@ def test_external_weights_are_read(tmp_path):
     assert array.tobytes() == (tmp_path / "weights.bin").read_bytes()
 
 
+def test_large_external_weights_are_mapped_where_asked_for(tmp_path, monkeypatch):
+    path = _external(tmp_path)
+    raw = read_model(path, mapped=True)
+    assert raw.mapped == {}  # too small
+    monkeypatch.setattr(reader, "_LEAST_MAPPED_BYTES", 1)
+    mapped = read_model(path, mapped=True)
+    assert mapped.sha256 == raw.sha256
+    assert mapped.mapped["w"].tobytes() == (tmp_path / "weights.bin").read_bytes()
+    assert not mapped.mapped["w"].flags.writeable
+    assert not mapped.proto.graph.initializer[0].raw_data
+    with pytest.raises(BadInput, match=r"tensor 'w' wants 24 bytes and names bytes 4"):
+        read_model(_external(tmp_path, offset="4"), mapped=True)
+
+
 def test_missing_empty_and_foreign_files(tmp_path):
     with pytest.raises(BadInput, match="no such file"):
         read_model(tmp_path / "none.onnx")
