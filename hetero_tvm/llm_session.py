@@ -297,7 +297,7 @@ class LlmSession:
         except (RuntimeError, self._device_error) as error:
             raise RunFailed(last_line(error)) from error
         self._tokens += tokens
-        return logits.reshape(-1)
+        return logits.reshape(-1).astype(np.float32, copy=False)
 
 
 def _only(result: Any) -> Any:

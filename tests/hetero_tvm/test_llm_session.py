@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 
 import numpy as np
@@ -138,6 +139,46 @@ def test_products_on_the_npu_give_the_same_tokens(folder, session, tmp_path):
     want = list(session.generate(PROMPT, max_new_tokens=12, stop_tokens=()))
     assert list(other.generate(PROMPT, max_new_tokens=12, stop_tokens=())) == want
     assert_same(other.decode(5), session.decode(5))
+
+
+def cosine(got, want):
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    return float(got @ want / np.linalg.norm(got) / np.linalg.norm(want))
+
+
+def test_float16_file_follows_the_float32_model(tmp_path, opencl):
+    whole = build(TinyLlm(packed=False), tmp_path / "float32")
+    half = build(TinyLlm(packed=False, dtype="float16"), tmp_path / "float16")
+    output = tmp_path / "half.so"
+    hetero_tvm.build(
+        half, target="host", output=output, devices="gpu", context=CONTEXT, prefill=[4]
+    )
+    session, reference = hetero_tvm.load_llm(output), Reference(whole / "model.onnx")
+    assert session.cache_bytes == 2 * 2 * 2 * CONTEXT * 16 * 2
+    got = session.prefill(PROMPT)
+    assert got.dtype == np.float32
+    assert cosine(got, reference.step(PROMPT)) > 0.9999  # float16 is right to 3 or 4 digits
+    for token in (7, 60, 7, 13):
+        assert cosine(session.decode(token), reference.step([token])) > 0.9999
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("onnxruntime_qnn") is None, reason="onnxruntime-qnn is not installed"
+)
+def test_layers_like_smollm2s_on_the_simulated_htp(tmp_path, opencl):
+    """Both devices work; the NPU's part is compiled for HTP, and computes in float16."""
+    spec = TinyLlm(heads=9, groups=3, depth=64, hidden=576, inner=1536, vocabulary=512)
+    folder = build(spec, tmp_path / "model")
+    output = tmp_path / "htp.so"
+    result = hetero_tvm.build(
+        folder, target="snapdragon-8-gen-3", output=output, context=32, prefill=[8]
+    )
+    assert all(plan.regions > 0 for plan in result.variants.values())
+    session, reference = hetero_tvm.load_llm(output), Reference(folder / "model.onnx")
+    assert session.simulated
+    assert cosine(session.prefill(PROMPT), reference.step(PROMPT)) > 0.999
+    for token in (7, 60):
+        assert cosine(session.decode(token), reference.step([token])) > 0.999
 
 
 @pytest.mark.parametrize(

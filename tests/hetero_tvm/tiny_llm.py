@@ -29,6 +29,7 @@ class TinyLlm:
     inner: int = 48
     vocabulary: int = 64
     context: int = 96
+    dtype: str = "float32"  # of weights, caches and logits
     packed: bool = True  # one product for query, key and value
     bias: bool = False  # on query, key and value
     tied: bool = False  # the head is the embedding
@@ -58,7 +59,10 @@ class _Graph:
         return name
 
     def const(self, name: str, array: np.ndarray) -> str:
-        self.weights.append(numpy_helper.from_array(np.asarray(array), name))
+        array = np.asarray(array)
+        if array.dtype == np.float32:
+            array = array.astype(self.spec.dtype)
+        self.weights.append(numpy_helper.from_array(array, name))
         return name
 
     def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attrs) -> list[str]:
@@ -329,6 +333,7 @@ def _head(g: _Graph, normed: str, table: str) -> None:
 
 def _proto(g: _Graph, presents: list[str]) -> onnx.ModelProto:
     spec, info = g.spec, helper.make_tensor_value_info
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype))
     cache = ["batch", spec.groups, "past", spec.depth]
     inputs = [info("input_ids", TensorProto.INT64, ["batch", "sequence"])]
     inputs.append(info("attention_mask", TensorProto.INT64, ["batch", "total"]))
@@ -336,10 +341,10 @@ def _proto(g: _Graph, presents: list[str]) -> onnx.ModelProto:
         inputs.append(info("position_ids", TensorProto.INT64, ["batch", "sequence"]))
     for name in presents:
         past = name.replace("present", "past_key_values")
-        inputs.append(info(past, TensorProto.FLOAT, cache))
-    outputs = [info("logits", TensorProto.FLOAT, ["batch", None, spec.vocabulary])]
+        inputs.append(info(past, kind, cache))
+    outputs = [info("logits", kind, ["batch", None, spec.vocabulary])]
     cache = ["batch", spec.groups, "total", spec.depth]
-    outputs += [info(name, TensorProto.FLOAT, cache) for name in presents]
+    outputs += [info(name, kind, cache) for name in presents]
     graph = helper.make_graph(g.nodes, "tiny", inputs, outputs, initializer=g.weights)
     opsets = [helper.make_opsetid("", 23 if spec.attention_op else 20), helper.make_opsetid(MS, 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10)
@@ -353,7 +358,10 @@ class Reference:
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.past = {
-            name: np.zeros((1, value.shape[1], 0, self._depth(model, value)), np.float32)
+            name: np.zeros(
+                (1, value.shape[1], 0, self._depth(model, value)),
+                np.float16 if value.type == "tensor(float16)" else np.float32,
+            )
             for name, value in self.inputs.items()
             if name.startswith("past_key_values")
         }

@@ -9,6 +9,7 @@ import pytest
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.llm_folder import read_llm_folder
 from hetero_tvm.frontend.llm_import import import_step
+from relay_passes.rewrite_bindings import dataflow_bindings, is_call
 from tests.hetero_tvm.frontend.llm_on_cpu import CpuSteps
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
@@ -22,6 +23,8 @@ FAMILIES = {
     "mistral": TinyLlm(window=5, groups=1, prune_head=True, layers=1),
     "written_out": TinyLlm(decomposed=True, guarded=True, layers=1),
     "written_out_capped": TinyLlm(decomposed=True, softcap=3.0, window=6, groups=4, layers=1),
+    "opset23": TinyLlm(decomposed=True, attention_op="joined", window=6, layers=1),
+    "opset23_joins": TinyLlm(decomposed=True, attention_op="inside", layers=1),
     "scaled_rotary": TinyLlm(separate_rotary=True, packed=False, rotary_scale=4.0, layers=1),
 }
 
@@ -31,7 +34,11 @@ def assert_same(got: np.ndarray, want: np.ndarray) -> None:
     assert np.abs(got - want).max() <= TOLERANCE * scale
 
 
-NIGHTLY = {"mistral", "scaled_rotary"}  # what is in them is in others too, apart from sizes
+NIGHTLY = {
+    "mistral",
+    "scaled_rotary",
+    "opset23_joins",
+}  # what is in them is in others too, apart from sizes
 
 
 @pytest.mark.parametrize(
@@ -81,6 +88,39 @@ def test_names_node_and_attribute_that_it_cannot_do(attributes, message, tmp_pat
     folder = build(TinyLlm(attributes=attributes), tmp_path / "model")
     with pytest.raises(BadInput, match=rf"node .*GroupQueryAttention.*: {message}"):
         import_step(read_llm_folder(folder), 4, 24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"softcap": 2.0}, r"attribute softcap=2.0", id="softcap"),
+        pytest.param({"is_causal": 1}, r"is_causal beside a mask", id="causal_and_mask"),
+    ],
+)
+def test_names_what_of_onnx_own_attention_it_cannot_do(changes, message, tmp_path):
+    folder = build(TinyLlm(layers=1, decomposed=True, attention_op="inside"), tmp_path / "model")
+    proto = onnx.load(folder / "model.onnx")
+    (node,) = [node for node in proto.graph.node if node.op_type == "Attention"]
+    node.attribute.extend(onnx.helper.make_attribute(*change) for change in changes.items())
+    onnx.save(proto, folder / "model.onnx")
+    with pytest.raises(BadInput, match=rf"node .*Attention.*: {message}"):
+        import_step(read_llm_folder(folder), 4, 24)
+
+
+def test_onnx_own_attention_may_be_causal_by_itself(tmp_path):
+    folder = build(TinyLlm(layers=1, decomposed=True, attention_op="inside"), tmp_path / "model")
+    proto = onnx.load(folder / "model.onnx")
+    (node,) = [node for node in proto.graph.node if node.op_type == "Attention"]
+    node.input[3] = ""
+    node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
+    onnx.save(proto, folder / "model.onnx")
+    step = import_step(read_llm_folder(folder), 4, 24)
+    (call,) = [
+        binding.value
+        for binding in dataflow_bindings(step.mod["main"])
+        if is_call(binding.value, "hetero.attention")
+    ]
+    assert float(call.attrs["scale"]) == 0.25 and int(call.attrs["window"]) == 0
 
 
 def test_context_longer_than_the_table_of_angles_is_refused(tmp_path):
