@@ -18,6 +18,7 @@ import json
 import re
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,14 @@ SIZES = {
     "gemv": [(1, 4096, 14336), (1, 14336, 4096)],
     "w4": [(1, 4096, 14336), (1, 14336, 4096)],
 }
+# Kernels that only move memory: what they compute of [rows, columns], in NumPy.
+_SHAPE = (4096, 4096)
+MEMORY_BOUND: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": lambda x: (lambda e: e / e.sum(-1, keepdims=True))(np.exp(x - x.max(-1)[:, None])),
+    "row_sum": lambda x: x.sum(-1),
+    "column_mean": lambda x: x.mean(0),
+    "transpose": lambda x: x.T,
+}
 _BULK_BYTES = 1 << 31
 _CACHE_BYTES = 400_000_000  # copies of the weights together, several times any cache
 _TOLERANCE = 1e-5
@@ -55,7 +64,55 @@ def emit(folder: Path) -> None:
             (folder / f"{name}.cl").write_text(source)
             cases.append({"name": name, "kind": kind, "shape": [rows, depth, columns], **case})
             sys.stderr.write(f"{name}\n")
+    for kind in MEMORY_BOUND:
+        name = f"{kind}_{_SHAPE[0]}x{_SHAPE[1]}"
+        source, case = _compile_memory_bound(kind)
+        (folder / f"{name}.cl").write_text(source)
+        cases.append({"name": name, "kind": kind, "shape": list(_SHAPE), **case})
+        sys.stderr.write(f"{name}\n")
     (folder / "cases.json").write_text(json.dumps(cases, indent=1))
+
+
+def _compile_memory_bound(kind: str) -> tuple[str, dict[str, Any]]:
+    """OpenCL C of one of `MEMORY_BOUND` by the default rules, and how to launch it."""
+    from tvm import IRModule, relax, tirx
+
+    from relay_passes.lower_gpu import lower_gpu
+    from schedules.defaults import default_legalizations, default_rules
+    from schedules.launches import launches_of
+    from schedules.tvm_target import tvm_target
+    from target_specs.loader import load_spec
+
+    forms = {
+        "softmax": relax.op.nn.softmax,
+        "row_sum": lambda x: relax.op.sum(x, axis=[-1]),
+        "column_mean": lambda x: relax.op.mean(x, axis=[0]),
+        "transpose": relax.op.permute_dims,
+    }
+    gpu = dataclasses.replace(load_spec("host").gpu, **LIMITS)
+    x = relax.Var("x", relax.TensorType(_SHAPE, "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            result = builder.emit_output(builder.normalize(forms[kind](x)))
+        builder.emit_func_output(result)
+    mod = lower_gpu(
+        builder.get(),
+        target=tvm_target(gpu),
+        legalizations=default_legalizations(gpu),
+        rules=default_rules(gpu),
+    )
+    (func,) = (func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc))
+    kernel = IRModule({"main": func.with_attr("global_symbol", "main")})
+    launches = launches_of(kernel, tvm_target(gpu))
+    (step,) = launches.steps
+    roles = ("x", "product")
+    return launches.source, {
+        "kernel": step.kernel,
+        "arguments": [roles[place] for place in step.arguments],
+        "groups": list(step.groups),
+        "items": list(step.items),
+    }
 
 
 def _compile(kind: str, rows: int, depth: int, columns: int) -> tuple[str, dict[str, Any]]:
@@ -189,11 +246,10 @@ class _Reference:
 
 def _measure(device: Any, reference: _Reference, case: dict[str, Any], source: str) -> dict:
     """Error, time and rates of one kernel."""
-    rows, depth, columns = case["shape"]
     arrays, want = _inputs(case, reference)
-    moved = sum(array.nbytes for array in arrays.values()) + 4 * rows * columns
+    got = np.full(want.shape, np.nan, np.float32)  # an element not written stays NaN
+    moved = sum(array.nbytes for array in arrays.values()) + got.nbytes
     copies = 1 if case["kind"] == "gemm" else max(2, -(-_CACHE_BYTES // moved))
-    got = np.full((rows, columns), np.nan, np.float32)  # an element not written stays NaN
     product = device.upload(got)
     program = device.program(source)
     buffers, launches = [product], []
@@ -214,6 +270,9 @@ def _measure(device: Any, reference: _Reference, case: dict[str, Any], source: s
     for buffer in buffers:
         device.release(buffer)
     row = {"us": us, "error": error, "bytes": moved, "gbps": moved / us / 1e3}
+    if case["kind"] in MEMORY_BOUND:
+        return row
+    rows, depth, columns = case["shape"]
     row["tflops"] = 2 * rows * depth * columns / us / 1e6
     if case["kind"] == "w4":
         row["of_reading"] = _reading_us(device, moved) / us
@@ -226,6 +285,9 @@ def _measure(device: Any, reference: _Reference, case: dict[str, Any], source: s
 def _inputs(case: dict[str, Any], reference: _Reference) -> tuple[dict[str, np.ndarray], Any]:
     """The kernel's arguments, and the product in float64."""
     random = np.random.default_rng()
+    if case["kind"] in MEMORY_BOUND:
+        x = random.standard_normal(case["shape"], dtype=np.float32)
+        return {"x": x}, MEMORY_BOUND[case["kind"]](x.astype(np.float64))
     rows, depth, columns = case["shape"]
     x = random.standard_normal((rows, depth), dtype=np.float32)
     if case["kind"] != "w4":
@@ -313,9 +375,10 @@ def as_markdown(report: dict[str, Any]) -> str:
         reading, cublas = (
             f"{row[key]:.2f}" if row.get(key) else "" for key in ("of_reading", "of_cublas")
         )
+        tflops = f"{row['tflops']:.1f}" if "tflops" in row else ""
         lines.append(
             f"| {row['name']} | {row['us']:.1f} | {row['error']:.1e} | {row['gbps']:.0f} "
-            f"| {row['of_copy']:.2f} | {reading} | {row['tflops']:.1f} | {cublas} |"
+            f"| {row['of_copy']:.2f} | {reading} | {tflops} | {cublas} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -28,7 +28,7 @@ from target_specs.spec import GpuSpec
 # Neighbouring outputs of one work-item: they share the loads of overlapping windows.
 _POSITIONS = 4
 # A window up to this many taps is a window; more is a plane, where sharing does not pay.
-_WINDOW_MAX_TAPS = 64
+WINDOW_MAX_TAPS = 64
 _UNROLL_MAX_TAPS = 25
 
 
@@ -44,23 +44,10 @@ class ColumnReduction(Rule):
     def schedule(self, func: tirx.PrimFunc) -> s_tir.Schedule | None:
         """None where there is not exactly one reduction, or it reduces the contiguous axis."""
         sch = s_tir.Schedule(func)
-        blocks = sch.get_child_blocks(sch.get_sblock("root"))
-        places = [place for place, block in enumerate(blocks) if is_reduction(sch, block)]
-        if len(places) != 1:
+        found = take_columns(sch)
+        if found is None:
             return None
-        reduction = blocks[places[0]]
-        if not walks_contiguously(sch, reduction):
-            return None
-        for block in blocks[: places[0]]:
-            sch.compute_inline(block)
-        after = blocks[places[0] + 1 :]
-        if not after:  # the result goes through registers all the same
-            after = [sch.cache_write(reduction, 0, "local")]
-        final = inline_all_but(sch, reduction, [reduction, *after])
-        if final is None:
-            return None
-        follow_accumulator(sch, reduction, final)
-        self._tile(sch, reduction, final)
+        self._tile(sch, *found)
         return sch
 
     def _tile(self, sch: s_tir.Schedule, reduction: Any, final: Any) -> None:
@@ -70,7 +57,7 @@ class ColumnReduction(Rule):
         taps = math.prod(extent(sch, loop) for loop in reduced)
         strips, lane = sch.split(column, [None, math.gcd(extent(sch, column), self.lanes)])
         position = None
-        if outer and taps <= _WINDOW_MAX_TAPS:
+        if outer and taps <= WINDOW_MAX_TAPS:
             count = max(n for n in range(1, _POSITIONS + 1) if extent(sch, outer[-1]) % n == 0)
             outer[-1], position = sch.split(outer[-1], [None, count])
         inner = [lane] if position is None else [position, lane]
@@ -94,6 +81,30 @@ class ColumnReduction(Rule):
             sch.unroll(position)
         annotate_unroll(sch, reduced, _UNROLL_MAX_TAPS)
         sch.decompose_reduction(reduction, reduced[0])
+
+
+def take_columns(sch: s_tir.Schedule) -> tuple[Any, Any] | None:
+    """The reduction over columns and the block that has its result; all others are inlined.
+
+    None where there is not exactly one reduction, it reduces the contiguous axis, or its
+    epilogue reduces.
+    """
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    places = [place for place, block in enumerate(blocks) if is_reduction(sch, block)]
+    if len(places) != 1:
+        return None
+    reduction = blocks[places[0]]
+    if not walks_contiguously(sch, reduction):
+        return None
+    for block in blocks[: places[0]]:
+        sch.compute_inline(block)
+    # Without an epilogue, the result goes through registers all the same.
+    after = blocks[places[0] + 1 :] or [sch.cache_write(reduction, 0, "local")]
+    final = inline_all_but(sch, reduction, [reduction, *after])
+    if final is None:
+        return None
+    follow_accumulator(sch, reduction, final)
+    return reduction, final
 
 
 def walks_contiguously(sch: s_tir.Schedule, block: Any) -> bool:

@@ -14,7 +14,9 @@ from schedules.kv_cache import legalize_update_kv
 from schedules.last_resort import LastResort
 from schedules.layout import Legalize, legalize_permute_dims
 from schedules.local_tile import LocalTiled
+from schedules.lockstep_columns import LockstepColumns
 from schedules.lockstep_reduction import LockstepReduction
+from schedules.lockstep_transpose import LockstepTranspose
 from schedules.matmul import legalize_matmul
 from schedules.register_tile import RegisterTiled
 from schedules.row_reduction import (
@@ -61,7 +63,9 @@ def default_rules(gpu: GpuSpec) -> list[ScheduleRule]:
         LocalTiled(),
         RegisterTiled(),
         RowReduction(),
+        LockstepTranspose(gpu),
         Elementwise(gpu),
+        LockstepColumns(gpu),
         ColumnReduction(gpu),
         LockstepReduction(gpu),
         LastResort(gpu),

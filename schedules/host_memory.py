@@ -19,6 +19,7 @@ from tvm.tirx import compilation_pipeline
 
 from schedules.aligned_vectors import AlignVectors
 from schedules.exact_constants import ExactConstants
+from schedules.group_reduction import GroupReductions, with_functions
 from schedules.infinities import InfiniteStarts
 from schedules.store_half import StoreHalf
 
@@ -38,18 +39,23 @@ def host_memory_pipeline(*, native_half: bool = False) -> str:
 
     def factory() -> tuple:
         default, host, device = default_s_tir_pipeline()
-        passes = [default, AcceptUnifiedMemory(), InfiniteStarts()]
+        passes = [GroupReductions(), default, AcceptUnifiedMemory(), InfiniteStarts()]
         if not native_half:
             passes.append(StoreHalf())
         passes += [ExactConstants(), AlignVectors()]
         return tvm.transform.Sequential(passes, name=name), host, device
 
     compilation_pipeline.register_tir_pipeline(name, factory)
-    tvm.register_global_func(_SOURCE_HOOK, _allow_stored_half, override=True)
+    tvm.register_global_func(_SOURCE_HOOK, _completed, override=True)
     return name
 
 
-def _allow_stored_half(source: str, _target: tvm.target.Target) -> str:
+def _completed(source: str, _target: tvm.target.Target) -> str:
+    """`source` as the device's compiler can take it."""
+    return with_functions(_allow_stored_half(source))
+
+
+def _allow_stored_half(source: str) -> str:
     """Let a kernel that only stores half build where half arithmetic is missing.
 
     TVM guards every source that mentions `half` with an `#error`; the use of the extension stays,
