@@ -17,7 +17,11 @@ def add_onnx_arguments(parser: argparse.ArgumentParser) -> None:
     """The model, its target, its shapes and its storage type."""
     parser.add_argument("model", nargs="?", type=Path, help="ONNX file")
     parser.add_argument(
-        "-t", "--target", default="snapdragon", help="target name or TOML file; `help` lists them"
+        "-t",
+        "--target",
+        default="snapdragon",
+        help="target name or TOML file; `help` lists them. `build` takes several with commas: the "
+        "NPU part is compiled for each, and planned is for the first",
     )
     parser.add_argument(
         "--input",
@@ -217,9 +221,14 @@ def onnx_config(
         if spec.name in inputs:
             raise BadInput(f"--input {spec.name} is given twice")
         inputs[spec.name] = spec
+    target, *others = [word.strip() for word in args.target.split(",")]
+    if others and args.verb != "build":
+        raise BadInput(f"--target {args.target}: {args.verb} takes one; `build` takes several")
+    if others:
+        more["more_targets"] = tuple(others)
     return BuildConfig(
         model=args.model,
-        target=args.target,
+        target=target,
         output=output,
         inputs=inputs,
         dtype=args.dtype,

@@ -45,6 +45,8 @@ examples:
   hetero-tvm build detector.onnx --target snapdragon-8-elite --input x=1x3x320x320 --plan-only
   hetero-tvm build encoder.onnx --target snapdragon --os linux-aarch64 -o encoder.so \\
       --input input_ids=1x128 --input attention_mask=1x128
+  hetero-tvm build detector.onnx --input x=1x3x320x320 -o detector.so --with-fallback \\
+      --target snapdragon-8-gen-2,snapdragon-8-gen-3,snapdragon-8-elite
   hetero-tvm build model_folder/ --target host --context 4096 -o llm.so
   hetero-tvm build encoder.onnx --target host --db tuned/ --input ids=1x128 -o encoder.so
   hetero-tvm build model_folder/ --target host --quantize w4a16 --group 128 -o llm.so
@@ -80,12 +82,14 @@ def build(
     group: int = 32,
     symmetric: bool = False,
     overrides: str | Path | None = None,
+    with_fallback: bool = False,
 ) -> BuildResult:
     """Compile `model` into one shared library.
 
     Args:
         model: ONNX file, or the folder of a language model.
         target: a name of `--target help`, or a TOML file like those in `target_specs/socs/`.
+            Several with commas: the NPU part is compiled for each, and planned is for the first.
         output: the artefact; `<model>.so` in the working directory where None.
         os: what host code is for, as in "linux-aarch64" (`hetero_tvm.device_os.OSES`); this machine
             where None.
@@ -109,6 +113,8 @@ def build(
             takes them as they are.
         group, symmetric, overrides: how, as for `hetero-tvm quantize`.
         db: a folder of tuned kernels, as `hetero-tvm tune` makes it; None uses none.
+        with_fallback: carry what computes the NPU's regions, and the whole model, on a CPU; used
+            only where the device lacks them and `load(…, allow_fallback=True)` says so.
 
     Returns:
         A `BuildResult`: path, plan, manifest, seconds and memory.
@@ -124,10 +130,14 @@ def build(
     if has_length != (length is not None):
         raise BadInput('length and a dimension "L" in inputs belong together')
 
+    first, *others = [word.strip() for word in target.split(",")]
+
     def at(size: int | None) -> BuildConfig:
         return BuildConfig(
             model=model,
-            target=target,
+            target=first,
+            more_targets=tuple(others),
+            with_fallback=with_fallback,
             output=Path(output) if output else Path(model.with_suffix(".so").name),
             os=os,
             inputs={
@@ -158,6 +168,7 @@ def build(
     except ValueError as error:
         raise BadInput(str(error)) from None
     if model.is_dir():
+        _refuse_for_llm(config)
         if length is not None or shapes or pad or measure:
             raise WrongKindOfModel(
                 f"{model}: a language model takes no inputs, length, pad or measure"
@@ -215,6 +226,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_false",
         default=None,
         help="several lengths for a device: every length's NPU part has a copy of the weights",
+    )
+    parser.add_argument(
+        "--with-fallback",
+        action="store_true",
+        help="also carry what computes the NPU's part, and the whole model, on a CPU, for "
+        "`run --allow-fallback` where a device lacks its NPU or OpenCL (its weights once more)",
     )
     parser.add_argument(
         "--plan-only", action="store_true", help="place operators; compile, prove, write nothing"
@@ -296,6 +313,7 @@ def run(args: argparse.Namespace) -> int:
             keep_going=args.keep_going,
             measure=args.measure,
             share_npu_weights=args.share_npu_weights,
+            with_fallback=args.with_fallback,
             db=args.db,
             sign=args.sign,
             dump_ir=folder / str(length) if folder is not None and length is not None else folder,
@@ -345,9 +363,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_for_llm(config: BuildConfig) -> None:
+    """What is for models that are one function."""
+    if config.more_targets or config.with_fallback:
+        raise WrongKindOfModel(
+            f"{config.model}: a language model is built for one target, and without a fallback"
+        )
+
+
 def _language_model(args: argparse.Namespace, config: BuildConfig) -> BuildResult:
     from hetero_tvm import llm_build
 
+    _refuse_for_llm(config)
     for flag in ("input", "length", "pad", "measure"):
         if getattr(args, flag):
             raise WrongKindOfModel(

@@ -33,10 +33,11 @@ from hetero_tvm.errors import ArtefactUnreadable
 from hetero_tvm.frontend.random_inputs import InputRange
 from hetero_tvm.frontend.tensor_spec import TensorSpec, check_tensors
 from hetero_tvm.lengths import LengthRules
+from hetero_tvm.npu_targets import NpuTarget
 from hetero_tvm.weights_layout import ALIGNMENT, Weights
 from relay_passes.calls import Call
 
-FORMAT_VERSION = 5  # kFormatVersion of runtime/src/c_api/manifest.cc too
+FORMAT_VERSION = 6  # kFormatVersion of runtime/src/c_api/manifest.cc too
 _MAGIC = b"HETROTVM"
 _FOOTER = struct.Struct("<32sQ8s")  # sha256 of the manifest, its length in bytes, magic
 SIGNATURE = struct.Struct("<64s32s8s")  # signature, public key, magic
@@ -97,6 +98,9 @@ class Manifest:
     variants: tuple[Variant, ...] = ()
     lengths: LengthRules | None = None
     llm: LanguageModel | None = None
+    # What the NPU part is compiled for, the first being the above; empty: there is none.
+    targets: tuple[NpuTarget, ...] = ()
+    fallback: bool = False  # it carries what computes the model without NPU or GPU
     # What ONNX Runtime gives on seeded inputs (`hetero_tvm.reference`); None after --no-check.
     reference: dict[str, Any] | None = None
     weights: Weights | None = None  # None: they are in the library
@@ -110,6 +114,16 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest as JSON text."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    def on(self, target: NpuTarget) -> Manifest:
+        """The manifest as one of its targets is told of it."""
+        return dataclasses.replace(
+            self,
+            target=target.name,
+            soc=target.soc,
+            htp_arch=target.htp_arch,
+            soc_ids=target.soc_ids,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:

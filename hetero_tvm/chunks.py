@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -42,12 +43,19 @@ class Piece:
 
 def chunks_of(path: Path) -> list[Chunk]:
     """The file's chunks, in order; they cover all of it."""
-    found, start = [], 0
     with path.open("rb") as file:
-        for end in _ends(path):
-            size = end - start
-            found.append(Chunk(hashlib.sha256(file.read(size)).hexdigest(), start, size))
-            start = end
+        return chunks_in(file, path.stat().st_size)
+
+
+def chunks_in(file: BinaryIO, size: int) -> list[Chunk]:
+    """The chunks of a file of `size` bytes, in order; they cover all of it."""
+    ends = list(_ends(file, size))
+    file.seek(0)
+    found, start = [], 0
+    for end in ends:
+        digest = hashlib.sha256(file.read(end - start)).hexdigest()
+        found.append(Chunk(digest, start, end - start))
+        start = end
     return found
 
 
@@ -104,10 +112,10 @@ def travelling(new: Sequence[Chunk], there: Mapping[str, Sequence[Chunk]]) -> li
     return found
 
 
-def _ends(path: Path) -> Iterator[int]:
+def _ends(file: BinaryIO, size: int) -> Iterator[int]:
     """Ends of chunks, the file's own last."""
-    size, start = path.stat().st_size, 0
-    for end in _candidates(path):
+    start = 0
+    for end in _candidates(file):
         while end - start > MOST_BYTES:
             start += MOST_BYTES
             yield start
@@ -121,19 +129,18 @@ def _ends(path: Path) -> Iterator[int]:
         yield size
 
 
-def _candidates(path: Path) -> Iterator[int]:
+def _candidates(file: BinaryIO) -> Iterator[int]:
     """Offsets behind which a chunk may begin, by content alone."""
     before, offset = np.zeros(0, np.uint8), 0
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            data = np.concatenate([before, np.frombuffer(block, np.uint8)])
-            # Doubling: after k steps each value covers the 2**k bytes that end at it.
-            hashes, width = _GEAR[data], 1
-            while width < _WINDOW:
-                hashes[width:] += hashes[:-width] << np.uint32(width)
-                width *= 2
-            # The low bits of such a sum depend on few bytes, the high ones on all of the window.
-            ends = np.flatnonzero(hashes[len(before) :] >> np.uint32(32 - _BITS) == 0)
-            yield from (ends + (offset + 1)).tolist()
-            offset += len(block)
-            before = data[-(_WINDOW - 1) :]
+    while block := file.read(_BLOCK_BYTES):
+        data = np.concatenate([before, np.frombuffer(block, np.uint8)])
+        # Doubling: after k steps each value covers the 2**k bytes that end at it.
+        hashes, width = _GEAR[data], 1
+        while width < _WINDOW:
+            hashes[width:] += hashes[:-width] << np.uint32(width)
+            width *= 2
+        # The low bits of such a sum depend on few bytes, the high ones on all of the window.
+        ends = np.flatnonzero(hashes[len(before) :] >> np.uint32(32 - _BITS) == 0)
+        yield from (ends + (offset + 1)).tolist()
+        offset += len(block)
+        before = data[-(_WINDOW - 1) :]

@@ -21,6 +21,7 @@ from hetero_tvm import (
     reference,
     runtime,
     signing,
+    target_set,
     vm_lowering,
 )
 from hetero_tvm.config import BuildConfig
@@ -148,9 +149,17 @@ def prepare(config: BuildConfig, progress: Progress) -> CostModel:
         signing.load_key(config.sign)  # a wrong one is said now, not after the work
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
         raise BadOutputPath(f"--dump-ir {config.dump_ir}: is a file; name a folder")
+    _others(config, costs.spec, progress)
     _cross_compiler(config)
     runtime.load()
     return costs
+
+
+def _others(config: BuildConfig, first: SocSpec, progress: Progress) -> tuple[SocSpec, ...]:
+    """The specs of `config.more_targets`, which are fit for an artefact together with `first`."""
+    others = tuple(target_spec(name, progress) for name in config.more_targets)
+    target_set.check([first, *others])
+    return others
 
 
 def host_os(config: BuildConfig) -> DeviceOs:
@@ -198,7 +207,14 @@ def run_phases(
             _dump(config.dump_ir, phase.name, state)
 
     state = pipeline.run(
-        start or pipeline.State(config=config, spec=costs.spec, costs=costs, note=progress.note),
+        start
+        or pipeline.State(
+            config=config,
+            spec=costs.spec,
+            others=_others(config, costs.spec, progress),
+            costs=costs,
+            note=progress.note,
+        ),
         phases=phases,
         on_phase=lambda phase: progress.step(step.format(phase.name)),
         after_phase=after_phase,
@@ -285,6 +301,8 @@ def write_artefact(
         plan=state.plan.to_dict(),
         npu_regions=len(state.compiled),  # of all lengths
         calls=state.calls,
+        targets=target_set.targets(state) if state.compiled else (),
+        fallback=bool(state.whole),
         reference=_reference(state),
         kernels=first_load.described(state.kernels, state.mod),
         record=_record(state),

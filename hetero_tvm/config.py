@@ -75,6 +75,10 @@ class BuildConfig:
     # Compiled NPU regions of several lengths have their weights once. None: where a device loads
     # them; this machine's simulator cannot.
     share_npu_weights: bool | None = None
+    # Other targets that the artefact's NPU part is for too; planned is for `target`.
+    more_targets: tuple[str, ...] = ()
+    # Carry what computes the NPU's regions, and the whole model, on a CPU.
+    with_fallback: bool = False
     llm: LlmStep | None = None  # None: a model like any other
     dump_ir: Path | None = None
     # A length that the NPU is to have no graphs for -> the numbers of rows that it has some for.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -12,11 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import first_load, recording, runtime, signing
+from hetero_tvm import fallback, first_load, npu_targets, recording, runtime, signing
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.device_fit import check_qnn
 from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import (
+    BadInput,
+    DeviceLacks,
+    EnvironmentProblem,
     LengthNotBuilt,
     RunFailed,
     WrongKindOfModel,
@@ -30,8 +34,6 @@ from hetero_tvm.surroundings import Surroundings
 from hetero_tvm.weights_layout import read_weights
 
 Around = Callable[[str], AbstractContextManager[None]]
-
-_SOC_FILE = Path("/sys/devices/soc0/soc_id")  # Qualcomm kernels tell the SoC here
 
 
 def nothing_around(_function: str) -> AbstractContextManager[None]:
@@ -235,6 +237,10 @@ class Model:
         """Set every counter to zero."""
         runtime.reset_counters()
 
+    def fallbacks(self) -> list[str]:
+        """What runs elsewhere than it was built for where this model runs, and why."""
+        return runtime.fallbacks()
+
     def gpus(self) -> list[dict[str, Any]]:
         """Every OpenCL device where this model runs, as `runtime.opencl_devices` describes them."""
         return runtime.opencl_devices()
@@ -304,15 +310,23 @@ class Opened:
         return [self.weights[index] for index in described.of_function[function]]
 
 
-def load(path: str | Path) -> Model:
+def load(path: str | Path, *, allow_fallback: bool = False, npu_target: str | None = None) -> Model:
     """Check and load the artefact at `path`.
+
+    Args:
+        path: the artefact.
+        allow_fallback: where its NPU part or any OpenCL device is missing, what stands in for it
+            may compute in its place, if it carries that (`build --with-fallback`); this is said on
+            standard error and by `Model.fallbacks`. So does HETERO_ALLOW_FALLBACK=1.
+        npu_target: of an artefact for several targets, the one to simulate, by name; None: the one
+            that this machine is, the first where it is no such device.
 
     Raises:
         BadInput: missing, damaged, or made for another machine or version: says what to do; also
             a language model, which is more than a function.
         EnvironmentProblem: no OpenCL device, or a package that it needs is missing.
     """
-    opened = open_artefact(Path(path))
+    opened = open_artefact(Path(path), allow_fallback=allow_fallback, npu_target=npu_target)
     if opened.manifest.llm is not None:
         raise WrongKindOfModel(f"{path}: a language model; use hetero_tvm.load_llm")
     model = Model(opened.manifest, opened.machine, opened.device)
@@ -320,17 +334,22 @@ def load(path: str | Path) -> Model:
     return model
 
 
-def open_artefact(path: Path) -> Opened:
-    """Check the artefact at `path`, load its code and prepare its kernels; errors as `load`."""
+def open_artefact(
+    path: Path, *, allow_fallback: bool = False, npu_target: str | None = None
+) -> Opened:
+    """Check the artefact at `path`, load its code and prepare its kernels; as `load`."""
     manifest = read_manifest(path)
     signing.check_trusted(path)
     started = time.perf_counter()
-    check_fits(path, manifest)
-    runtime.load()
+    allowed = allow_fallback or os.environ.get("HETERO_ALLOW_FALLBACK") == "1"
+    manifest = _on_this_npu(path, manifest, allowed, npu_target)
     import tvm
     from tvm import relax
 
-    device = runtime.open_opencl()
+    try:
+        device = runtime.open_opencl()
+    except EnvironmentProblem as error:
+        return _on_cpu(path, manifest, allowed, error, started)
     here = first_load.Here(device=str(device.device_name), driver=str(device.driver_version))
     first_load.check_kernels(path, manifest, here)
     try:
@@ -343,6 +362,60 @@ def open_artefact(path: Path) -> Opened:
     except (tvm.error.InternalError, RuntimeError) as error:
         raise RunFailed(f"{path}: {last_line(error)}") from error
     return Opened(manifest, machine, device, time.perf_counter() - started, weights)
+
+
+def _on_this_npu(path: Path, manifest: Manifest, allowed: bool, wanted: str | None) -> Manifest:
+    """Check that it fits; the manifest as the target is told of it that this machine is."""
+    check_fits(path, manifest)
+    runtime.load()
+    unfit, target = None, None
+    try:
+        check_qnn(path, manifest)
+        if manifest.targets:
+            wanted = wanted or os.environ.get("HETERO_NPU_TARGET") or None
+            target = npu_targets.require(str(path), manifest.targets, runtime.soc_id(), wanted)
+        elif wanted is not None:
+            raise BadInput(f"{path}: has no NPU part that is compiled for a target")
+    except (WrongMachine, DeviceLacks) as error:
+        if not manifest.fallback:
+            raise
+        if not allowed:
+            raise type(error)(f"{error}; or run it with --allow-fallback") from None
+        unfit = str(error)
+    name = None if target is None else target.name
+    runtime.configure_npu(target=name, unfit=unfit, allow_fallback=allowed)
+    return manifest if target is None else manifest.on(target)
+
+
+def _on_cpu(
+    path: Path, manifest: Manifest, allowed: bool, why: EnvironmentProblem, started: float
+) -> Opened:
+    """The artefact where there is no OpenCL device: the model that it carries for a CPU."""
+    if not manifest.fallback:
+        raise why
+    if not allowed:
+        raise type(why)(f"{why}; or run it on the CPU with --allow-fallback") from why
+    import tvm
+
+    programs = {one.function: one.outputs for one in manifest.variants} or {
+        "main": manifest.outputs
+    }
+    try:
+        module = runtime.load_module(path.resolve())
+    except (tvm.error.InternalError, RuntimeError) as error:
+        raise RunFailed(f"{path}: {last_line(error)}") from error
+    machine = fallback.CpuMachine(module, programs.__getitem__)
+    runtime.tell_fallback(f"ONNX Runtime computes the model on the CPU: {why}")
+    # What it computes lies in the model's own order.
+    plain = dataclasses.replace(
+        manifest,
+        output_axes=(None,) * len(manifest.outputs),
+        variants=tuple(
+            dataclasses.replace(one, output_axes=(None,) * len(one.outputs))
+            for one in manifest.variants
+        ),
+    )
+    return Opened(plain, machine, tvm.cpu(), time.perf_counter() - started)
 
 
 def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
@@ -379,21 +452,6 @@ def check_fits(path: Path, manifest: Manifest) -> None:
                 f"{path}: built with {package} {built}, {installed} is installed; "
                 f"rebuild it, or pip install {package}=={built}"
             )
-    check_qnn(path, manifest)
-    here_soc = soc_id()
-    if here_soc is not None and manifest.soc_ids and here_soc not in manifest.soc_ids:
-        raise WrongMachine(
-            f"{path}: its NPU part is compiled for {manifest.soc}, this device is SoC {here_soc} "
-            f"(by {_SOC_FILE}); rebuild it with this device's --target"
-        )
-
-
-def soc_id() -> int | None:
-    """Number of the Qualcomm SoC that this runs on, as its kernel gives it; None elsewhere."""
-    try:
-        return int(_SOC_FILE.read_text())
-    except (OSError, ValueError):
-        return None
 
 
 def _array(value: Any) -> np.ndarray:

@@ -82,6 +82,8 @@ class CompiledRegion:
     names: tuple[str, ...] = ()  # the operators in it, as the plan calls them
     weight_bytes: int = 0  # of the constants in it
     outside: tuple[OutsideWeight, ...] = ()  # of those, what lies in the artefact's weight part
+    others: tuple[bytes, ...] = ()  # as `onnx`, for further targets of the artefact
+    substitute: bytes | None = None  # does the same on a CPU; None: there is none
 
 
 @dataclasses.dataclass(frozen=True)

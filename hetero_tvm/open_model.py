@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterator[Model]:
+def opened(
+    path: Path,
+    to: str | None = None,
+    root: str | None = None,
+    *,
+    allow_fallback: bool = False,
+    npu_target: str | None = None,
+) -> Iterator[Model]:
     """The artefact at `path`, on the device at `to`; None: this machine.
 
     A model on a device is a `Model` like any other and lives as long as the context.
+    `allow_fallback`, `npu_target`: see `loader.load`.
 
     Raises:
         BadInput: as `loader.load`, or not deployed there.
@@ -27,7 +35,7 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
     if to is None:
         from hetero_tvm import loader
 
-        yield loader.load(path)
+        yield loader.load(path, allow_fallback=allow_fallback, npu_target=npu_target)
         return
     from hetero_tvm.device_store import DeviceStore, StoredFile
     from hetero_tvm.remote import Session
@@ -38,6 +46,7 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
     artefact = StoredFile.of(path)
     if to.partition(":")[0] in ("rpc", "rpcs"):
         with Session.of_server(rpc.parse(to)) as session:
+            session.configure_npu(npu_target, allow_fallback)
             yield session.load(session.push(artefact), manifest)
         return
     with open_transport(to) as transport:
@@ -55,5 +64,6 @@ def opened(path: Path, to: str | None = None, root: str | None = None) -> Iterat
                 f"hetero-tvm deploy {path} --to {to}"
             )
         with Session.of_bundle(transport, f"{store.root}/bundles/{found[0].name}/run") as session:
+            session.configure_npu(npu_target, allow_fallback)
             there = f"{store.root}/store/{artefact.sha256}/{found[0].record['file']}"
             yield session.load(there, manifest)

@@ -18,11 +18,13 @@ from tvm import IRModule, relax
 
 from hetero_tvm import (
     build_record,
+    fallback,
     frontend,
     measure_plans,
     npu_compiler,
     npu_weights,
     runtime,
+    target_set,
     vm_lowering,
 )
 from hetero_tvm.config import BuildConfig
@@ -93,6 +95,8 @@ class State:
     regions: tuple[NpuRegion, ...] = ()
     compiled: tuple[npu_compiler.CompiledRegion, ...] = ()  # the regions, as the NPU loads them
     npu_files: Mapping[str, bytes] = dataclasses.field(default_factory=dict)  # of `compiled`
+    others: tuple[SocSpec, ...] = ()  # further targets, of `config.more_targets`
+    whole: tuple[NpuRegion, ...] = ()  # the model itself, for a CPU: see `fallback`
     npu_compiler_bytes: int = 0  # memory that the vendor's compiler took at most
     # Function -> the plan that it follows; empty: `main`, and `plan`.
     function_plans: Mapping[str, Plan] = dataclasses.field(default_factory=dict)
@@ -416,12 +420,15 @@ def _lower_npu(state: State) -> State:
 
 
 def _compile_npu(state: State) -> State:
+    if state.config.with_fallback:
+        assert state.model is not None
+        state = dataclasses.replace(state, whole=(fallback.whole(state.model),))
     if not state.regions:
         return state
     npu = state.spec.npu
     if state.config.share_npu_weights and npu.provider == "qnn":
         compiled = npu_compiler.uncompiled(state.regions)  # with those of the other lengths, below
-        return dataclasses.replace(state, compiled=compiled)
+        return dataclasses.replace(state, compiled=_with_substitutes(compiled, state))
     if state.place_weight is not None and npu.provider == "cpu":
         lifted = tuple(
             dataclasses.replace(region, onnx=onnx, outside=outside)
@@ -429,13 +436,35 @@ def _compile_npu(state: State) -> State:
             for onnx, outside in [npu_weights.lift(region.onnx, state.place_weight)]
         )
         return dataclasses.replace(state, compiled=lifted, regions=())
-    compiled = npu_compiler.compile_regions(
-        state.regions, npu, cache_dir=state.config.cache_dir, progress=state.note
+    versions = []
+    for spec in (state.spec, *state.others):
+        if state.others:
+            state.note(f"compiling the NPU part for {spec.name}")
+        versions.append(
+            npu_compiler.compile_regions(
+                state.regions, spec.npu, cache_dir=state.config.cache_dir, progress=state.note
+            )
+        )
+    compiled = tuple(
+        dataclasses.replace(first, others=tuple(other.onnx for other in others))
+        for first, *others in zip(*versions, strict=True)
     )
     return dataclasses.replace(
         state,
-        compiled=compiled,
-        npu_compiler_bytes=max(region.peak_bytes for region in compiled),
+        compiled=_with_substitutes(compiled, state),
+        npu_compiler_bytes=max(region.peak_bytes for one in versions for region in one),
+    )
+
+
+def _with_substitutes(
+    compiled: Sequence[npu_compiler.CompiledRegion], state: State
+) -> tuple[npu_compiler.CompiledRegion, ...]:
+    """`compiled`, with the regions' own models where they are to be carried."""
+    if not state.config.with_fallback or state.spec.npu.provider != "qnn":
+        return tuple(compiled)
+    return tuple(
+        dataclasses.replace(region, substitute=plain.onnx)
+        for region, plain in zip(compiled, state.regions, strict=True)
     )
 
 
@@ -483,9 +512,19 @@ def _lower_gpu(state: State) -> State:
 
 def _codegen(state: State) -> State:
     npu, npu_module = state.spec.npu, None
-    if state.compiled:
-        options = npu_compiler.session_options(npu)
-        npu_module = runtime.npu_module(state.compiled, npu.provider, options, state.npu_files)
+    if state.compiled or state.whole:
+        targets = [target_set.described(spec) for spec in (state.spec, *state.others)]
+        regions = state.compiled
+        npu_module = runtime.npu_module(
+            regions,
+            npu.provider,
+            npu_compiler.session_options(npu),
+            state.npu_files,
+            [region.substitute for region in regions if region.substitute is not None],
+            targets=targets if npu.provider == "qnn" and regions else (),
+            binaries={r.symbol: (r.onnx, *r.others) for r in regions if r.others},
+            standby=state.whole,
+        )
     executable = vm_lowering.compile_executable(
         state.mod,
         tvm_target(state.spec.gpu, _host_target(state.config)),

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hetero_tvm import npu_targets
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.device_store import StoredFile
 from hetero_tvm.errors import BadInput, DeviceFailure
@@ -56,6 +57,7 @@ class Session:
         from tvm.rpc import RPCSession, _ffi_api
 
         self._where = where
+        self._npu_target: str | None = None
         self._log = tempfile.NamedTemporaryFile(prefix="hetero-device-", suffix=".log")
         with self.failures():
             self.rpc = RPCSession(
@@ -116,6 +118,22 @@ class Session:
                 ) from None
             return function(*args)
 
+    def configure_npu(self, target: str | None, allow_fallback: bool) -> None:
+        """See `loader.load`; before `load`."""
+        if target is not None:
+            self.call("hetero_tvm.setting_set", "npu.target", target)
+        if allow_fallback:
+            self.call("hetero_tvm.setting_set", "fallback.allow", "1")
+        self._npu_target = target
+
+    def _on_its_npu(self, manifest: Manifest) -> Manifest:
+        """The manifest as the target is told of it that the device is, or that was asked for."""
+        if not manifest.targets:
+            return manifest
+        soc = int(self.call("hetero_tvm.soc_id"))
+        found = npu_targets.pick(manifest.targets, None if soc < 0 else soc, self._npu_target)
+        return manifest if found is None else manifest.on(found)  # else the device says so
+
     def load(self, path: str, manifest: Manifest) -> RemoteModel:
         """The artefact at `path` there, described by `manifest`.
 
@@ -131,7 +149,7 @@ class Session:
             module = self.rpc.load_module(path)
             device = self.rpc.cl(0)
             machine = relax.VirtualMachine(module, [device, tvm.cpu()])
-        model = RemoteModel(manifest, machine, device, self)
+        model = RemoteModel(self._on_its_npu(manifest), machine, device, self)
         model.load_seconds = time.perf_counter() - started
         return model
 
@@ -242,6 +260,10 @@ class RemoteModel(Model):
     def reset_counters(self) -> None:
         """See `Model.reset_counters`."""
         self._session.call("hetero_tvm.counters_reset")
+
+    def fallbacks(self) -> list[str]:
+        """See `Model.fallbacks`."""
+        return [str(line) for line in json.loads(str(self._session.call("hetero_tvm.fallbacks")))]
 
     def gpus(self) -> list[dict[str, Any]]:
         """See `Model.gpus`."""

@@ -57,6 +57,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="relative error that holds (default 1e-4; 1e-2 where the arithmetic is float16)",
     )
+    parser.add_argument(
+        "--allow-fallback",
+        action="store_true",
+        help="where the NPU or the GPU is missing, or the NPU is another one, what the artefact "
+        "carries in its place may compute (build --with-fallback); it is said what and why",
+    )
+    parser.add_argument(
+        "--npu-target",
+        metavar="TARGET",
+        help="of an artefact for several targets, the one whose NPU is simulated (default: the "
+        "first)",
+    )
     add_device_arguments(parser)
 
 
@@ -77,7 +89,13 @@ def run(args: argparse.Namespace) -> int:
     if args.device is not None:
         workload_arguments.refuse_device_there(args.to)
         runtime.configure(opencl_device=args.device)
-    with opened(args.artefact, args.to, args.root) as model:
+    with opened(
+        args.artefact,
+        args.to,
+        args.root,
+        allow_fallback=args.allow_fallback,
+        npu_target=args.npu_target,
+    ) as model:
         return _run(args, model, given)
 
 
@@ -107,13 +125,15 @@ def _run(args: argparse.Namespace, model: Model, given: dict[str, np.ndarray]) -
     if args.save is not None:
         save_outputs(args.save, outputs)
     held = all(error.held for error in errors) if errors else None
+    fallbacks = model.fallbacks()
     summary = {
         "artefact": str(args.artefact),
         "target": manifest.target,
-        "simulated": model.simulated,
+        "simulated": model.simulated and not fallbacks,
         "gpu": _gpu_words(model.gpus(), manifest),
         "memory": _memory_words(model.gpus()),
-        "npu": _npu_words(manifest, model.simulated),
+        "npu": "not used" if fallbacks else _npu_words(manifest, model.simulated),
+        "fallbacks": fallbacks,
         "load_s": model.load_seconds,
         "first_run_ms": times_ms[0],
         "length": sum(piece.size for piece in tensors.way) if tensors.way else None,
@@ -219,7 +239,9 @@ def save_outputs(path: Path, outputs: Mapping[str, np.ndarray]) -> None:
 
 
 def _gpu_words(devices: list[dict[str, Any]], manifest: Manifest) -> str:
-    chosen = next(device for device in devices if device["selected"])
+    chosen = next((device for device in devices if device["selected"]), None)
+    if chosen is None:
+        return "not there"
     words = [chosen["platform"]]
     if manifest.dtype == "float16":
         has = "has" if chosen["half"] else "lacks"
@@ -229,7 +251,9 @@ def _gpu_words(devices: list[dict[str, Any]], manifest: Manifest) -> str:
 
 def _memory_words(devices: list[dict[str, Any]]) -> str:
     """How GPU, NPU and host come to share bytes, and why not in a better way."""
-    chosen = next(device for device in devices if device["selected"])
+    chosen = next((device for device in devices if device["selected"]), None)
+    if chosen is None:
+        return "the CPU's"
     why = chosen.get("memory_why", "a program of an older version runs there; deploy again")
     return f"{chosen['memory']} ({why})"
 
@@ -240,6 +264,8 @@ def _npu_words(manifest: Manifest, simulated: bool) -> str:
     if manifest.npu_provider == "cpu":
         return "ONNX Runtime's CPU provider, standing in for an NPU"
     arch = f"HTP v{manifest.htp_arch} of {manifest.soc}"
+    if len(manifest.targets) > 1:
+        arch += f" ({manifest.target}, one of {len(manifest.targets)} in the artefact)"
     return f"{arch}, simulated by Qualcomm's x86 simulator" if simulated else arch
 
 
@@ -252,6 +278,7 @@ def _text(result: dict[str, Any], errors: list[OutputError]) -> str:
         f"load     {result['load_s']:.2f} s, first run {result['first_run_ms']:.1f} ms"
         + (" (simulated: not the chip's time)" if result["simulated"] else ""),
     ]
+    lines += [f"fallback {line}" for line in result["fallbacks"]]
     if result["way"]:
         lines.append(f"length   {result['length']}, on {result['way']}")
     if result["run_ms"]:

@@ -291,6 +291,44 @@ def configure_sync(
             _call("setting_set", key, str(int(value)))
 
 
+def soc_id() -> int | None:
+    """Return the number of this machine's SoC (HETERO_SOC_ID, else its kernel's); None elsewhere.
+
+    Raises ValueError where the variable is no number.
+    """
+    load()
+    found = int(_call("soc_id"))
+    return None if found < 0 else found
+
+
+def configure_npu(*, target: str | None, unfit: str | None, allow_fallback: bool) -> None:
+    """Say which target of the next artefact this machine is, and what to do where it is none.
+
+    `target`: None leaves the choice to the runtime. `unfit`: why its NPU part must not be used.
+    `allow_fallback`: what stands in for it, or for the GPU, may then be used.
+    """
+    load()
+    settings = {
+        "npu.target": target or "",
+        "npu.unfit": unfit or "",
+        "fallback.allow": str(int(allow_fallback)),
+    }
+    for key, value in settings.items():
+        _call("setting_set", key, value)
+
+
+def fallbacks() -> list[str]:
+    """Return what ran elsewhere than it was built for in this process, and why: a line each."""
+    load()
+    return [str(line) for line in json.loads(str(_call("fallbacks")))]
+
+
+def tell_fallback(what: str) -> None:
+    """Say on standard error what runs elsewhere than it was built for, and keep it."""
+    load()
+    _call("fallback_tell", what)
+
+
 def view(tensor: tvm.runtime.Tensor, byte_offset: int, shape: Sequence[int]) -> tvm.runtime.Tensor:
     """Return `shape` at `byte_offset` in a dense tensor's memory, as a tensor that keeps it alive.
 
@@ -321,6 +359,10 @@ def npu_module(
     options: Mapping[str, str],
     contexts: Mapping[str, bytes] | None = None,
     substitutes: Sequence[bytes] = (),
+    *,
+    targets: Sequence[Mapping[str, Any]] = (),
+    binaries: Mapping[str, Sequence[bytes]] | None = None,
+    standby: Sequence[NpuRegion] = (),
 ) -> tvm.runtime.Module:
     """Make a module whose functions are the regions' symbols: `symbol(*inputs, *outputs)`.
 
@@ -330,17 +372,24 @@ def npu_module(
     `contexts` are the files, by name, in which compiled regions have their binaries; the runtime
     writes them to the cache directory when the first region is loaded.
     `substitutes`: for each region, or none, a plain ONNX model that does the same on the CPU when
-    the NPU fails; the stand-in needs none, its models are such.
+    the NPU fails, or where it cannot be used and the user allows that; the stand-in needs none, its
+    models are such.
+    `targets`: what the regions are compiled for, as `runtime/src/npu/targets.h` describes it; with
+    several, `binaries` has one for each of them of every region, by its symbol.
+    `standby`: plain ONNX models that are functions too, prepared only when they are called.
     Raises ValueError when a description is inconsistent.
     """
-    from hetero_tvm import npu_weights
+    from hetero_tvm import npu_pieces, npu_weights
 
     load()
-    models = [region.onnx for region in regions]
-    plain = models if provider == "cpu" else list(substitutes)  # else weights are compiled in
+    binaries = binaries or {}
+    own = [region.onnx for region in regions if region.symbol not in binaries]
+    is_plain = provider == "cpu"  # else weights are compiled in
+    plain = [*(own if is_plain else ()), *(one.onnx for one in standby), *substitutes]
     plain, weights = npu_weights.share(plain)
+    models = plain if is_plain else [*own, *plain]
     files = {npu_weights.FILE: weights} if weights else {}
-    models = plain if provider == "cpu" else [*models, *plain]
+    pieces, numbers = npu_pieces.split(binaries)
     header: dict[str, Any] = {
         "regions": [
             {
@@ -349,18 +398,30 @@ def npu_module(
                 "options": {key: str(value) for key, value in options.items()},
                 "inputs": [_tensor(spec) for spec in region.inputs],
                 "outputs": [_tensor(spec) for spec in region.outputs],
-                **({"substitute": True} if substitutes and provider != "cpu" else {}),
+                **({"substitute": True} if substitutes and not is_plain else {}),
+                **({"binaries": numbers[region.symbol]} if region.symbol in numbers else {}),
                 **_outside(region),
             }
             for region in regions
         ]
+        + [
+            {
+                "symbol": region.symbol,
+                "provider": "cpu",
+                "options": {},
+                "inputs": [_tensor(spec) for spec in region.inputs],
+                "outputs": [_tensor(spec) for spec in region.outputs],
+                "standby": True,
+            }
+            for region in standby
+        ]
     }
-    if files:
-        header["files"] = list(files)
     contexts = contexts or {}
-    if contexts:
-        header["contexts"] = list(contexts)
-    contents = [*models, *files.values(), *contexts.values()]
+    named = {"files": list(files), "contexts": list(contexts), "targets": list(targets)}
+    header |= {key: value for key, value in named.items() if value}
+    if pieces:
+        header["pieces"] = [str(number) for number in range(len(pieces))]
+    contents = [*models, *files.values(), *contexts.values(), *pieces]
     return _call("npu_module_create", json.dumps(header), contents)
 
 

@@ -22,7 +22,7 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from hetero_tvm import bundle, compiler, length_proof, memory, pipeline
+from hetero_tvm import bundle, compiler, fallback, length_proof, memory, pipeline
 from hetero_tvm.between import Span, choose_for
 from hetero_tvm.bundle import Variant
 from hetero_tvm.compiler import BuildResult
@@ -174,7 +174,9 @@ def with_shared_weights(config: BuildConfig) -> BuildConfig:
     """`config` for one of several lengths."""
     if config.share_npu_weights is not None:
         return config
-    return dataclasses.replace(config, share_npu_weights=config.os is not None)
+    # Of several targets each has a binary of its own, in which lengths and targets share pieces.
+    share = config.os is not None and not config.more_targets
+    return dataclasses.replace(config, share_npu_weights=share)
 
 
 def kernels_of(states: Mapping[int, pipeline.State]) -> tuple[Use, ...]:
@@ -265,6 +267,9 @@ class Merger:
             cut=dataclasses.replace(state.cut, mod=IRModule()),
             regions=(),
             compiled=compiled,
+            whole=tuple(
+                fallback.named(whole, function_name(length, self.sole)) for whole in state.whole
+            ),
         )
 
     def state(self, states: Mapping[int, pipeline.State], *, of: int) -> pipeline.State:
@@ -283,6 +288,7 @@ class Merger:
                     region.symbol: region for state in states.values() for region in state.compiled
                 }.values()
             ),
+            whole=tuple(whole for state in states.values() for whole in state.whole),
             function_plans={
                 function_name(length, self.sole): state.plan
                 for length, state in states.items()

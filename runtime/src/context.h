@@ -9,6 +9,7 @@
 #include <cstdlib>
 
 #include "counters.h"
+#include "fallbacks.h"
 #include "npu/npu_module.h"
 #include "npu/ort_session.h"
 #include "npu/worker.h"
@@ -31,6 +32,7 @@ struct Context {
   Settings settings;
   SyncOptions options{settings};
   Counters counters;
+  Fallbacks fallbacks{settings};
   Trace trace;
   npu::Worker worker{options, counters};
   opencl::DeviceApi opencl{settings, options, counters, trace, [this] { worker.Wait(); }};
@@ -40,6 +42,7 @@ struct Context {
   npu::NpuHealth health;
   npu::NpuServices npu{ort,
                        health,
+                       fallbacks,
                        counters,
                        options,
                        trace,

@@ -20,6 +20,8 @@ namespace {
 
 namespace ffi = tvm::ffi;
 
+constexpr int64_t kNoSoc = -1;
+
 ffi::Module LoadOpenCl(const ffi::Bytes& bytes) {
   auto table = opencl::KernelTable::Parse({bytes.data(), bytes.size()});
   return ffi::Module(
@@ -142,6 +144,11 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       // What hetero_tvm/runtime.py and compiled modules call.
       .Typed("hetero_tvm.setting_set", SetSetting)
       .Typed("hetero_tvm.signature_check", CheckTrusted)
+      .Typed("hetero_tvm.fallbacks", [] { return Context::Get().fallbacks.Told(); })
+      .Typed("hetero_tvm.fallback_tell",
+             [](const ffi::String& what) { Context::Get().fallbacks.Tell(std::string(what)); })
+      .Typed("hetero_tvm.soc_id",
+             [] { return npu::SocId(Context::Get().settings).value_or(kNoSoc); })
       .Typed("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
       .Typed("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
       // Takes anything and returns its first argument, so that a pass can hang it into the data

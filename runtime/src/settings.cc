@@ -33,6 +33,10 @@ constexpr std::array kSettings = {
     Setting{"trusted.keys", "HETERO_TRUSTED_KEYS"},           // file; else nothing has to be signed
     Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
     Setting{"device.limit_s", "HETERO_DEVICE_LIMIT_S"},       // of a call into a driver; 0: none
+    Setting{"device.soc_id", "HETERO_SOC_ID"},                // else the kernel's word
+    Setting{"npu.target", "HETERO_NPU_TARGET"},               // of a bundle's; else by the SoC
+    Setting{"npu.unfit", "HETERO_NPU_UNFIT"},  // why it must not be used, as a reader may know
+    Setting{"fallback.allow", "HETERO_ALLOW_FALLBACK"},  // 0 or 1: see Fallbacks
     Setting{"ort.library", "HETERO_ORT_LIB"},
     Setting{"qnn.library", "HETERO_QNN_LIB"},      // the execution provider's plug-in
     Setting{"qnn.backend", "HETERO_QNN_BACKEND"},  // libQnnHtp.so

@@ -8,8 +8,12 @@ import pytest
 import tiny_models as tiny
 
 import hetero_tvm
-from hetero_tvm import bundle, loader
-from hetero_tvm.errors import BadInput
+from hetero_tvm import bundle
+from hetero_tvm.errors import BadInput, WrongMachine
+from hetero_tvm.npu_targets import NpuTarget
+
+ELITE = NpuTarget(name="snapdragon-8-elite", soc="SM8750", htp_arch=79, soc_ids=(618,))
+GEN_3 = NpuTarget(name="snapdragon-8-gen-3", soc="SM8650", htp_arch=75, soc_ids=(557,))
 
 
 @pytest.fixture(scope="module")
@@ -97,14 +101,29 @@ def test_other_tvm_is_refused(rewritten):
         hetero_tvm.load(rewritten(versions={"apache-tvm": "0.1"}))
 
 
-def test_other_soc_is_refused(rewritten, tmp_path, monkeypatch):
-    path = rewritten(soc="SM8650", soc_ids=(557,))
-    (tmp_path / "soc_id").write_text("618\n")
-    monkeypatch.setattr(loader, "_SOC_FILE", tmp_path / "soc_id")
-    with pytest.raises(BadInput, match=r"compiled for SM8650, this device is SoC 618 .*--target"):
+def test_the_target_is_that_of_the_soc(rewritten, monkeypatch):
+    path = rewritten(targets=(ELITE, GEN_3))
+    monkeypatch.setenv("HETERO_SOC_ID", "519")
+    words = (
+        r"compiled for snapdragon-8-elite \(SM8750, HTP v79\), snapdragon-8-gen-3 \(SM8650, HTP "
+        r"v75\), this device is SoC 519; build it with this device's --target$"
+    )
+    with pytest.raises(WrongMachine, match=words):
         hetero_tvm.load(path)
-    (tmp_path / "soc_id").write_text("557\n")
-    hetero_tvm.load(path)
+    monkeypatch.setenv("HETERO_SOC_ID", "557")
+    manifest = hetero_tvm.load(path).manifest
+    assert (manifest.target, manifest.soc, manifest.htp_arch) == (
+        "snapdragon-8-gen-3",
+        "SM8650",
+        75,
+    )
+    monkeypatch.delenv("HETERO_SOC_ID")
+    assert hetero_tvm.load(path).manifest.htp_arch == 79  # the first stands for a simulator's
+    assert hetero_tvm.load(path, npu_target=GEN_3.name).manifest.htp_arch == 75
+    with pytest.raises(BadInput, match="no target snapdragon-x in it; there are snapdragon-8-e"):
+        hetero_tvm.load(path, npu_target="snapdragon-x")
+    with pytest.raises(BadInput, match="has no NPU part that is compiled for a target"):
+        hetero_tvm.load(rewritten(), npu_target=GEN_3.name)
 
 
 @pytest.mark.parametrize("rows", [1, 5])

@@ -308,7 +308,7 @@ def test_nothing_of_the_npu_goes_to_standard_output(tmp_path):
 
 
 def test_more_names_than_files_are_refused():
-    with pytest.raises(ValueError, match="names more files than there are"):
+    with pytest.raises(ValueError, match="describes more files than there are"):
         CREATE('{"regions": [], "contexts": ["a.bin", "b.bin"]}', [b""])
 
 
@@ -376,3 +376,119 @@ def test_a_cache_that_cannot_hold_the_binary_is_named(tmp_path):
     done = fresh(run, HETERO_CACHE_DIR=str(tmp_path / "file"))
     assert "binary of 7 bytes cannot be written" in done.json, done.stderr
     assert "HETERO_CACHE_DIR" in done.json
+
+
+TARGETS = [
+    {"name": "a", "soc": "SM1", "htp_arch": 73, "soc_ids": [1, 2], "options": {"soc_model": "43"}},
+    {"name": "b", "soc": "SM2", "htp_arch": 75, "soc_ids": [3], "options": {"soc_model": "57"}},
+]
+
+
+@pytest.fixture
+def for_targets(monkeypatch):
+    """Makes a module for two targets, whose region no NPU takes; the settings are put back."""
+
+    def make(*, substitute=True, **settings):
+        runtime.configure_npu(
+            target=settings.pop("target", None),
+            unfit=settings.pop("unfit", None),
+            allow_fallback=settings.pop("allow_fallback", False),
+        )
+        for name, value in settings.items():
+            monkeypatch.setenv(f"HETERO_{name.upper()}", value)
+        plain = onnx_region("r", "Add", (2, 3), constant=[1.0])
+        return runtime.npu_module(
+            [plain],
+            "qnn",
+            {"soc_model": "0"},
+            substitutes=[plain.onnx] if substitute else (),
+            targets=TARGETS,
+            binaries={"r": (b"no model", b"none either")},
+        )
+
+    yield make
+    runtime.configure_npu(target=None, unfit=None, allow_fallback=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"soc_id": "9"}, "compiled for a (SM1, HTP v73), b (SM2, HTP v75), this device is SoC 9"),
+        ({"soc_id": "nine"}, "HETERO_SOC_ID is 'nine', not the number of a SoC"),
+        ({"target": "c"}, "HETERO_NPU_TARGET is c; the NPU part is compiled for a (SM1, HTP v73)"),
+        ({"unfit": "it is Tuesday"}, "it is Tuesday"),
+    ],
+)
+def test_no_target_for_this_machine(for_targets, settings, message):
+    with pytest.raises((ValueError, errors.EnvironmentProblem)) as caught:
+        runtime.prepare(for_targets(**settings))
+    assert message in str(caught.value) and "; --allow-fallback (HETERO_ALL" in str(caught.value)
+    with pytest.raises((ValueError, errors.EnvironmentProblem)) as caught:
+        runtime.prepare(for_targets(**settings, substitute=False, allow_fallback=True))
+    assert message in str(caught.value) and "build with --with-fallback" in str(caught.value)
+
+
+def test_substitutes_work_where_they_are_allowed(for_targets, x, capfd):
+    module = for_targets(soc_id="9", allow_fallback=True)
+    module = LOAD(SAVE(module))
+    runtime.reset_counters()
+    runtime.prepare(module)
+    y = cpu(np.zeros((2, 3), "float32"))
+    module["r"](cpu(x), y)
+    np.testing.assert_array_equal(y.numpy(), x + 1)
+    assert capfd.readouterr().err.count("the NPU is not used") == 1
+    assert runtime.counters()["npu_moved"] == 1
+    assert "this device is SoC 9" in runtime.fallbacks()[-1]
+
+
+def test_prepared_or_not_a_call_asks_too(for_targets, x):
+    module = for_targets(soc_id="9")
+    with pytest.raises(ValueError, match=r"this device is SoC 9.*--allow-fallback"):
+        module["r"](cpu(x), cpu(x))
+
+
+def test_a_region_that_its_npu_refuses(for_targets, x):
+    """The binary of the target is none: a failure of the device, which others may stand in for."""
+    pytest.importorskip("onnxruntime_qnn")
+    for soc, model in (("2", "a"), ("3", "b")):
+        with pytest.raises(errors.DeviceFailure, match=r"NPU region r.*; --allow-fallback"):
+            runtime.prepare(for_targets(soc_id=soc))
+        module = for_targets(soc_id=soc, allow_fallback=True)
+        y = cpu(np.zeros((2, 3), "float32"))
+        module["r"](cpu(x), y)
+        np.testing.assert_array_equal(y.numpy(), x + 1), model
+
+
+def test_what_stands_by_is_not_prepared(x):
+    plain = onnx_region("whole_main", "Add", (2, 3), constant=[1.0])
+    module = runtime.npu_module([], "cpu", {}, standby=[plain])
+    runtime.reset_counters()
+    runtime.prepare(module)
+    assert runtime.counters()["npu_sessions"] == 0
+    y = cpu(np.zeros((2, 3), "float32"))
+    module["whole_main"](cpu(x), y)
+    np.testing.assert_array_equal(y.numpy(), x + 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda h: h["targets"][0].pop("soc_ids"), "a target has no 'soc_ids'"),
+        (lambda h: h["targets"][1].update(htp_arch="v75"), "a target has no 'htp_arch', or of the"),
+        (lambda h: h["targets"].append(3), "a target is not an object"),
+        (lambda h: h["targets"][0]["soc_ids"].append("x"), "a SoC's number is none"),
+        (lambda h: h["targets"][0].update(options={"a": 1}), "an option of target a is not a str"),
+        (lambda h: h["targets"].pop(), "region r has 2 binaries for 1 targets"),
+        (lambda h: h["regions"][0].update(binaries=[[0], [7]]), "region r has no piece 7"),
+        (lambda h: h["regions"][0].update(binaries=[[0], [-1]]), "region r has no piece -1"),
+        (lambda h: h["regions"][0].update(binaries=[[0], 1]), "a binary is not a list of pieces"),
+        (lambda h: h["regions"][0].update(binaries=[[0], ["x"]]), "a piece is not a number"),
+        (lambda h: h["regions"][0].update(standby="no"), "'standby' has the wrong type"),
+    ],
+)
+def test_wrong_description_of_targets_is_refused(for_targets, change, message):
+    header = json.loads(for_targets().inspect_source())
+    change(header)
+    with pytest.raises(ValueError) as caught:
+        CREATE(json.dumps(header), [b"substitute", b"one", b"two"])
+    assert message in str(caught.value)

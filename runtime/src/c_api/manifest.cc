@@ -25,14 +25,13 @@ namespace {
 namespace ffi = tvm::ffi;
 namespace json = tvm::ffi::json;
 
-constexpr int64_t kFormatVersion = 5;
+constexpr int64_t kFormatVersion = 6;
 constexpr std::string_view kMagic = "HETROTVM";
 constexpr std::string_view kSignatureMagic = "HETROSIG";
 constexpr uint64_t kSignatureBlockBytes = 64 + 32 + 8;  // signature, public key, magic
 constexpr uint64_t kDigestBytes = 32;
 constexpr uint64_t kFooterBytes = kDigestBytes + 8 + 8;  // digest, length, magic
 constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
-constexpr const char* kSocFile = "/sys/devices/soc0/soc_id";  // of Qualcomm's kernels
 #ifdef __ANDROID__
 constexpr const char* kSystem = "android";
 #else
@@ -187,13 +186,7 @@ void CheckMachine(const Reader& manifest) {
   HETERO_CHECK(system == kSystem && machine == here.machine, ValueError)
       << "its host code is for " << system << " on " << machine << ", this machine is " << kSystem
       << " on " << here.machine;
-  std::ifstream soc_file(kSocFile);
-  int64_t soc = 0;
-  if (!(soc_file >> soc)) return;  // no Qualcomm kernel
-  const std::vector<int64_t> socs = Numbers(manifest.Get<json::Array>("soc_ids"));
-  HETERO_CHECK(socs.empty() || std::find(socs.begin(), socs.end(), soc) != socs.end(), ValueError)
-      << "its NPU part is compiled for " << manifest.Text("soc") << ", this device is SoC " << soc
-      << " (by " << kSocFile << ")";
+  // What it needs of the NPU, its NPU module says when it is prepared, and what may stand in.
 }
 
 }  // namespace

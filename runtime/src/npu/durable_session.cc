@@ -63,6 +63,7 @@ std::shared_ptr<RegionSession> DurableSession::Ready() {
   const std::scoped_lock opening(opening_);
   if (auto session = ready()) return session;
   std::shared_ptr<RegionSession> made;
+  const bool must_ask = region_.provider == "qnn" && !has_run_.load(std::memory_order_acquire);
   if (!UsesSubstitute()) {
     try {
       made = Open(region_);
@@ -70,9 +71,13 @@ std::shared_ptr<RegionSession> DurableSession::Ready() {
       if (!IsOfDevice(first)) throw;
       try {
         counters_.npu_retries.Add();
-        if (!UsesSubstitute()) made = Open(region_);
+        if (!UsesSubstitute()) {
+          made = Open(region_);
+        } else if (must_ask) {
+          throw ffi::Error(first);
+        }
       } catch (const ffi::Error& second) {
-        if (!IsOfDevice(second) || substitute_ == nullptr) throw;
+        if (!IsOfDevice(second) || substitute_ == nullptr || must_ask) throw;
         Move(second.message());
       }
     }
@@ -138,6 +143,13 @@ void DurableSession::Move(const std::string& why) {
   why_moved_ = why;
 }
 
+void DurableSession::Replace() {
+  moved_.store(true, std::memory_order_release);
+  counters_.npu_moved.Add();
+  const std::scoped_lock lock(mutex_);
+  session_ = nullptr;
+}
+
 void DurableSession::TellMoved() {
   std::string why;
   {
@@ -176,7 +188,9 @@ void DurableSession::Run(const std::vector<const DLTensor*>& tensors) {
   for (int failures = 0;; ++failures) {
     const std::shared_ptr<RegionSession> session = Ready();
     try {
-      return session->Run(tensors);
+      session->Run(tensors);
+      has_run_.store(true, std::memory_order_release);
+      return;
     } catch (const ffi::Error& error) {
       // Who comes back after all must not touch what others run by now.
       if (!IsOfDevice(error) || abandoned() != before) throw;

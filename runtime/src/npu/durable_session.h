@@ -32,7 +32,9 @@ struct NpuHealth {
  * the region's work is done by its substitute, a session of ONNX Runtime's CPU provider, for as
  * long as the process lives, and one line on standard error says so. A session that is not made
  * within the limit (Watch::Limit) is given up, and with it the NPU. Where there is no substitute,
- * or it fails as well, the failure is thrown.
+ * or it fails as well, the failure is thrown. So is the failure of a region of Qualcomm's NPU that
+ * has never run: that device may not be the one that it was built for, and whether another may do
+ * its work is for the user to say (Replace).
  */
 class DurableSession : public RegionSession {
  public:
@@ -47,6 +49,9 @@ class DurableSession : public RegionSession {
 
   void Prepare() final { Ready(); }
   void Run(const std::vector<const DLTensor*>& tensors) final;
+
+  /*! \brief Have the substitute do the work from now on; no word is said. There is one. */
+  void Replace();
 
   bool IsLimited() const final;
   void Abandon(const std::string& why) final;
@@ -67,6 +72,7 @@ class DurableSession : public RegionSession {
   const Keep keep_;
   std::mutex opening_;  // taken while a session is made
   std::atomic<bool> moved_{false};
+  std::atomic<bool> has_run_{false};
   std::mutex mutex_;                        // guards what follows; taken for a look only
   std::shared_ptr<RegionSession> session_;  // ready to run; null before, and after a failure
   std::string why_moved_;                   // empty once it was told

@@ -24,6 +24,10 @@ namespace {
 namespace ffi = tvm::ffi;
 
 constexpr std::string_view kMagic = "hetero_npu 1";
+constexpr const char* kNoSubstitutes =
+    "; without its NPU it does not run: build with --with-fallback, then run with --allow-fallback";
+constexpr const char* kNotAllowed =
+    "; --allow-fallback (HETERO_ALLOW_FALLBACK=1) has its NPU part computed on the CPU";
 
 /*! \brief One run of one region. */
 class RegionJob : public Job {
@@ -80,7 +84,15 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
       header_(header),
       models_(std::move(models)),
       regions_(ParseRegions(header)) {
-  size_t next = regions_.size();
+  size_t next = 0;
+  const auto take = [&](const char* what) -> std::string_view {
+    HETERO_CHECK(next < models_.size(), ValueError)
+        << "NPU module: its header describes more " << what << " than there are";
+    return models_[next++];
+  };
+  for (Region& region : regions_) {
+    if (region.binaries.empty()) region.model = take("models");
+  }
   substitutes_.reserve(regions_.size());
   for (Region& region : regions_) {
     region.part = part_;
@@ -88,40 +100,71 @@ NpuModule::NpuModule(const NpuServices& services, const ffi::String& header,
     Region substitute = region;
     substitute.provider = "cpu";
     if (region.has_substitute) {
-      HETERO_CHECK(next < models_.size(), ValueError)
-          << "NPU module: its header describes more models than there are";
-      substitute.model = models_[next++];
+      substitute.model = take("models");
       substitute.options.clear();  // they are the NPU's
+      substitute.binaries.clear();
     }
     substitutes_.emplace(region.symbol, std::move(substitute));
   }
   const auto named = [&](const char* list) {
     std::vector<SharedFile> files;
-    for (const std::string& name : ParseNames(header, list)) {
-      HETERO_CHECK(next < models_.size(), ValueError)
-          << "NPU module: its header names more files than there are";
-      files.push_back({name, models_[next++]});
-    }
+    for (const std::string& name : ParseNames(header, list)) files.push_back({name, take("files")});
     return files;
   };
   const std::vector<SharedFile> files = named("files");
   std::vector<SharedFile> binaries = named("contexts");
+  for (const SharedFile& piece : named("pieces")) pieces_.push_back(piece.content);
   HETERO_CHECK(models_.size() == next, ValueError)
       << "NPU module: " << next << " models and files are described, " << models_.size()
       << " are there";
+  Choose();
   std::shared_ptr<ContextFolder> contexts;
   if (!binaries.empty()) contexts = std::make_shared<ContextFolder>(std::move(binaries));
-  for (size_t i = 0; i < regions_.size(); ++i) {
-    regions_[i].model = models_[i];
-    if (regions_[i].provider == "cpu") regions_[i].files = files;  // others have them inside
-    regions_[i].contexts = contexts;
-    const auto substitute = substitutes_.find(regions_[i].symbol);
+  for (Region& region : regions_) {
+    if (region.provider == "cpu") region.files = files;  // others have them inside
+    region.contexts = contexts;
+    const auto substitute = substitutes_.find(region.symbol);
     if (substitute != substitutes_.end()) {
       substitute->second.files = files;
-      if (!regions_[i].has_substitute) substitute->second.model = models_[i];
+      substitute->second.contexts = nullptr;  // it is complete in memory
     }
-    const bool is_new = sessions_.emplace(regions_[i].symbol, MakeSession(regions_[i])).second;
-    HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << regions_[i].symbol;
+    const bool is_new = sessions_.emplace(region.symbol, MakeSession(region)).second;
+    HETERO_CHECK(is_new, ValueError) << "NPU module: two regions are called " << region.symbol;
+  }
+}
+
+/*! \brief Give each region the options and the binary of the target that this machine is. */
+void NpuModule::Choose() {
+  const std::vector<NpuTarget> targets = ParseTargets(header_);
+  size_t at = 0;
+  const std::string unfit = services_.environment.settings().Get("npu.unfit");
+  if (!unfit.empty()) no_target_ = ffi::Error("EnvironmentProblem", unfit, "");
+  if (!targets.empty() && !no_target_.has_value()) {
+    try {
+      at = PickTarget(targets, services_.environment.settings());
+    } catch (const ffi::Error& error) {
+      no_target_ = error;
+    }
+  }
+  chosen_.reserve(regions_.size());
+  for (Region& region : regions_) {
+    if (region.provider != "qnn") continue;
+    if (!targets.empty()) region.options = targets[at].options;
+    if (region.binaries.empty()) continue;
+    HETERO_CHECK(region.binaries.size() == targets.size(), ValueError)
+        << "NPU module: region " << region.symbol << " has " << region.binaries.size()
+        << " binaries for " << targets.size() << " targets";
+    std::string model;
+    for (const std::vector<int64_t>& binary : region.binaries) {
+      for (const int64_t piece : binary) {
+        HETERO_CHECK(piece >= 0 && static_cast<size_t>(piece) < pieces_.size(), ValueError)
+            << "NPU module: region " << region.symbol << " has no piece " << piece;
+      }
+    }
+    if (no_target_.has_value()) continue;
+    for (const int64_t piece : region.binaries[at]) model += pieces_[static_cast<size_t>(piece)];
+    chosen_.push_back(std::move(model));
+    region.model = chosen_.back();
   }
 }
 
@@ -183,7 +226,7 @@ void NpuModule::Run(RegionSession& session, ffi::PackedArgs args) {
   tensors.reserve(static_cast<size_t>(args.size()));
   for (int i = 0; i < args.size(); ++i) tensors.push_back(args[i].cast<DLTensor*>());
   session.CheckTensors(tensors);
-  session.Prepare();
+  PrepareOne(session);
   const TraceSpan span(services_.trace, TraceKind::kSubmit, session.region().symbol);
   bool wait = services_.options.implicit_waits.load(std::memory_order_relaxed);
   if (wait) services_.wait_for_gpu(services_.ticket_of_all_of_gpu());
@@ -206,7 +249,51 @@ void NpuModule::MapWeights(const std::string& path, uint64_t offset, uint64_t by
 }
 
 void NpuModule::Prepare() {
-  for (const Region& region : regions_) sessions_.at(region.symbol)->Prepare();
+  for (const Region& region : regions_) {
+    if (!region.is_standby) PrepareOne(*sessions_.at(region.symbol));
+  }
+}
+
+void NpuModule::PrepareOne(RegionSession& session) {
+  if (session.region().provider != "qnn") return session.Prepare();
+  try {
+    bool is_replaced = false;
+    {
+      const std::scoped_lock lock(replacing_);
+      is_replaced = is_replaced_;
+    }
+    if (no_target_.has_value() && !is_replaced) throw ffi::Error(*no_target_);
+    session.Prepare();
+  } catch (const ffi::Error& error) {
+    const bool is_missing = error.kind() == "DeviceFailure" || error.kind() == "EnvironmentProblem";
+    if (!is_missing && !no_target_.has_value()) throw;  // a fault of the artefact
+    Replace(error);
+    session.Prepare();
+  }
+}
+
+/*! \brief Put all substitutes in; throws `why`, with what would help, where they are not allowed.
+ */
+void NpuModule::Replace(const ffi::Error& why) {
+  const std::scoped_lock lock(replacing_);
+  if (is_replaced_) throw ffi::Error(why);  // then it is the substitutes that fail
+  std::vector<DurableSession*> sessions;
+  std::string names;
+  for (const Region& region : regions_) {
+    if (region.provider != "qnn") continue;
+    if (!region.has_substitute) {
+      throw ffi::Error(why.kind(), why.message() + kNoSubstitutes, why.backtrace());
+    }
+    sessions.push_back(static_cast<DurableSession*>(sessions_.at(region.symbol).get()));
+    names += (names.empty() ? "" : ", ") + region.symbol;
+  }
+  if (!services_.fallbacks.AreAllowed()) {
+    throw ffi::Error(why.kind(), why.message() + kNotAllowed, why.backtrace());
+  }
+  for (DurableSession* session : sessions) session->Replace();
+  is_replaced_ = true;
+  services_.fallbacks.Tell("the NPU is not used, ONNX Runtime computes its part on the CPU (" +
+                           names + "): " + why.message());
 }
 
 }  // namespace hetero_tvm::runtime::npu

@@ -10,17 +10,22 @@
 
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <string>
+#include <string_view>
 #include <unordered_map>
 #include <vector>
 
 #include "../counters.h"
+#include "../fallbacks.h"
 #include "../sync_options.h"
 #include "../trace.h"
 #include "durable_session.h"
 #include "ort_session.h"
 #include "region.h"
 #include "region_session.h"
+#include "targets.h"
 #include "worker.h"
 
 namespace hetero_tvm::runtime::npu {
@@ -29,6 +34,7 @@ namespace hetero_tvm::runtime::npu {
 struct NpuServices {
   OrtEnvironment& environment;
   NpuHealth& health;
+  Fallbacks& fallbacks;
   Counters& counters;
   const SyncOptions& options;
   Trace& trace;
@@ -46,8 +52,13 @@ struct NpuServices {
  * tensors of the device `cpu`, which TVM reads without asking, and with plain DLTensors, which can
  * be gone any time.
  *
- * Wire format: "hetero_npu 1", JSON header (region.h), one model per region, one more for each that
- * has a substitute, then the contents of the header's files and contexts, all length-prefixed.
+ * Regions that were compiled for several targets have the binary of the one that this machine is
+ * (targets.h). Where it is none, or the NPU cannot be used at all, substitutes do the regions' work
+ * if the user allows it (Fallbacks); else the error says what is missing.
+ *
+ * Wire format: "hetero_npu 1", JSON header (region.h, targets.h), a model for each region but those
+ * that are made of pieces, one more for each that has a substitute, then the contents of the
+ * header's files, contexts and pieces, all length-prefixed.
  */
 class NpuModule : public tvm::ffi::ModuleObj {
  public:
@@ -76,12 +87,15 @@ class NpuModule : public tvm::ffi::ModuleObj {
    */
   void MapWeights(const std::string& path, uint64_t offset, uint64_t bytes);
 
-  /*! \brief Build every session now rather than at the first call. */
+  /*! \brief Build every session now rather than at the first call, but those on standby. */
   void Prepare();
 
  private:
   std::unique_ptr<RegionSession> MakeSession(const Region& region);
   void Run(RegionSession& session, tvm::ffi::PackedArgs args);
+  void Choose();
+  void PrepareOne(RegionSession& session);
+  void Replace(const tvm::ffi::Error& why);
 
   const NpuServices& services_;
   const std::string header_;
@@ -89,6 +103,11 @@ class NpuModule : public tvm::ffi::ModuleObj {
       models_;  // substitutes, files; regions_ point into it; constant once made
   const std::shared_ptr<WeightPart> part_ = std::make_shared<WeightPart>();
   std::vector<Region> regions_;  // sessions_ refer to it; constant once made
+  std::vector<std::string_view> pieces_;  // into models_
+  std::vector<std::string> chosen_;       // models of this machine's target; regions_ point into it
+  std::optional<tvm::ffi::Error> no_target_;  // why there is none for this machine
+  std::mutex replacing_;  // guards is_replaced_; taken while substitutes are put in
+  bool is_replaced_ = false;
   std::unordered_map<std::string, Region> substitutes_;  // by symbol; constant once made
   std::unordered_map<std::string, std::unique_ptr<RegionSession>> sessions_;
 };

@@ -70,6 +70,21 @@ Region ParseRegion(const json::Value& value, size_t index) {
   if (object->find(ffi::String("substitute")) != object->end()) {
     region.has_substitute = Member<bool>(*object, "substitute", where);
   }
+  if (object->find(ffi::String("standby")) != object->end()) {
+    region.is_standby = Member<bool>(*object, "standby", where);
+  }
+  if (object->find(ffi::String("binaries")) != object->end()) {
+    for (const json::Value& binary : Member<json::Array>(*object, "binaries", where)) {
+      const auto pieces = binary.try_cast<json::Array>();
+      if (!pieces.has_value()) Refuse(where, "a binary is not a list of pieces");
+      std::vector<int64_t>& numbers = region.binaries.emplace_back();
+      for (const json::Value& piece : *pieces) {
+        const auto number = piece.try_cast<int64_t>();
+        if (!number.has_value()) Refuse(where, "a piece is not a number");
+        numbers.push_back(*number);
+      }
+    }
+  }
   for (const json::Value& input : Member<json::Array>(*object, "inputs", where)) {
     region.inputs.push_back(ParseTensor(input, where));
   }

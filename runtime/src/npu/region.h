@@ -47,6 +47,10 @@ struct Region {
   std::shared_ptr<WeightPart> part;         // where those are
   std::shared_ptr<ContextFolder> contexts;  // null: a compiled model has its binary inside
   bool has_substitute = false;  // another model does the same with ONNX Runtime's CPU provider
+  bool is_standby = false;      // nothing calls it unless something is missing
+  // For each of the module's targets, the pieces that its model is put together from; empty: the
+  // model is one, for all.
+  std::vector<std::vector<int64_t>> binaries;
 };
 
 /*!
@@ -66,7 +70,7 @@ std::vector<Region> ParseRegions(const tvm::ffi::String& json);
  * \brief Names in the header's `list`; none where it has none. Throws as ParseRegions.
  *
  * "files" are weights that several models refer to, "contexts" binaries that several compiled
- * models have in common.
+ * models have in common, "pieces" what models are put together from.
  */
 std::vector<std::string> ParseNames(const tvm::ffi::String& json, const char* list);
 
