@@ -17,6 +17,7 @@ examples:
   hetero-tvm deploy encoder.so --to ssh://me@board
   hetero-tvm run encoder.so --to ssh://me@board --compare encoder.onnx
   hetero-tvm deploy encoder.so --to ssh://me@board --allow-fallback encoder-gpu.so
+  hetero-tvm deploy encoder.so --to ssh://me@board --allow-fallback
   hetero-tvm deploy --list --to ssh://me@board
   hetero-tvm deploy --remove encoder --to ssh://me@board
 
@@ -42,10 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-fallback",
         type=Path,
         action="append",
+        nargs="?",
         default=[],
         metavar="ARTEFACT",
         help="another build of the same model, which is deployed where the first cannot run, with "
-        "the reason, as one of --devices gpu where there is no NPU; once for each, in order",
+        "the reason, as one of --devices gpu where there is no NPU; once for each, in order. "
+        "Without ARTEFACT: what the artefact itself carries for that (build --with-fallback)",
     )
     parser.add_argument(
         "--sign",
@@ -96,7 +99,8 @@ def run(args: argparse.Namespace) -> int:
             artefact=args.artefact,
             name=args.name or deployment.default_name(args.artefact),
             cache_dir=default_cache_dir(),
-            fallbacks=tuple(args.allow_fallback),
+            fallbacks=tuple(path for path in args.allow_fallback if path is not None),
+            use_substitutes=None in args.allow_fallback,
             sign=args.sign,
             environment=deployment.environment_of(args.opencl_library, args.opencl_device),
         )

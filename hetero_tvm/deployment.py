@@ -23,7 +23,7 @@ import numpy as np
 from hetero_tvm import reference, signing
 from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.device_facts import DeviceFacts, read_facts
-from hetero_tvm.device_fit import check_fits, check_qnn
+from hetero_tvm.device_fit import check_fits, check_npu, check_qnn, on_device
 from hetero_tvm.device_libraries import libraries_for
 from hetero_tvm.device_os import this_os
 from hetero_tvm.device_store import DeviceStore, StoredFile, check_name
@@ -65,6 +65,7 @@ class Wish:
     name: str
     cache_dir: Path
     fallbacks: tuple[Path, ...] = ()  # in its place where it cannot run there, in this order
+    use_substitutes: bool = False  # the artefact's own, where the NPU is missing or another one
     sign: Path | None = None  # private key for tests, where the device accepts only signed ones
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -96,6 +97,7 @@ class Deployed:
     artefact: str  # that was installed
     seconds: Mapping[str, float]
     instead_of: tuple[tuple[str, str], ...] = ()  # artefacts that cannot run there, each with why
+    no_npu: str | None = None  # why the CPU does the NPU's part there
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, the `--json` of the verb."""
@@ -179,8 +181,10 @@ def _deploy(
     store = DeviceStore(transport, root)
     facts = read_facts(transport, store.root)
     check_fits(wish.artefact, manifest, facts, {**transport.environment(), **wish.environment})
-    if (manifest.os, manifest.host) == (this_os().system, this_os().machine):
-        check_qnn(wish.artefact, manifest)  # it gets the libraries of this machine
+    manifest = on_device(manifest, facts)
+    no_npu = _why_no_npu(wish, manifest, facts)
+    if no_npu is not None:
+        progress.note(f"on {transport.where} the CPU computes the NPU's part: {no_npu}")
     trusted = store.trusted_keys()
     if trusted:
         _check_signed(wish, facts, trusted)
@@ -192,6 +196,10 @@ def _deploy(
         ]
         artefact = StoredFile.of(wish.artefact)
         tests = part_tests(manifest, wish.cache_dir)
+        if no_npu is not None:
+            tests = [
+                PartTest(part=t.part, why_not="a fallback") if t.part == "npu" else t for t in tests
+            ]
         if trusted:
             tests = [_signed(test, wish.sign, Path(folder)) for test in tests]
         built = [StoredFile.of(test.path) for test in tests if test.path is not None]
@@ -201,6 +209,8 @@ def _deploy(
         pushed = _push(store, files, facts, progress)
         step("test")
         environment = {**transport.environment(), **wish.environment}
+        if no_npu is not None:
+            environment |= {"HETERO_ALLOW_FALLBACK": "1", "HETERO_NPU_UNFIT": no_npu}
         script = start_script(libraries, artefact, inputs, environment)
         trial = store.install(
             wish.name,
@@ -229,7 +239,29 @@ def _deploy(
         footprint={file.name: file.size for _, file in libraries},
         artefact=str(wish.artefact),
         seconds=seconds,
+        no_npu=no_npu,
     )
+
+
+def _why_no_npu(wish: Wish, manifest: Manifest, facts: DeviceFacts) -> str | None:
+    """Why what the artefact carries computes its NPU part there, if so; None: the NPU does.
+
+    Raises:
+        DeviceLacks: the NPU cannot, and nothing else may.
+    """
+    try:
+        check_npu(wish.artefact, manifest, facts)
+        if (manifest.os, manifest.host) == (this_os().system, this_os().machine):
+            check_qnn(wish.artefact, manifest)  # it gets the libraries of this machine
+    except DeviceLacks as error:
+        if not manifest.fallback:
+            raise
+        if not wish.use_substitutes:
+            raise DeviceLacks(
+                f"{error}; or let its CPU do that part with --allow-fallback"
+            ) from None
+        return str(error)
+    return None
 
 
 def _check_signed(wish: Wish, facts: DeviceFacts, trusted: str) -> None:
@@ -335,6 +367,7 @@ def _hold(
         if manifest.npu_regions:
             simulated = ", simulated" if model.simulated else ""
             words.append(npu.get(manifest.npu_provider, manifest.npu_provider) + simulated)
+        words += model.fallbacks()
         return tuple(errors), " and ".join(words)
 
 

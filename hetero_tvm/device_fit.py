@@ -9,16 +9,23 @@ from hetero_tvm import runtime
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.device_facts import DeviceFacts
 from hetero_tvm.errors import DeviceLacks, WrongMachine
+from hetero_tvm.npu_targets import pick
 
 _QNN = "onnxruntime-qnn"
 _SIMULATES = "x86_64"  # Qualcomm's simulator runs there
 _WITHOUT_NPU = "or build it with --devices gpu, and name that one behind --allow-fallback"
 
 
+def on_device(manifest: Manifest, facts: DeviceFacts) -> Manifest:
+    """The manifest as the target is told of it that the device is; as it is where it is none."""
+    found = pick(manifest.targets, facts.soc_id) if manifest.targets else None
+    return manifest if found is None else manifest.on(found)
+
+
 def check_fits(
     path: Path, manifest: Manifest, facts: DeviceFacts, environment: Mapping[str, str]
 ) -> None:
-    """Refuse what cannot run there.
+    """Refuse what cannot run there, but for its NPU part: see `check_npu`.
 
     Args:
         path: the artefact, for messages.
@@ -28,7 +35,7 @@ def check_fits(
 
     Raises:
         WrongMachine: its host code is for another processor.
-        DeviceLacks: no OpenCL, no NPU, one of another architecture, no tool for a deployment.
+        DeviceLacks: no OpenCL, no tool for a deployment.
     """
     if manifest.host != facts.machine:
         raise WrongMachine(
@@ -40,12 +47,24 @@ def check_fits(
     named = any(name.startswith("HETERO_OPENCL") and "LIB" in name for name in environment)
     if not facts.opencl and not named:
         raise DeviceLacks(f"{facts.where}: {facts.missing()[0]}")
-    if manifest.npu_provider == "qnn" and manifest.npu_regions:
-        _check_npu(path, manifest, facts)
 
 
-def _check_npu(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
-    needs = f"{path}: its NPU part is for {manifest.soc} (HTP v{manifest.htp_arch})"
+def check_npu(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
+    """Refuse an NPU part that cannot run there.
+
+    Args:
+        path: the artefact, for messages.
+        manifest: as `on_device` gives it.
+        facts: what the device is and has.
+
+    Raises:
+        DeviceLacks: no NPU, or one of another architecture.
+    """
+    if manifest.npu_provider != "qnn" or not manifest.npu_regions:
+        return
+    chips = ", ".join(f"{one.soc} (HTP v{one.htp_arch})" for one in manifest.targets)
+    chips = chips or f"{manifest.soc} (HTP v{manifest.htp_arch})"
+    needs = f"{path}: its NPU part is for {chips}"
     if facts.soc_id is None:
         if facts.machine == _SIMULATES:
             return

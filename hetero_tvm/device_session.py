@@ -131,13 +131,16 @@ def _register(folder: Folder) -> None:
 
     from hetero_tvm import loader, runtime, signing
     from hetero_tvm.bundle import read_manifest
+    from hetero_tvm.device_fit import check_qnn
 
     def register(name: str, function: Callable[..., Any]) -> None:
         tvm_ffi.register_global_func(name, function, override=True)
 
     def load_module(name: str) -> Any:
         path = folder.path(name)
-        loader.check_fits(path, read_manifest(path))
+        manifest = read_manifest(path)
+        loader.check_fits(path, manifest)
+        check_qnn(path, manifest)
         signing.check_trusted(path)
         module = runtime.load_module(path)
         runtime.prepare(module)

@@ -27,6 +27,8 @@ def deployed_text(done: Deployed, to: str) -> str:
         f"there:  {done.command}",
         f"here:   hetero-tvm run {done.artefact} --to {to}",
     ]
+    if done.no_npu is not None:
+        lines.append(f"FALLBACK: the CPU computes the NPU's part there: {done.no_npu}")
     for artefact, why in done.instead_of:
         lines.append(f"FALLBACK: {done.artefact} is there in place of {artefact}: {why}")
     return "\n".join(lines)

@@ -38,7 +38,7 @@ def check(specs: Sequence[SocSpec]) -> None:
     """
     first, *others = specs
     for index, spec in enumerate(others):
-        if spec.name in [before.name for before in specs[: index + 1]]:
+        if any(spec.name == before.name for before in specs[: index + 1]):
             raise BadInput(f"--target: {spec.name} is named twice")
         lacking = next((each for each in (first, spec) if each.npu.provider != "qnn"), None)
         if lacking is not None:

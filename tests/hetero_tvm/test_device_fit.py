@@ -9,6 +9,7 @@ from recorded_model import artefact
 from hetero_tvm import bundle, device_fit, loader, runtime
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.errors import DeviceLacks, WrongMachine
+from hetero_tvm.npu_targets import NpuTarget
 from hetero_tvm.transports.local import Local
 
 CHIP = {"npu_provider": "qnn", "soc": "SM8650", "htp_arch": 75, "soc_ids": (557,)}
@@ -27,6 +28,11 @@ def manifest():
     return dataclasses.replace(made, versions={**made.versions, "onnxruntime-qnn": "2.7.0"}, **CHIP)
 
 
+def check(manifest, facts, **environment):
+    device_fit.check_fits(PATH, manifest, facts, environment)
+    device_fit.check_npu(PATH, device_fit.on_device(manifest, facts), facts)
+
+
 @pytest.mark.parametrize(
     ("device", "words"),
     [
@@ -42,15 +48,29 @@ def manifest():
 )
 def test_what_a_device_lacks(facts, manifest, device, words):
     with pytest.raises(DeviceLacks, match=words):
-        device_fit.check_fits(PATH, manifest, dataclasses.replace(facts, **device), {})
+        check(manifest, dataclasses.replace(facts, **device))
 
 
 def test_no_snapdragon(facts, manifest):
     board = dataclasses.replace(facts, machine="aarch64")
     arm = dataclasses.replace(manifest, host="aarch64")
     with pytest.raises(DeviceLacks, match=r"no NPU of Qualcomm's .* behind --allow-fallback"):
-        device_fit.check_fits(PATH, arm, board, {})
-    device_fit.check_fits(PATH, dataclasses.replace(arm, npu_provider="cpu"), board, {})
+        check(arm, board)
+    check(dataclasses.replace(arm, npu_provider="cpu"), board)
+
+
+def test_one_of_several_targets(facts, manifest):
+    gen_2 = NpuTarget(name="gen-2", soc="SM8550", htp_arch=73, soc_ids=(519,))
+    gen_3 = NpuTarget(name="gen-3", soc="SM8650", htp_arch=75, soc_ids=(557,))
+    both = dataclasses.replace(manifest, targets=(gen_3, gen_2))
+    ready = dataclasses.replace(facts, fastrpc="/vendor/libcdsprpc.so")
+    there = dataclasses.replace(ready, soc_id=519, soc="SM8550", htp_arch=73)
+    assert device_fit.on_device(both, there).htp_arch == 73
+    check(both, there)
+    other = dataclasses.replace(ready, soc_id=618, soc="SM8750", htp_arch=79)
+    words = r"is for SM8650 \(HTP v75\), SM8550 \(HTP v73\), .* is SM8750 \(HTP v79\); build it"
+    with pytest.raises(DeviceLacks, match=words):
+        check(both, other)
 
 
 def test_another_processor(facts, manifest):
