@@ -40,6 +40,13 @@ def test_a_limit_ends_it_early():
     assert improved(problem, [2, 2, 0, 2, 2], most_steps=0)[0] == (2, 2, 0, 2, 2)
 
 
+@pytest.mark.parametrize(("trials", "found"), [(5, (2, 2, 0, 2, 2)), (6, (2, 2, 2, 2, 2))])
+def test_a_limit_counts_all_trials(trials, found):
+    """Two trials for each operator: the third's second one is the first that helps."""
+    problem = chain([(10.0, 10.0)] * 5)
+    assert improved(problem, [2, 2, 0, 2, 2], most_steps=trials * 5)[0] == found
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_never_worse_and_no_single_change_of_the_last_operator_left(seed):
     rng = np.random.default_rng(seed)

@@ -56,6 +56,14 @@ def test_splits_that_save_too_little_are_not_offered():
     assert len(product_choices(64, 960, _even, least_gain=0.5)) == 2
 
 
+def test_a_split_that_saves_just_enough_is_offered():
+    def us(_device, rows, columns, *, both=False):
+        return rows * columns
+
+    *_, split = product_choices(64, 960, us, least_gain=0.5)
+    assert split.makes.at == 480 and split.us == {"gpu": 64 * 480, "npu": 64 * 480}
+
+
 def test_nothing_is_refused_with_a_reason():
     with pytest.raises(ValueError, match="not positive: rows=0"):
         product_choices(0, 96, _even)

@@ -5,11 +5,12 @@ from unittest import mock
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from planner.random_problems import all_plans, problems, repeating
 
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
-from relay_passes.planner.solve import on_one_device, solve, stretched
-from relay_passes.planner.timeline import evaluate
+from relay_passes.planner.solve import _extend, _Search, on_one_device, solve, stretched
+from relay_passes.planner.timeline import evaluate, finish
 
 FREE = Waiting(
     wait_us={(d, e): 0.0 for d in ("cpu", "gpu", "npu") for e in ("cpu", "gpu", "npu") if d != e}
@@ -35,6 +36,29 @@ def test_nothing_is_faster(problem):
     assert solution.timeline == evaluate(problem, solution.choices)
     assert solution.bound_us == solution.value == solution.timeline.total_us
     assert solve(problem) == solution
+
+
+def _followed(problem, plan):
+    """The total of one plan as the search counts it."""
+    search = _Search(problem, by_energy=False)
+    frontier, ways = search.frontier, [(0.0, 0.0, 0.0, 0.0, 0, 0, None)]
+    number = frontier.start
+    for index, choice in enumerate(plan):
+        effect = frontier.effects(number, index)[choice]
+        before, ways, number = ways, [], effect.after
+        _extend(ways, before, effect, choice, by_energy=False)
+    step = finish(frontier.state(number, len(plan)))
+    clocks = ways[0][:3]
+    cpu = max([clocks[2], *(clocks[on] + us for _, on, us in frontier.priced(step))])
+    return max(*clocks, cpu + step.before_us["cpu"])
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems(), st.data())
+def test_the_search_counts_as_the_timeline_does(problem, data):
+    numbers = (st.integers(0, len(op.choices) - 1) for op in problem.ops)
+    plan = data.draw(st.tuples(*numbers))
+    assert _followed(problem, plan) == pytest.approx(evaluate(problem, plan).total_us, abs=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
@@ -76,6 +100,9 @@ def test_least_energy_then_least_time(problem):
     solution = solve(problem, objective="energy")
     assert solution.joules == pytest.approx(least[0])
     assert solution.timeline.total_us == pytest.approx(least[1], abs=1e-6)
+    assert solution.timeline == evaluate(problem, solution.choices)
+    assert solution.joules == solution.value == solution.bound
+    assert solution.joules == pytest.approx(_joules(problem, solution.choices))
 
 
 @settings(max_examples=60, deadline=None)
@@ -93,6 +120,16 @@ def test_a_given_plan_is_a_candidate():
     rather = [0, 1] * 6
     solution = solve(Problem(ops, FREE), beam=1, others=[rather])
     assert solution.timeline.total_us <= evaluate(Problem(ops, FREE), rather).total_us
+
+
+def test_a_given_plan_is_a_candidate_for_energy_where_it_takes_the_least():
+    gpu, npu = Choice({"gpu": 3.0}, (), joules=1.0), Choice({"npu": 2.0}, (), joules=1.0)
+    dear = Choice({"gpu": 0.1}, (), joules=2.0)
+    problem = Problem(tuple(_op(dear, gpu, npu) for _ in range(12)), FREE)
+    rather = [1, 2] * 6
+    solution = solve(problem, beam=1, objective="energy", others=[rather, [0] * 12])
+    assert solution.joules == 12.0
+    assert solution.timeline.total_us <= evaluate(problem, rather).total_us == 18.0
 
 
 def test_two_devices_share_what_is_independent():
@@ -175,7 +212,9 @@ def _layers(count):
 
 
 def test_a_model_of_many_layers_is_solved_exactly():
-    solution = solve(_layers(40))
+    with mock.patch.object(_Search, "_step", autospec=True, side_effect=_Search._step) as step:
+        solution = solve(_layers(40))
+    assert step.call_count < 20  # of 121 operators: the others are as those before them
     assert solution.exact
     singles = [
         evaluate(_layers(40), on_one_device(_layers(40), d)).total_us for d in ("gpu", "npu")

@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from relay_passes.planner.problem import DEVICES, Choice, Cut, Op, Problem, Waiting
-from relay_passes.planner.timeline import Part, Wait, evaluate
+from relay_passes.planner.timeline import Part, Wait, evaluate, last_readers
 
 HALF, OTHER = Cut(0, 1, 2), Cut(0, 1, 4)
 
@@ -109,6 +109,15 @@ def test_the_cpu_gathers_outputs():
     assert _run(_problem(_split(1, 1, gather_us=4, output=True))).total_us == 1 + 10 + 4
     read = _split(1, 1, gather_us=4, output=True), _on("cpu", 1, 0)
     assert _run(_problem(*read)).total_us == 1 + 10 + 4 + 1
+
+
+def test_a_whole_is_not_gathered():
+    whole = Op((Choice({"gpu": 1.0}, (), gather_us=4.0),), is_output=True)
+    assert _run(_problem(whole)).total_us == 1 + 10
+
+
+def test_last_readers():
+    assert last_readers(_problem(_on("gpu", 1), _on("gpu", 1, 0), _on("gpu", 1, 0))) == [2, -1, -1]
 
 
 def test_a_wait_ends_a_region():
