@@ -7,23 +7,12 @@ set -euo pipefail
 python=$1
 shift
 cd "$(dirname "$0")/.."
-tools=$(dirname "$python")
-cmake=$(command -v cmake || echo "$tools/cmake")
-ninja=$(command -v ninja || echo "$tools/ninja")
-library=build/asan/libhetero_runtime.so
-"$cmake" -G Ninja -S runtime -B build/asan -DPython3_EXECUTABLE="$(realpath -s "$python")" \
-  -DCMAKE_MAKE_PROGRAM="$(realpath "$ninja")" -DCMAKE_CXX_COMPILER=g++ -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-  -DCMAKE_CXX_FLAGS="-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined -Wno-stringop-overflow" >/dev/null
-"$cmake" --build build/asan
+scripts/build_runtime.sh "$python" build/asan RelWithDebInfo \
+  "-fsanitize=address,undefined -fno-sanitize=vptr -fno-sanitize-recover=undefined -Wno-stringop-overflow"
 # Drivers handle signals themselves, and their C++ library must be ours' for both to be seen.
 LD_PRELOAD="$(g++ -print-file-name=libasan.so) $(g++ -print-file-name=libstdc++.so.6)" \
   ASAN_OPTIONS="detect_leaks=0:handle_segv=0:allow_user_segv_handler=1" UBSAN_OPTIONS="print_stacktrace=1" \
-  "$python" -c '
-import pathlib, sys
-from hetero_tvm import runtime
-runtime.LIBRARY = pathlib.Path(sys.argv[1]).resolve()
-import pytest
-sys.exit(pytest.main(sys.argv[2:]))
-' "$library" -p no:cacheprovider tests/runtime/test_npu_module.py tests/runtime/test_opencl_module.py \
+  "$python" scripts/pytest_on.py build/asan/libhetero_runtime.so -p no:cacheprovider \
+  tests/runtime/test_npu_module.py tests/runtime/test_opencl_module.py \
   tests/runtime/test_ordering.py tests/runtime/test_tracing.py tests/runtime/test_zero_copy.py \
   -k "not exit and not fork and not kind_of_memory and not outside and not standard_output and not missing_package" "$@"

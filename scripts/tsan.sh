@@ -7,15 +7,8 @@ set -euo pipefail
 python=$1
 shift
 cd "$(dirname "$0")/.."
-tools=$(dirname "$python")
-cmake=$(command -v cmake || echo "$tools/cmake")
-ninja=$(command -v ninja || echo "$tools/ninja")
-library=build/tsan/libhetero_runtime.so
-"$cmake" -G Ninja -S runtime -B build/tsan -DPython3_EXECUTABLE="$(realpath -s "$python")" \
-  -DCMAKE_MAKE_PROGRAM="$(realpath "$ninja")" -DCMAKE_CXX_COMPILER=g++ \
-  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DCMAKE_CXX_FLAGS="-fsanitize=thread -Wno-tsan" \
-  -DCMAKE_SHARED_LINKER_FLAGS=-Wl,-Bsymbolic >/dev/null
-"$cmake" --build build/tsan
+scripts/build_runtime.sh "$python" build/tsan RelWithDebInfo "-fsanitize=thread -Wno-tsan" \
+  -DCMAKE_SHARED_LINKER_FLAGS=-Wl,-Bsymbolic
 report=$(mktemp -d)
 trap 'rm -rf "$report"' EXIT
 # Tests in processes of their own are left out: they would start the ordinary library.
@@ -23,13 +16,8 @@ trap 'rm -rf "$report"' EXIT
 status=0
 LD_PRELOAD=$(g++ -print-file-name=libtsan.so) setarch -R env HETERO_POLL_CPU=1 \
   TSAN_OPTIONS="suppressions=$PWD/runtime/tsan.supp halt_on_error=0 exitcode=0 log_path=$report/tsan" \
-  "$python" -c '
-import pathlib, sys
-from hetero_tvm import runtime
-runtime.LIBRARY = pathlib.Path(sys.argv[1]).resolve()
-import pytest
-sys.exit(pytest.main(sys.argv[2:]))
-' "$library" -p no:cacheprovider tests/runtime/test_ordering.py tests/runtime/test_tracing.py \
+  "$python" scripts/pytest_on.py build/tsan/libhetero_runtime.so -p no:cacheprovider \
+  tests/runtime/test_ordering.py tests/runtime/test_tracing.py \
   -k "not exit and not fork and not kind_of_memory and not switch and not outside and not driver" "$@" || status=$?
 if [ -n "$(ls -A "$report")" ]; then
   cat "$report"/*
