@@ -9,7 +9,7 @@ PARALLEL := -n 2 --dist loadfile
 PINS   := requirements/linux-x86_64-py311.txt
 RUNTIME_SOURCES := $(wildcard runtime/*.txt runtime/src/*.* runtime/src/*/*.* runtime/device/*.* runtime/include/*/*)
 
-.PHONY: demo test nightly docs tsan asan fuzz golden coverage pins lint format bench clean help
+.PHONY: demo test nightly docs tsan asan fuzz mutants golden coverage audit pins lint format bench clean help
 help:
 	@echo "make demo     build and run a real model on this host's stand-ins for GPU and NPU"
 	@echo "make test     the tests      make nightly  the long ones too"
@@ -18,7 +18,9 @@ help:
 	@echo "make asan     the runtime under AddressSanitizer and UndefinedBehaviorSanitizer"
 	@echo "make fuzz     every loader with what a fuzzer makes up, FUZZ_SECONDS=60 each"
 	@echo "make golden   accept the plans and kernels of now as the ones to keep"
-	@echo "make coverage what the tests reach, of Python and of the runtime"
+	@echo "make coverage what the tests reach, of Python and of the runtime; goes on where it was"
+	@echo "make mutants  how many small faults in planner and split the tests notice, MUTANTS=250 of each"
+	@echo "make audit    the environment against its pins, and an SBOM; WEAKNESSES=1 asks PyPI, too"
 	@echo "make lint     every linter   make bench    the benchmarks of the README"
 
 $(VENV)/.made:
@@ -54,10 +56,12 @@ tsan: $(READY)
 asan: $(READY)
 	scripts/asan.sh $(PY)
 
+# What only one target needs.
+extra = $(PY) scripts/requirements.py $(1) > $(VENV)/$(1).txt && $(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/$(1).txt
+
 FUZZ_SECONDS ?= 60
 fuzz: $(READY)
-	$(PY) scripts/requirements.py fuzz > $(VENV)/fuzz.txt
-	$(PY) -m pip install -q --disable-pip-version-check -r $(VENV)/fuzz.txt
+	$(call extra,fuzz)
 	scripts/fuzz.sh $(PY) $(FUZZ_SECONDS)
 
 golden: $(READY)
@@ -67,7 +71,17 @@ pins: $(VENV)/.made
 	scripts/pin.sh $(PY)
 
 coverage: $(READY)
+	$(call extra,coverage)
 	scripts/coverage.sh $(PY)
+
+MUTANTS ?= 250
+mutants: $(READY)
+	$(call extra,mutants)
+	$(PY) scripts/mutants.py --sample $(MUTANTS)
+
+audit: $(READY)
+	$(call extra,audit)
+	$(PY) scripts/audit.py $(if $(PINNED),--pinned) $(if $(WEAKNESSES),--weaknesses)
 
 bench: $(READY)
 	$(PY) benchmarks/real_models.py

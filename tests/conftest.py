@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from models import MODELS, fetch
 
 from hetero_tvm import cli
@@ -25,6 +25,8 @@ os.environ.setdefault("HETERO_ESTIMATE", "off")
 # Shared machines stall; a slow example is not a wrong one. CI decides about a change, so it tries
 # the same examples every time; everybody else's runs look for new ones.
 settings.register_profile("project", deadline=None, derandomize=bool(os.environ.get("CI")))
+# Whether a mutant is caught, not how: nothing is made smaller, and every run tries the same.
+settings.register_profile("mutants", deadline=None, derandomize=True, phases=[Phase.generate])
 settings.load_profile("project")
 
 

@@ -53,9 +53,7 @@ def _between(*more):
 def test_what_lies_between_two_that_everything_passes_is_shared():
     assert _between().of_all() == 4 + 3 * 4 / 2 + 4
     lone = Op((Choice({"gpu": 4.0}, ()), Choice({"npu": 4.0}, ())))
-    assert (
-        _between(lone).of_all() == 4 + 3 * 4 / 2 + 4
-    )  # by the longest way
+    assert _between(lone).of_all() == 4 + 3 * 4 / 2 + 4  # by the longest way
     clock = np.array([10.0])
     assert _between().of_points(1, np.zeros(1), clock, clock)[0] == 10 + 3 * 4 / 2 + 4
 
