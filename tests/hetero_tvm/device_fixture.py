@@ -43,7 +43,7 @@ def opencl_environment():
 
 
 def deploy(
-    artefact, transport, folder, *, name="mlp", environment=None, root=None, sign=None, fallbacks=()
+    artefact, transport, folder, *, name="mlp", environment=None, root=None, sign=None, **wishes
 ):
     """Deploy quietly; part tests are kept in `folder`."""
     wish = deployment.Wish(
@@ -51,7 +51,7 @@ def deploy(
         name=name,
         cache_dir=folder / "cache",
         sign=sign,
-        fallbacks=fallbacks,
+        **wishes,
         environment=opencl_environment() if environment is None else environment,
     )
     return deployment.deploy(wish, transport, root, Progress(quiet=True))

@@ -8,9 +8,11 @@ from pathlib import Path
 import device_fixture
 import numpy as np
 import pytest
+import tiny_models
 from adb_server import adb_server
 from ssh_server import ssh_server
 
+import hetero_tvm
 from hetero_tvm import bundle, deployment, signing
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.device_store import DeviceStore
@@ -245,6 +247,29 @@ def test_a_fallback_takes_the_place_of_what_cannot_run_there(artefact, tmp_path,
             pass
     with opened(artefact, f"local:{tmp_path}/device") as model:
         assert model.run({"x": np.zeros((4, 32), np.float32)})["y"].shape == (4, 16)
+
+
+def test_what_the_artefact_carries_takes_the_place_of_its_npu(tmp_path, monkeypatch):
+    """Compiled for two chips, deployed where a third one is said to be."""
+    pytest.importorskip("onnxruntime_qnn")
+    both = "snapdragon-8-gen-2,snapdragon-8-gen-3"
+    model = tiny_models.mlp(tmp_path / "mlp.onnx")
+    path = tmp_path / "mlp.so"
+    hetero_tvm.build(model, target=both, output=path, devices="npu", with_fallback=True)
+    third = {"soc_id": 618, "soc": "SM8750", "htp_arch": 79, "opencl": "/vendor/libOpenCL.so"}
+    monkeypatch.setattr(
+        deployment, "read_facts", lambda *where: dataclasses.replace(read_facts(*where), **third)
+    )
+    device = Local(tmp_path / "device")
+    words = r"for SM8550 \(HTP v73\), SM8650 \(HTP v75\), .* is SM8750 \(HTP v79\); .* --allow-fal"
+    with pytest.raises(DeviceLacks, match=words):
+        device_fixture.deploy(path, device, tmp_path)
+    done = device_fixture.deploy(path, device, tmp_path, use_substitutes=True)
+    assert "is SM8750 (HTP v79)" in done.no_npu
+    parts = {part.part: part for part in done.parts}
+    assert parts["npu"].held is None and parts["npu"].words == "not tried: a fallback"
+    assert parts["model"].held and "the NPU is not used" in parts["model"].words
+    assert "FALLBACK: the CPU computes the NPU's part there: " in deployed_text(done, "local:x")
 
 
 def test_a_fallback_of_another_model_is_refused(artefact, tmp_path):

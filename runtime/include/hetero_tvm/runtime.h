@@ -56,7 +56,9 @@ typedef struct {
  * \brief Set where something is or how it works, before the first model is loaded.
  *
  * Keys: ort.library, qnn.library, qnn.backend (paths; by default looked for beside this library),
- * opencl.device, opencl.library, cache.directory and the others of runtime/README.md.
+ * opencl.device, opencl.library, cache.directory and the others of runtime/README.md. With
+ * fallback.allow 1, ONNX Runtime's CPU provider computes the NPU's part where there is no NPU, or
+ * another one than the artefact is for, if it carries that (`build --with-fallback`).
  */
 HETERO_API hetero_status hetero_set(const char* key, const char* value);
 
