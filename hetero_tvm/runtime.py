@@ -66,7 +66,8 @@ class NpuRegion(Protocol):
 def load() -> None:
     """Load the runtime into this process. Further calls do nothing.
 
-    Raises EnvironmentProblem when the library was not built or does not fit the installed TVM.
+    Raises EnvironmentProblem when the library was not built or does not fit the installed TVM,
+    BadInput when a variable that sets something for it has a value that is none.
     """
     if not LIBRARY.is_file():
         raise errors.RuntimeUnusable(
@@ -84,11 +85,14 @@ def load() -> None:
             f"{LIBRARY} does not load with apache-tvm {tvm.__version__}: {error}; build it again: "
             "pip install --force-reinstall --no-deps ."
         ) from error
-    for key, path in library_paths().items():
-        logger.debug("%s: %s", key, path)
-        # Who names a library in the environment means that one.
-        if path is not None and not os.environ.get(_LIBRARY_VARIABLES.get(key, "")):
-            _call("setting_set", key, str(path))
+    try:
+        for key, path in library_paths().items():
+            logger.debug("%s: %s", key, path)
+            # Who names a library in the environment means that one.
+            if path is not None and not os.environ.get(_LIBRARY_VARIABLES.get(key, "")):
+                _call("setting_set", key, str(path))
+    except ValueError as error:  # a variable of the environment
+        raise errors.BadInput(str(error)) from None
 
 
 def _call(name: str, *args: Any) -> Any:
@@ -273,12 +277,14 @@ def configure_sync(
     implicit_waits: bool | None = None,
     fast: bool | None = None,
     poll_cpu: bool | None = None,
+    gpu_share: float | None = None,
 ) -> None:
     """Choose how devices wait for each other, at any time when nothing is running.
 
     `implicit_waits`: an NPU call waits for the GPU and for its own end (else
     HETERO_IMPLICIT_WAITS). `fast`: sleep and poll instead of clFinish (else HETERO_FAST_SYNC).
-    `poll_cpu`: poll too where OpenCL runs on this processor (else HETERO_POLL_CPU).
+    `poll_cpu`: poll too where OpenCL runs on this processor (else HETERO_POLL_CPU). `gpu_share`:
+    of the GPU's time that kernels may take, above 0 and at most 1 (else HETERO_GPU_SHARE).
     """
     load()
     settings = {
@@ -289,6 +295,8 @@ def configure_sync(
     for key, value in settings.items():
         if value is not None:
             _call("setting_set", key, str(int(value)))
+    if gpu_share is not None:
+        _call("setting_set", "gpu.share", str(gpu_share))
 
 
 def soc_id() -> int | None:

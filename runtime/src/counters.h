@@ -25,6 +25,7 @@ class Counter {
 #define HETERO_COUNTERS(X)                                               \
   X(kernel_launches) /* GPU kernels put into the queue */                \
   X(gpu_waits)       /* times a thread waited for the GPU to catch up */ \
+  X(gpu_gap_us)      /* that the GPU was left to others on purpose */    \
   X(npu_waits)       /* times a thread waited for the NPU to catch up */ \
   X(wait_cpu_on_gpu) /* waits in compiled code: the host for the GPU */  \
   X(wait_cpu_on_npu) /* ... the host for the NPU */                      \

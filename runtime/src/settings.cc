@@ -30,6 +30,7 @@ constexpr std::array kSettings = {
     Setting{"sync.implicit_waits", "HETERO_IMPLICIT_WAITS"},  // 0 or 1
     Setting{"sync.fast", "HETERO_FAST_SYNC"},                 // 0 or 1
     Setting{"sync.poll_cpu", "HETERO_POLL_CPU"},              // 0 or 1
+    Setting{"gpu.share", "HETERO_GPU_SHARE"},                 // of its time: 0.6, or 60%
     Setting{"trusted.keys", "HETERO_TRUSTED_KEYS"},           // file; else nothing has to be signed
     Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
     Setting{"device.limit_s", "HETERO_DEVICE_LIMIT_S"},       // of a call into a driver; 0: none

@@ -4,6 +4,7 @@
  */
 #include "sync_options.h"
 
+#include <cstdlib>
 #include <string>
 
 #include "check.h"
@@ -19,12 +20,29 @@ void ReadSwitch(const Settings& settings, const std::string& key, std::atomic<bo
   value.store(text == "1");
 }
 
+/*! \brief A share as people write it: 0.6, or 60%. */
+void ReadShare(const Settings& settings, const std::string& key, std::atomic<double>& value) {
+  const std::string text = settings.Get(key);
+  if (text.empty()) return;
+  char* end = nullptr;
+  double share = std::strtod(text.c_str(), &end);
+  if (*end == '%') {
+    share /= 100;
+    ++end;
+  }
+  HETERO_CHECK(end != text.c_str() && *end == '\0' && share > 0 && share <= 1, ValueError)
+      << "setting " << key << " is '" << text
+      << "': give a share above 0 and at most 1, as in 60% or 0.6";
+  value.store(share);
+}
+
 }  // namespace
 
 void SyncOptions::ReadFrom(const Settings& settings) {
   ReadSwitch(settings, "sync.implicit_waits", implicit_waits);
   ReadSwitch(settings, "sync.fast", fast);
   ReadSwitch(settings, "sync.poll_cpu", poll_cpu);
+  ReadShare(settings, "gpu.share", gpu_share);
 }
 
 }  // namespace hetero_tvm::runtime

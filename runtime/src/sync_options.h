@@ -30,7 +30,10 @@ struct SyncOptions {
    */
   std::atomic<bool> poll_cpu{false};
 
-  /*! \brief Take over what `settings` says. Throws ValueError when that is not 0 or 1. */
+  /*! \brief Of the GPU's time, that our kernels may take; above 0 and at most 1. */
+  std::atomic<double> gpu_share{1.0};
+
+  /*! \brief Take over what `settings` says. Throws ValueError where a value is none. */
   void ReadFrom(const Settings& settings);
 };
 

@@ -366,6 +366,49 @@ def test_random_schedules(opencl, gpu, fill, seed, fast):
     random_schedule(opencl, gpu, fill, regions, seed, 120)
 
 
+@pytest.fixture
+def half_of_the_gpu():
+    runtime.configure_sync(gpu_share=0.5)
+    yield
+    runtime.configure_sync(gpu_share=1.0)
+
+
+def test_who_has_half_of_the_gpu_leaves_gaps(opencl, gpu, half_of_the_gpu):
+    """Eight kernels that each take more than our half of a frame, looked at every four."""
+    source, out = tensors(opencl, 2)
+    for _ in range(8):
+        gpu(out, source, slow=True)
+    runtime.sync()
+    counted = runtime.counters()
+    frame_us = 16_667
+    assert counted["gpu_gap_us"] >= 2 * frame_us / 2
+    assert counted["gpu_waits"] >= 2
+    assert HOST(out)[0] == 1
+
+
+def test_who_has_all_of_the_gpu_leaves_none(opencl, gpu):
+    source, out = tensors(opencl, 2)
+    for _ in range(8):
+        gpu(out, source, slow=True)
+    assert runtime.counters()["gpu_waits"] == 0
+    runtime.sync()
+    assert runtime.counters()["gpu_gap_us"] == 0
+
+
+def test_what_others_had_anyway_is_no_gap_of_ours(opencl, gpu, half_of_the_gpu):
+    """Between two kernels the caller does something else for much longer than they take."""
+    source, out = tensors(opencl, 2)
+    for _ in range(8):
+        gpu(out, source)
+        runtime.sync()
+        threading.Event().wait(0.05)
+    assert runtime.counters()["gpu_gap_us"] == 0
+
+
+def test_eight_threads_share_half_of_the_gpu(opencl, gpu, fill, half_of_the_gpu):
+    test_eight_threads_at_once(opencl, gpu, fill)
+
+
 def test_eight_threads_at_once(opencl, gpu, fill):
     """Waits are the process's, not the thread's: they may wait for more, never for less."""
     failed = []
@@ -462,18 +505,24 @@ def test_forked_process_says_that_it_has_no_npu():
     assert done.json == 0
 
 
+SHARES = "setting gpu.share is '{}': give a share above 0 and at most 1, as in 60% or 0.6"
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
         ("HETERO_FAST_SYNC", "no", "setting sync.fast is 'no': give 0 or 1"),
         ("HETERO_IMPLICIT_WAITS", "2", "setting sync.implicit_waits is '2': give 0 or 1"),
+        ("HETERO_GPU_SHARE", "1.1", SHARES.format("1.1")),
+        ("HETERO_GPU_SHARE", "60 %", SHARES.format("60 %")),
+        ("HETERO_GPU_SHARE", "%", SHARES.format("%")),
     ],
 )
 def test_wrong_switch_is_refused(variable, value, message):
     done = fresh(
-        "import json\nfrom hetero_tvm import runtime\n"
+        "import json\nfrom hetero_tvm import errors, runtime\n"
         "try: runtime.load()\n"
-        "except ValueError as error: print(json.dumps(str(error)))",
+        "except errors.BadInput as error: print(json.dumps(str(error)))",
         **{variable: value},
     )
     assert done.json == message, done.stderr

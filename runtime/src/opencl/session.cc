@@ -201,6 +201,30 @@ bool ClSession::WatchEvent(const ClFence& fence, Clock::time_point expected_end)
   return was_running;
 }
 
+void ClSession::KeepShare() {
+  const double share = options_.gpu_share.load(std::memory_order_relaxed);
+  const double rest = 1 / share - 1;  // of the others, for each of ours
+  Clock::time_point began;
+  {
+    const std::scoped_lock lock(mutex_);
+    const Clock::time_point now = Clock::now();
+    const bool is_idle = completed_.load() >= submitted_.load();
+    // While we waited for the NPU, or nobody asked for anything, the others had their time.
+    if (is_idle && now - last_done_ >= (last_done_ - turn_began_) * rest) turn_launches_ = 0;
+    if (turn_launches_ == 0) turn_began_ = now;
+    began = turn_began_;
+    if (++turn_launches_ % kLaunchesPerLook != 0) return;
+  }
+  Wait();
+  const Clock::duration ours = Clock::now() - began;
+  if (ours < kFrame * share) return;
+  const auto gap = std::chrono::duration_cast<std::chrono::microseconds>(ours * rest);
+  waiting::SleepFor(gap);
+  counters_.gpu_gap_us.Add(gap.count());
+  const std::scoped_lock lock(mutex_);
+  turn_launches_ = 0;
+}
+
 void ClSession::DoneLocked(uint64_t ticket, bool is_certain) {
   completed_.store(std::max(completed_.load(), ticket));
   // Where the driver failed the work may still go on; a later wait that succeeds ends it too.

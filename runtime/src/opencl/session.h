@@ -118,6 +118,7 @@ class ClSession {
    */
   template <typename Bind>  // void(UnifiedMemory&, const ClApi&)
   void Launch(const Kernel& kernel, const LaunchShape& shape, const Bind& bind) {
+    if (options_.gpu_share.load(std::memory_order_relaxed) < 1) KeepShare();
     const TraceSpan span(trace_, TraceKind::kSubmit, kernel.name);
     const std::scoped_lock lock(mutex_);
     submitted_.fetch_add(1);  // first: binding alone may hand memory to the device
@@ -138,6 +139,17 @@ class ClSession {
   // A driver that makes no progress unless somebody blocks for it gets its way after this time.
   static constexpr std::chrono::milliseconds kLongestWatch{100};
 
+  // Of a screen that shows 60 in a second.
+  static constexpr std::chrono::microseconds kFrame{16'667};
+  // What a kernel takes is not known before, so the queue is emptied now and then to see.
+  static constexpr int kLaunchesPerLook = 4;
+
+  /*!
+   * \brief Before a launch, where others have a share of the GPU: once our work took our share of
+   * a frame, let the queue run dry and leave the rest of the time to them.
+   */
+  void KeepShare();
+
   void Enqueue(const Kernel& kernel, const LaunchShape& shape);
   void WaitLocked();
   uint64_t FenceLocked();
@@ -156,9 +168,9 @@ class ClSession {
   ClHandle<cl_command_queue> plain_queue_;
   ProgramCache cache_;
 
-  // Guards queue_, profile_, memory_, fences_, the arguments of every kernel, and the order of
-  // mapping and launching. Taken by every public function but Build(), and not held while waiting,
-  // so that launches from other threads go on; only Alloc() holds it when memory is short.
+  // Guards queue_, profile_, memory_, fences_, the turn, the arguments of every kernel, and the
+  // order of mapping and launching. Taken by every public function but Build(), and not held while
+  // waiting, so that launches from other threads go on; only Alloc() holds it when memory is short.
   std::mutex mutex_;
   ClHandle<cl_command_queue> profiling_queue_;  // made when it is first needed
   cl_command_queue queue_;                      // the one in use
@@ -166,9 +178,11 @@ class ClSession {
   UnifiedMemory memory_;
   std::deque<std::shared_ptr<ClFence>> fences_;  // not known to be done, oldest first
   uint64_t fenced_ = 0;                          // launches before the last fence
-  uint64_t finished_ = 0;        // launches that are over for certain; what they used may be freed
-  Stretch stretch_;              // since the last fence
-  Clock::time_point last_done_;  // when the last fence was seen to be done
+  uint64_t finished_ = 0;         // launches that are over for certain; what they used may be freed
+  Stretch stretch_;               // since the last fence
+  Clock::time_point last_done_;   // when the last fence was seen to be done
+  Clock::time_point turn_began_;  // since when the GPU is ours; of no meaning without launches
+  int turn_launches_ = 0;         // since then
   std::unordered_map<uint64_t, Prediction> predictions_;  // by the hash of a stretch
   std::atomic<uint64_t> submitted_{0};                    // launches so far; grows under mutex_
   std::atomic<uint64_t> completed_{0};                    // launches known to be done
