@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_model_arguments
+from hetero_tvm.arguments import add_device_arguments, add_model_arguments
 from hetero_tvm.candidates.commands import (
     FEWEST_TRIALS,
     TRIALS_PER_KERNEL,
@@ -50,6 +50,8 @@ examples:
   hetero-tvm tune model_folder/ --target host --devices gpu --context 1024 --db tuned/
   hetero-tvm tune detector.onnx --target snapdragon --input x=1x3x320x320 --db tuned/ \\
       --emit candidates.tar
+  hetero-tvm tune detector.onnx --target snapdragon --input x=1x3x320x320 --db tuned/ \\
+      --to ssh://me@board
   hetero-tvm tune --absorb results.json --db tuned/
   hetero-tvm tune --show tuned/ --plot search.png
   hetero-tvm tune --db tuned/ --export kernels.jsonl
@@ -104,6 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--merge", type=Path, metavar="PATH", help="no model: take in a file or another database"
     )
     add_candidate_arguments(parser)
+    add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -117,6 +120,12 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--plot goes with --show DIR")
     if args.on is not None and args.emit is None:
         raise BadInput("--on goes with --emit FILE")
+    if args.to is not None:
+        if alone:
+            raise BadInput(f"--{alone[0]} does not go with --to, which measures a model's kernels")
+        from hetero_tvm.candidates import there
+
+        there.check_flags(args)
     if args.absorb is not None:
         return take_in(args, _folder(args))
     if alone:
@@ -182,6 +191,7 @@ def _tune(
     progress: Progress,
 ) -> int:
     from hetero_tvm import compiler, report_tuning, tuning
+    from hetero_tvm.candidates.there import tune_there
     from schedules.limits import limits
     from schedules.measure import NoDevice
     from schedules.tuner import Tuner
@@ -193,6 +203,10 @@ def _tune(
     costs = compiler.prepare(next(iter(configs.values())), progress)
     if args.emit is not None:
         return emit(args, db, costs, lambda: _jobs(args, configs, costs, only, progress), progress)
+    if args.to is not None:
+        return tune_there(
+            args, db, costs, lambda: _jobs(args, configs, costs, only, progress), progress
+        )
     tuning.places(args.device, costs.spec.gpu)  # says now what would be found out after the work
     jobs = _jobs(args, configs, costs, only, progress)
     gpu = costs.spec.gpu

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import tvm
 from tvm import IRModule, tirx
@@ -56,6 +56,18 @@ class Progress:
     gain: float  # of all kernels together, weighted by what they take
     elapsed_s: float
     left_s: float
+
+
+def gain_of(jobs: Sequence[Job], standings: Mapping[str, Standing]) -> float:
+    """How much faster all calls of all kernels are than by default; `standings` by kernel."""
+    default = best = 0.0
+    for job in jobs:
+        standing = standings[job.kernel.key]
+        if standing.default_s is not None:
+            default += job.calls * standing.default_s
+            faster = max(1.0, standing.gain or 1.0)
+            best += job.calls * standing.default_s / faster
+    return default / best if best else 1.0
 
 
 class Tuner:
@@ -134,15 +146,8 @@ class Tuner:
         self._race([job for job in jobs if job in tunable])
 
     def gain(self, jobs: Sequence[Job]) -> float:
-        """How much faster all calls of all kernels are than by default."""
-        default = best = 0.0
-        for job in jobs:
-            standing = self._standings[job.kernel.key]
-            if standing.default_s is not None:
-                default += job.calls * standing.default_s
-                faster = max(1.0, standing.gain or 1.0)
-                best += job.calls * standing.default_s / faster
-        return default / best if best else 1.0
+        """See `gain_of`."""
+        return gain_of(jobs, self._standings)
 
     def standing(self, job: Job) -> Standing:
         """What is known of a kernel here."""

@@ -128,6 +128,11 @@ def pack(
     return Packed(id=about["id"], kernels=len(kernels), candidates=built, bytes=path.stat().st_size)
 
 
+def pack_program(path: Path) -> None:
+    """Write a tar of the program alone, to ask a device what it is."""
+    _write_tar(path, _program())
+
+
 def _candidates(
     proposal: Proposal,
     number: int,

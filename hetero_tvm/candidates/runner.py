@@ -2,6 +2,7 @@
 
     python3 run.py                    every candidate of this folder -> results.json
     python3 run.py --list             the OpenCL devices that there are
+    python3 run.py --who              the one that would be measured, as JSON
     python3 run.py --device adreno    on the first one whose name has this in it
 
 Needs Python 3.9 or newer and an OpenCL library, nothing else. Every candidate is held against
@@ -300,11 +301,16 @@ def main(path: Path) -> int:
     parser.add_argument("--limit", type=float, default=60.0, help="seconds for a candidate (60)")
     parser.add_argument("--results", type=Path, default=Path("results.json"), metavar="FILE")
     parser.add_argument("--list", action="store_true", help="print the OpenCL devices")
+    parser.add_argument("--who", action="store_true", help="print the device to be measured")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     try:
         if options.list:
             print("\n".join(OpenCl.devices(options.library)))
+            return 0
+        if options.who:
+            chosen = OpenCl(options.library, options.device)
+            print(json.dumps({"device": chosen.name, "driver": chosen.driver}))
             return 0
         folder = Folder(path)
         if options.serve:
