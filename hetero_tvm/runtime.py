@@ -177,9 +177,9 @@ def configure(
     """Set what must be known before the OpenCL device is first used.
 
     `opencl_device`: an index into `opencl_devices()` or part of a device's or platform's name
-    (else HETERO_OPENCL_DEVICE, else the best there is). `opencl_memory`: "svm", "coarse_svm" or
-    "buffer" (else HETERO_OPENCL_MEMORY, else the best that the device has). `cache_directory`:
-    for compiled kernels (else HETERO_CACHE_DIR, else ~/.cache/hetero_tvm).
+    (else HETERO_OPENCL_DEVICE, else the best there is). `opencl_memory`: "svm", "dma_buf",
+    "coarse_svm" or "buffer" (else HETERO_OPENCL_MEMORY, else the best that the device has).
+    `cache_directory`: for compiled kernels (else HETERO_CACHE_DIR, else ~/.cache/hetero_tvm).
 
     Raises ValueError when the device is open already.
     """

@@ -24,7 +24,7 @@ constexpr std::array kSettings = {
             "HETERO_OPENCL_FALLBACK_LIB"},  // tried after the installed ones
     Setting{"opencl.device",
             "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
-    Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "coarse_svm" or "buffer"
+    Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "dma_buf", ...
     Setting{"cache.directory", "HETERO_CACHE_DIR"},
     Setting{"memory.limit", "HETERO_MEMORY_LIMIT"},           // of device memory, with K, M or G
     Setting{"sync.implicit_waits", "HETERO_IMPLICIT_WAITS"},  // 0 or 1

@@ -1,6 +1,7 @@
 """The verb `run`: inputs from files and from seeds, comparison, exit codes."""
 
 import dataclasses
+import re
 
 import numpy as np
 import onnx
@@ -167,7 +168,9 @@ def test_half_storage_says_what_the_arithmetic_is(files):
 def test_says_how_memory_is_shared_and_why_not_better(hetero, files):
     done = hetero("run", files[0], "--repeat", 0)
     assert done.returncode == 0, done.stderr
-    assert "memory   " in done.stdout and "dma-buf import" in done.stdout
+    assert re.search(
+        r"^memory   \w+ \((nothing is better|no svm: .+)\)$", done.stdout, re.MULTILINE
+    )
 
 
 def test_a_model_with_other_outputs_is_bad_input(hetero, files, tmp_path):

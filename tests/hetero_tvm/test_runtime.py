@@ -60,7 +60,7 @@ def test_devices_are_described():
         assert device["index"] == index
         assert isinstance(device["half"], bool)
         assert device["type"] in {"cpu", "gpu", "accelerator"}
-        assert device["memory"] in {"svm", "coarse_svm", "buffer"}
+        assert device["memory"] in {"svm", "dma_buf", "coarse_svm", "buffer"}
         assert device["max_work_group_size"] >= 1
         assert device["local_memory_bytes"] >= 1 << 14
 

@@ -81,7 +81,7 @@ class OpenClDevice:
         (self.about,) = [d for d in runtime.opencl_devices() if d["selected"]]
         wanted = os.environ.get("HETERO_OPENCL_MEMORY", self.about["memory"])
         assert self.about["memory"] == wanted
-        self.views = "aligned" if wanted == "buffer" else "any"
+        self.views = "aligned" if wanted in ("buffer", "dma_buf") else "any"
         module = opencl_module({"add_one": (ADD_ONE_ARGS, X)}, {"add_one": ADD_ONE})
         self.kernel = module["add_one"]
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import re
 import subprocess
 import tempfile
@@ -202,7 +203,7 @@ def _compiled(name: str, source: str, names: list[str], real: str) -> Path:
     if not library.is_file():
         code = folder / f"{name}-{digest}.c"
         code.write_text(source)
-        beside = library.with_suffix(".part")
+        beside = library.with_suffix(f".{os.getpid()}.part")
         listed = ",".join(f'\\"{one}\\"' for one in names)
         command = f'cc -w -O1 -shared -fPIC -DCALLS={len(names)} -DNAMES="{listed}"'
         command += f' -DREAL="\\"{real}\\"" -o {beside} {code} -ldl'
@@ -212,13 +213,19 @@ def _compiled(name: str, source: str, names: list[str], real: str) -> Path:
 
 
 @functools.cache
-def opencl_shim() -> Path:
-    """The library; the one that it passes calls on to is named by FAULT_REAL_OPENCL."""
+def opencl_shim(instead: str = "") -> Path:
+    """The library; the one that it passes calls on to is named by FAULT_REAL_OPENCL.
+
+    `instead`: C functions in the place of those of their names, to which no plan applies.
+    """
     calls = opencl_calls()
     functions = [
-        _opencl_function(index, name, *types) for index, (name, types) in enumerate(calls.items())
+        _opencl_function(index, name, *types)
+        for index, (name, types) in enumerate(calls.items())
+        if re.search(rf" {name}\(.*\{{$", instead, re.MULTILINE) is None
     ]
-    return _compiled("opencl", _COMMON + "".join(functions), list(calls), "FAULT_REAL_OPENCL")
+    source = _COMMON + "".join(functions) + instead
+    return _compiled("opencl", source, list(calls), "FAULT_REAL_OPENCL")
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import dma_buf_shims
 import pytest
 from runtime_harness import Worker
 
@@ -13,6 +14,7 @@ DEVICES = {
     "null": ("null", {}),
     "opencl_svm": ("opencl", {"HETERO_OPENCL_MEMORY": "svm"}),
     "opencl_coarse_svm": ("opencl", {"HETERO_OPENCL_MEMORY": "coarse_svm"}),
+    "opencl_dma_buf": ("opencl_imported", {"HETERO_OPENCL_MEMORY": "dma_buf"}),
     "opencl_buffer": ("opencl", {"HETERO_OPENCL_MEMORY": "buffer"}),
     "pocl_svm": ("opencl", {"HETERO_OPENCL_DEVICE": "Portable"}),
     "pocl_buffer": (
@@ -27,6 +29,9 @@ DEVICES = {
 @pytest.fixture(scope="module", params=DEVICES)
 def device(request):
     name, variables = DEVICES[request.param]
+    if name == "opencl_imported":
+        request.getfixturevalue("opencl")
+        name, variables = "opencl", variables | dma_buf_shims.variables()
     worker = Worker(name, **variables)
     if worker.unavailable:
         pytest.skip(worker.unavailable)

@@ -14,6 +14,7 @@ import threading
 import traceback
 from pathlib import Path
 
+import dma_buf_shims
 import numpy as np
 import pytest
 import tvm
@@ -448,9 +449,10 @@ print(json.dumps(about["memory"]))
 
 
 @pytest.mark.usefixtures("opencl")
-@pytest.mark.parametrize("memory", ["svm", "coarse_svm", "buffer"])
+@pytest.mark.parametrize("memory", ["svm", "dma_buf", "coarse_svm", "buffer"])
 def test_random_schedules_with_every_kind_of_memory(memory):
-    done = fresh(SCHEDULE, HETERO_OPENCL_MEMORY=memory)
+    driver = dma_buf_shims.variables() if memory == "dma_buf" else {}
+    done = fresh(SCHEDULE, **driver, HETERO_OPENCL_MEMORY=memory)
     assert done.json == memory, done.stderr
 
 

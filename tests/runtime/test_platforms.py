@@ -151,7 +151,7 @@ def test_lists_every_device_of_every_platform(stub):
     assert {(device["memory"], device["half"]) for device in devices} == {("buffer", False)}
 
 
-NO_IMPORT = "no dma-buf import: the driver lacks cl_khr_external_memory_dma_buf"
+NO_IMPORT = "no dma_buf: the driver lacks cl_qcom_dmabuf_host_ptr"
 NO_FINE = "no svm: the driver has no fine-grain buffers"
 
 
@@ -161,16 +161,20 @@ NO_FINE = "no svm: the driver has no fine-grain buffers"
         pytest.param(
             {},
             "buffer",
-            [NO_IMPORT, NO_FINE, "no coarse_svm: the library is of OpenCL 1.2, without clSVMAlloc"],
+            [NO_FINE, NO_IMPORT, "no coarse_svm: the library is of OpenCL 1.2, without clSVMAlloc"],
             id="nothing",
         ),
-        pytest.param({"svm": 1}, "coarse_svm", [NO_IMPORT, NO_FINE], id="coarse_grain"),
-        pytest.param({"svm": 3}, "svm", [NO_IMPORT], id="fine_grain"),
+        pytest.param({"svm": 1}, "coarse_svm", [NO_FINE, NO_IMPORT], id="coarse_grain"),
+        pytest.param({"svm": 3}, "svm", ["nothing is better"], id="fine_grain"),
         pytest.param(
-            {"svm": 3, "extensions": "cl_qcom_dmabuf_host_ptr"},
-            "svm",
-            ["dma-buf import is not used: the driver has it, but it was never tried"],
-            id="import",
+            {"svm": 1, "extensions": "cl_khr_external_memory_dma_buf"},
+            "coarse_svm",
+            [
+                NO_FINE,
+                "no dma_buf: the driver has cl_khr_external_memory_dma_buf only, "
+                "which promises no address",
+            ],
+            id="import_without_address",
         ),
     ],
 )
@@ -215,7 +219,7 @@ def test_unknown_device_lists_what_there_is(stub, wanted):
 
 def test_unknown_kind_of_memory_is_refused(opencl):
     done = fresh("from hetero_tvm import runtime; runtime.open_opencl()", HETERO_OPENCL_MEMORY="x")
-    assert "HETERO_OPENCL_MEMORY='x': give svm, coarse_svm or buffer" in done.stderr
+    assert "HETERO_OPENCL_MEMORY='x': give svm, dma_buf, coarse_svm or buffer" in done.stderr
 
 
 def test_python_argument_wins_over_environment(opencl):

@@ -2,6 +2,7 @@
 
 import json
 
+import dma_buf_shims
 import numpy as np
 import pytest
 from runtime_harness import fresh
@@ -59,12 +60,13 @@ print(json.dumps(counted))
 """
 
 
-@pytest.mark.parametrize("memory", ["svm", "coarse_svm", "buffer"])
+@pytest.mark.parametrize("memory", ["svm", "dma_buf", "coarse_svm", "buffer"])
 @pytest.mark.parametrize("provider", ["cpu", "qnn"])
 def test_gpu_npu_gpu_copies_nothing(tmp_path, provider, memory):
     if provider == "qnn":
         pytest.importorskip("onnxruntime_qnn")
-    done = fresh(SCRIPT, provider, tmp_path, HETERO_OPENCL_MEMORY=memory)
+    driver = dma_buf_shims.variables() if memory == "dma_buf" else {}
+    done = fresh(SCRIPT, provider, tmp_path, **driver, HETERO_OPENCL_MEMORY=memory)
     assert done.returncode == 0, done.stderr
     counted = done.json
     assert counted["copies"] == counted["bytes_copied"] == 0

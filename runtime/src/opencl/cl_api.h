@@ -68,6 +68,7 @@ constexpr cl_uint kDriverVersion = 0x102D;
 constexpr cl_uint kDeviceVersion = 0x102F;
 constexpr cl_uint kDeviceExtensions = 0x1030;
 constexpr cl_uint kDeviceSvmCapabilities = 0x1053;
+constexpr cl_uint kDeviceExtMemPadding = 0x40A0;  // of cl_qcom_ext_host_ptr
 
 constexpr cl_bitfield kSvmCoarseGrain = 1U << 0U;
 constexpr cl_bitfield kSvmFineGrain = 1U << 1U;

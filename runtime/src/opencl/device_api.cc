@@ -15,6 +15,7 @@
 #include "../border.h"
 #include "../check.h"
 #include "../watch.h"
+#include "dma_buf.h"
 
 namespace hetero_tvm::runtime::opencl {
 namespace {
@@ -91,7 +92,10 @@ ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
   ffi::Array<ffi::Map<ffi::String, ffi::Any>> all;
   for (const ClDevice& device : platforms_.All()) {
     const bool selected = owner_ != nullptr && owner_->device().id == device.id;
-    const MemoryKind memory = selected ? owner_->memory_kind() : ChooseMemoryKind(device, "");
+    const MemoryChoice memory = selected ? owner_->memory_choice() : ChooseMemory(device, "", [&] {
+      const std::string why(WhyNoDmaBuf(device));
+      return why.empty() ? "it is tried when the device is opened" : why;
+    });
     ffi::Map<ffi::String, ffi::Any> entry;
     entry.Set("index", static_cast<int64_t>(all.size()));
     entry.Set("name", ffi::String(device.name));
@@ -101,8 +105,8 @@ ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
     entry.Set("library", ffi::String(device.api->library));
     entry.Set("type", ffi::String(device.type));
     entry.Set("half", device.has_half);
-    entry.Set("memory", ffi::String(MemoryKindName(memory)));
-    entry.Set("memory_why", ffi::String(WhyNoBetterMemory(device, memory)));
+    entry.Set("memory", ffi::String(MemoryKindName(memory.kind)));
+    entry.Set("memory_why", ffi::String(memory.why.empty() ? "nothing is better" : memory.why));
     entry.Set("selected", selected);
     entry.Set("compute_units", device.compute_units);
     entry.Set("max_work_group_size", device.max_work_group_size);

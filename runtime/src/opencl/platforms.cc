@@ -17,9 +17,11 @@ constexpr const char* kInstallHint =
     "install a driver for your GPU, or a CPU driver: pip install intel-opencl-rt "
     "intel-cmplr-lib-rt, or apt-get install pocl-opencl-icd";
 
-// No driver names itself at such length, nor has so many platforms or devices: it is not sane.
+// No driver names itself at such length, has so many platforms or devices, or
+// wants so many bytes: it is not sane.
 constexpr size_t kLongestText = size_t{1} << 20U;
 constexpr cl_uint kMostObjects = 1024;
+constexpr size_t kMostPadding = size_t{1} << 20U;
 
 template <typename Call, typename Object>
 std::string TextInfo(const Call& call, Object object, cl_uint key, const char* name) {
@@ -47,6 +49,15 @@ T NumberInfo(const ClApi& api, cl_device_id device, cl_uint key, T missing = {})
 
 bool HasWord(const std::string& words, const std::string& word) {
   return (" " + words + " ").find(" " + word + " ") != std::string::npos;
+}
+
+DmaBufImport ReadDmaBufImport(const std::string& extensions) {
+  if (HasWord(extensions, "cl_qcom_dmabuf_host_ptr")) {
+    const bool is_coherent = HasWord(extensions, "cl_qcom_ext_host_ptr_iocoherent");
+    return is_coherent ? DmaBufImport::kYes : DmaBufImport::kIncoherent;
+  }
+  return HasWord(extensions, "cl_khr_external_memory_dma_buf") ? DmaBufImport::kWithoutAddress
+                                                               : DmaBufImport::kNone;
 }
 
 /*!
@@ -79,8 +90,14 @@ ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
   const std::string extensions =
       TextInfo(api.GetDeviceInfo, id, kDeviceExtensions, "clGetDeviceInfo");
   device.has_half = HasWord(extensions, "cl_khr_fp16");
-  device.has_dma_buf = HasWord(extensions, "cl_khr_external_memory_dma_buf") ||
-                       HasWord(extensions, "cl_qcom_dmabuf_host_ptr");
+  device.dma_buf = ReadDmaBufImport(extensions);
+  if (device.dma_buf == DmaBufImport::kYes) {
+    // Drivers disagree about its width; the wider one takes both.
+    device.import_padding_bytes = NumberInfo<cl_ulong>(api, id, kDeviceExtMemPadding);
+    HETERO_CHECK(device.import_padding_bytes <= kMostPadding, DeviceFailure)
+        << "OpenCL: " << device.name << " asks for " << device.import_padding_bytes
+        << " bytes behind imported memory; update the driver";
+  }
   device.keeps_programs = KeepsPrograms(
       TextInfo(api.GetPlatformInfo, platform, kPlatformIcdSuffix, "clGetPlatformInfo"));
   // Drivers of OpenCL 1.2 do not know the question.

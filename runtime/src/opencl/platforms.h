@@ -16,6 +16,9 @@
 
 namespace hetero_tvm::runtime::opencl {
 
+/*! \brief What a driver says of the import of dma-bufs; see dma_buf.h. */
+enum class DmaBufImport { kNone, kWithoutAddress, kIncoherent, kYes };
+
 /*! \brief One device as its driver describes it. */
 struct ClDevice {
   const ClApi* api = nullptr;
@@ -32,7 +35,8 @@ struct ClDevice {
   bool keeps_programs = false;  // its driver keeps what it compiled, and recompiles for a binary
   bool has_fine_svm = false;
   bool has_coarse_svm = false;
-  bool has_dma_buf = false;  // can import memory that another driver gave out
+  DmaBufImport dma_buf = DmaBufImport::kNone;
+  size_t import_padding_bytes = 0;  // behind what is imported, for the driver
   int64_t compute_units = 0;
   int64_t clock_mhz = 0;
   int64_t max_work_group_size = 0;

@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "dma_buf.h"
+
 namespace hetero_tvm::runtime::opencl {
 namespace {
 
@@ -39,8 +41,10 @@ ClSession::ClSession(ClDevice device, const std::string& memory_kind,
       plain_queue_(CreateQueue(device_, context_.Get(), 0)),
       cache_(device_, context_.Get(), cache_directory, counters),
       queue_(plain_queue_.Get()),
-      memory_(device_, ChooseMemoryKind(device_, memory_kind), context_.Get(), queue_,
-              memory_limit) {
+      memory_choice_(ChooseMemory(
+          device_, memory_kind,
+          [this] { return TryDmaBuf(device_, context_.Get(), plain_queue_.Get(), cache_); })),
+      memory_(device_, memory_choice_.kind, context_.Get(), queue_, memory_limit) {
   if (trace_.IsOn()) SetProfiling(true);
 }
 

@@ -78,7 +78,8 @@ class ClSession {
   ClSession& operator=(const ClSession&) = delete;
 
   const ClDevice& device() const { return device_; }
-  MemoryKind memory_kind() const { return memory_.kind(); }
+  /*! \brief How its memory is shared, and why not in a better way. */
+  const MemoryChoice& memory_choice() const { return memory_choice_; }
 
   /*! \brief Bytes taken of the driver and not given back yet. */
   size_t HeldBytes();
@@ -175,6 +176,7 @@ class ClSession {
   ClHandle<cl_command_queue> profiling_queue_;  // made when it is first needed
   cl_command_queue queue_;                      // the one in use
   std::unique_ptr<KernelProfile> profile_;      // null: kernels are not timed
+  const MemoryChoice memory_choice_;
   UnifiedMemory memory_;
   std::deque<std::shared_ptr<ClFence>> fences_;  // not known to be done, oldest first
   uint64_t fenced_ = 0;                          // launches before the last fence

@@ -1,15 +1,17 @@
 /*!
  * \file opencl/unified_memory.cc
- * \brief Allocation, ownership and kernel arguments for the three kinds of shared memory.
+ * \brief Allocation, ownership and kernel arguments for each kind of shared memory.
  */
 #include "unified_memory.h"
 
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
+#include <memory>
 #include <utility>
 
 #include "../check.h"
+#include "dma_buf.h"
 
 namespace hetero_tvm::runtime::opencl {
 namespace {
@@ -24,12 +26,23 @@ size_t RoundUp(size_t value, size_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }
 
+/*! \brief Give back what a buffer was made over. */
+void FreeHost(const HostBlock& memory) {
+  if (memory.descriptor >= 0) {
+    CloseDmaBuf(memory);
+  } else {
+    std::free(memory.data);
+  }
+}
+
 }  // namespace
 
 const char* MemoryKindName(MemoryKind kind) {
   switch (kind) {
     case MemoryKind::kFineSvm:
       return "svm";
+    case MemoryKind::kDmaBuf:
+      return "dma_buf";
     case MemoryKind::kCoarseSvm:
       return "coarse_svm";
     case MemoryKind::kBuffer:
@@ -38,37 +51,39 @@ const char* MemoryKindName(MemoryKind kind) {
   return "";
 }
 
-MemoryKind ChooseMemoryKind(const ClDevice& device, const std::string& forced) {
-  const auto best = device.has_fine_svm     ? MemoryKind::kFineSvm
-                    : device.has_coarse_svm ? MemoryKind::kCoarseSvm
-                                            : MemoryKind::kBuffer;
-  if (forced.empty()) return best;
-  if (forced == "buffer") return MemoryKind::kBuffer;
-  if (forced != "svm" && forced != "coarse_svm") {
-    TVM_FFI_THROW(ValueError) << "HETERO_OPENCL_MEMORY='" << forced
-                              << "': give svm, coarse_svm or buffer";
-  }
-  if (best == MemoryKind::kBuffer) {
+MemoryChoice ChooseMemory(const ClDevice& device, const std::string& forced,
+                          const std::function<std::string()>& try_dma_buf) {
+  constexpr const char* kAsked = "HETERO_OPENCL_MEMORY asks for another kind";
+  const bool is_known = forced.empty() || forced == "svm" || forced == "dma_buf" ||
+                        forced == "coarse_svm" || forced == "buffer";
+  HETERO_CHECK(is_known, ValueError)
+      << "HETERO_OPENCL_MEMORY='" << forced << "': give svm, dma_buf, coarse_svm or buffer";
+  const bool has_svm = device.has_fine_svm || device.has_coarse_svm;
+  if (!has_svm && (forced == "svm" || forced == "coarse_svm")) {
     TVM_FFI_THROW(EnvironmentProblem) << "HETERO_OPENCL_MEMORY=" << forced << ": " << device.name
                                       << " has no shared virtual memory; use buffer";
   }
-  return forced == "svm" ? best : MemoryKind::kCoarseSvm;
-}
-
-std::string WhyNoBetterMemory(const ClDevice& device, MemoryKind kind) {
-  // The HTP is bound to host addresses, which every kind below has: an import would save nothing
-  // that is known of, and on no device has it been tried.
-  std::string why = device.has_dma_buf
-                        ? "dma-buf import is not used: the driver has it, but it was never tried"
-                        : "no dma-buf import: the driver lacks cl_khr_external_memory_dma_buf";
-  if (kind == MemoryKind::kFineSvm) return why;
-  const std::string asked = "HETERO_OPENCL_MEMORY asks for another kind";
-  why += "; no svm: " + (device.has_fine_svm ? asked : "the driver has no fine-grain buffers");
-  if (kind == MemoryKind::kCoarseSvm) return why;
-  const std::string missing = device.api->HasSvm()
-                                  ? "the driver has no shared virtual memory"
-                                  : "the library is of OpenCL 1.2, without clSVMAlloc";
-  return why + "; no coarse_svm: " + (device.has_coarse_svm ? asked : missing);
+  if (device.has_fine_svm && (forced.empty() || forced == "svm")) return {MemoryKind::kFineSvm, ""};
+  std::string why = std::string("no svm: ") +
+                    (device.has_fine_svm ? kAsked : "the driver has no fine-grain buffers");
+  // A device with coarse-grain SVM only gives that to who asks for svm.
+  if (forced.empty() || forced == "dma_buf") {
+    const std::string refused = try_dma_buf();
+    if (refused.empty()) return {MemoryKind::kDmaBuf, why};
+    if (forced == "dma_buf") {
+      TVM_FFI_THROW(EnvironmentProblem) << "HETERO_OPENCL_MEMORY=dma_buf: " << device.name
+                                        << " cannot import dma-bufs: " << refused
+                                        << "; leave it away for the best kind that there is";
+    }
+    why += "; no dma_buf: " + refused;
+  } else {
+    why += std::string("; no dma_buf: ") + kAsked;
+  }
+  if (device.has_coarse_svm && forced != "buffer") return {MemoryKind::kCoarseSvm, why};
+  const char* missing = device.api->HasSvm() ? "the driver has no shared virtual memory"
+                                             : "the library is of OpenCL 1.2, without clSVMAlloc";
+  why += std::string("; no coarse_svm: ") + (device.has_coarse_svm ? kAsked : missing);
+  return {MemoryKind::kBuffer, why};
 }
 
 UnifiedMemory::UnifiedMemory(const ClDevice& device, MemoryKind kind, cl_context context,
@@ -87,7 +102,7 @@ UnifiedMemory::~UnifiedMemory() {
 
 void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
   bytes = std::max<size_t>(bytes, 1);
-  const size_t natural = kind_ == MemoryKind::kBuffer ? kPage : kSvmAlignment;
+  const size_t natural = HasBuffers() ? kPage : kSvmAlignment;
   const size_t slack = alignment > natural ? alignment : 0;
   const auto limit = static_cast<size_t>(std::max<int64_t>(device_.max_allocation_bytes, 0));
   if (bytes > limit || slack > limit - bytes) {
@@ -101,8 +116,7 @@ void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
                                     "input";
   }
   std::string why = "clSVMAlloc";
-  Allocation allocation =
-      kind_ == MemoryKind::kBuffer ? AllocBuffer(bytes + slack, &why) : AllocSvm(bytes + slack);
+  Allocation allocation = HasBuffers() ? AllocBuffer(bytes + slack, &why) : AllocSvm(bytes + slack);
   if (allocation.base == nullptr) {
     TVM_FFI_THROW(DeviceFailure) << "out of memory: " << device_.name << " has no " << bytes
                                  << " bytes left, this process holds " << held_bytes_
@@ -139,34 +153,43 @@ UnifiedMemory::Allocation UnifiedMemory::AllocBuffer(size_t bytes, std::string* 
   // Memory of our own, because only USE_HOST_PTR promises the same address at every mapping;
   // whole pages, because that is what drivers ask for in order not to copy.
   const size_t block = RoundUp(bytes, kPage);
-  void* host = std::aligned_alloc(kPage, block);
-  *why = "aligned_alloc";
-  if (host == nullptr) return allocation;
+  HostBlock host;
+  if (kind_ == MemoryKind::kDmaBuf) {
+    host = OpenDmaBuf(block + device_.import_padding_bytes, why);
+  } else {
+    host = {std::aligned_alloc(kPage, block), block, -1};
+    *why = "aligned_alloc";
+  }
+  if (host.data == nullptr) return allocation;
   const char* call = "clCreateBuffer";
-  std::atomic<void*>* owner = nullptr;
+  std::atomic<HostBlock*>* owner = nullptr;
   cl_int status = kSuccess;
-  cl_mem buffer = api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr, block, host, &status);
+  cl_mem buffer =
+      kind_ == MemoryKind::kDmaBuf
+          ? ImportDmaBuf(api_, context_, host, block, &status)
+          : api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr, block, host.data, &status);
   if (status == kSuccess && buffer != nullptr) {
     allocation.buffer = ClHandle<cl_mem>(buffer, api_.ReleaseMemObject);
     call = "clSetMemObjectDestructorCallback";
     // The driver may use the bytes until the object is really gone, so the driver says when.
-    // Whoever takes the address out frees them: a driver may call back though it refused to.
-    owner = new std::atomic<void*>(host);
+    // Whoever takes the memory out frees it: a driver may call back though it refused to.
+    owner = new std::atomic<HostBlock*>(new HostBlock(host));
     const auto free_host = [](cl_mem, void* its_owner) {
-      auto* taken = static_cast<std::atomic<void*>*>(its_owner);
-      std::free(taken->exchange(nullptr));
+      auto* taken = static_cast<std::atomic<HostBlock*>*>(its_owner);
+      const std::unique_ptr<HostBlock> memory(taken->exchange(nullptr));
+      if (memory != nullptr) FreeHost(*memory);
       delete taken;
     };
     status = api_.SetMemObjectDestructorCallback(buffer, free_host, owner);
   }
   if (status != kSuccess || buffer == nullptr) {
-    if (owner != nullptr) owner->store(nullptr);
+    if (owner != nullptr) delete owner->exchange(nullptr);
     allocation.buffer = {};  // first: the driver may use the bytes as long as it has it
-    std::free(host);         // its owner is left behind where there is one: the driver may know it
+    FreeHost(host);          // its owner is left behind where there is one: the driver may know it
     *why = std::string(call) + ": " + ClErrorName(status) + " (" + std::to_string(status) + ")";
     return {};
   }
-  allocation.base = static_cast<char*>(host);
+  allocation.base = static_cast<char*>(host.data);
   allocation.block_bytes = block;
   return allocation;
 }
@@ -230,7 +253,7 @@ void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
                               << "; allocate it on the opencl device";
   }
   cl_int status = kSuccess;
-  if (kind_ == MemoryKind::kBuffer) {
+  if (HasBuffers()) {
     const size_t offset = address - AddressOf(entry->second.base);
     cl_mem buffer = BufferAt(entry->second, offset, index, kernel_name);
     status = api_.SetKernelArg(kernel, index, sizeof(cl_mem), static_cast<const void*>(&buffer));
@@ -240,8 +263,7 @@ void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
   if (status != kSuccess) {
     TVM_FFI_THROW(DeviceFailure) << "OpenCL: argument " << index << " of kernel " << kernel_name
                                  << " was refused ("
-                                 << (kind_ == MemoryKind::kBuffer ? "clSetKernelArg"
-                                                                  : "clSetKernelArgSVMPointer")
+                                 << (HasBuffers() ? "clSetKernelArg" : "clSetKernelArgSVMPointer")
                                  << "): " << ClProblem(status);
   }
   GiveToDevice(entry);
@@ -290,7 +312,7 @@ void UnifiedMemory::ReleaseFreed(uint64_t completed) {
 }
 
 void UnifiedMemory::Release(Allocation& allocation) {
-  const bool is_buffer = kind_ == MemoryKind::kBuffer;
+  const bool is_buffer = HasBuffers();
   if (!allocation.on_device && kind_ == MemoryKind::kCoarseSvm) {
     api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr);
     api_.Finish(queue_);  // clSVMFree does not wait for the unmapping

@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -23,25 +24,34 @@ namespace hetero_tvm::runtime::opencl {
  *
  *   kFineSvm    one address for both, no further ado.
  *   kCoarseSvm  one address, but an allocation belongs to one side at a time: mapped = host's.
- *   kBuffer     a cl_mem whose mapping is the host's address; belongs to one side at a time too.
+ *   kDmaBuf     a cl_mem over an imported dma-buf; belongs to one side at a time too.
+ *   kBuffer     a cl_mem whose mapping is the host's address; likewise.
  *
  * Where ownership changes hands, an allocation is the host's when it is made and after
  * MapForHost(), and the device's from the launch of a kernel that takes it until then. The caller
  * drains the queue before it touches memory from the host in every kind, so nobody sees the
  * difference.
  */
-enum class MemoryKind { kFineSvm, kCoarseSvm, kBuffer };
+enum class MemoryKind { kFineSvm, kDmaBuf, kCoarseSvm, kBuffer };
 
 const char* MemoryKindName(MemoryKind kind);
 
-/*! \brief The best kind that `device` has, or the one that `forced` names if it has it. */
-MemoryKind ChooseMemoryKind(const ClDevice& device, const std::string& forced);
+/*! \brief A kind of memory, and why not a better one. */
+struct MemoryChoice {
+  MemoryKind kind;
+  std::string why;  // for people: a sentence for each better way, the best first
+};
 
 /*!
- * \brief Why memory of `device` is of no better kind than `kind`, for people: one sentence for each
- *        better way, the best first. Ways: dma-buf import, svm, coarse_svm, buffer.
+ * \brief The best kind that `device` has, or the one that `forced` names if it has it.
+ *
+ * Best first: fine-grain SVM, where nothing changes hands and a view may begin anywhere; dma-bufs;
+ * coarse-grain SVM; buffers over memory of our own, which a driver may copy.
+ *
+ * \param try_dma_buf Tries an import, and says why it does not work; called when it would be used.
  */
-std::string WhyNoBetterMemory(const ClDevice& device, MemoryKind kind);
+MemoryChoice ChooseMemory(const ClDevice& device, const std::string& forced,
+                          const std::function<std::string()>& try_dma_buf);
 
 /*!
  * \brief All memory of one device, found by address.
@@ -100,7 +110,7 @@ class UnifiedMemory {
     size_t bytes = 0;         // from the user's address on
     bool on_device = false;   // whose turn it is; see MemoryKind
     bool is_unsure = false;   // the driver failed to hand it over, or so it said
-    ClHandle<cl_mem> buffer;  // kBuffer only
+    ClHandle<cl_mem> buffer;  // kBuffer and kDmaBuf only
     std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset from `base`; parts of `buffer`
   };
   struct Freed {
@@ -111,6 +121,7 @@ class UnifiedMemory {
 
   Allocation AllocSvm(size_t bytes);
   Allocation AllocBuffer(size_t bytes, std::string* why);
+  bool HasBuffers() const { return kind_ == MemoryKind::kBuffer || kind_ == MemoryKind::kDmaBuf; }
   void GiveToHost(Allocation& allocation, cl_bool blocking);
   void GiveToDevice(Table::iterator entry);
   cl_mem BufferAt(Allocation& allocation, size_t offset, cl_uint index, const std::string& kernel);
