@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Extension, find_namespace_packages, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -105,7 +105,8 @@ def package_dir(name: str) -> str:
 
 
 setup(
-    packages=find_packages(
+    # With the folders of data alone, which setuptools would warn of.
+    packages=find_namespace_packages(
         include=[
             pattern
             for name in ("hetero_tvm", "relay_passes", "schedules", "target_specs")

@@ -25,7 +25,10 @@ def test_every_package_and_spec_is_installed(tmp_path):
         for path in (ROOT / name).rglob("__init__.py")
     }
     assert "relay_passes.npu_onnx" in on_disk
-    assert set(done.stdout.split()) == on_disk
+    named = set(done.stdout.split())
+    assert on_disk <= named
+    for folder in named - on_disk:  # data alone: named so that setuptools does not warn of it
+        assert not list((ROOT / folder.replace(".", "/")).glob("*.py")), folder
 
 
 def test_pins_are_of_what_is_asked_for():
