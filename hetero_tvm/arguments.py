@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.config import DEVICES, DTYPES, OBJECTIVES, BuildConfig
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, WrongKindOfModel
 from hetero_tvm.transports.address import FORMS
 
 
@@ -98,6 +98,76 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="target host: measure this machine again (half a minute), not only the first time",
     )
+
+
+def add_step_arguments(
+    parser: argparse.ArgumentParser, lengths: str, span: str | None = None
+) -> None:
+    """Flags that make several programs of one model.
+
+    Args:
+        parser: gets them.
+        lengths: what `--length` does.
+        span: what a range of lengths does, where the verb takes one.
+    """
+    parser.add_argument(
+        "--length",
+        metavar="L1,L2,…|L1..L2" if span else "L1,L2,…",
+        help=f"{lengths}, with the dimensions that --input writes as L at it"
+        + (f"; 1..512: {span}" if span else ""),
+    )
+    parser.add_argument(
+        "--context",
+        type=int,
+        metavar="N",
+        help="language model: longest sequence, in tokens (default the model's, at most 2048)",
+    )
+    parser.add_argument(
+        "--prefill",
+        metavar="N1,N2,…",
+        help="language model: how many tokens a prompt is taken in at once (default 16,128); "
+        "decoding is always there",
+    )
+
+
+def read_steps(args: argparse.Namespace) -> tuple[tuple[int, ...] | None, int | None]:
+    """What `--prefill` and `--context` say of a language model's folder; None: not given.
+
+    Raises:
+        BadInput: as `read_lengths`.
+    """
+    prefill = None if args.prefill is None else read_lengths(args.prefill, "--prefill")
+    return prefill, args.context
+
+
+def is_folder(
+    args: argparse.Namespace,
+    *,
+    refuses: Sequence[str] = ("length",),
+    needs: Sequence[str] = ("context", "prefill"),
+) -> bool:
+    """Whether the model is a language model's folder, and not one ONNX file.
+
+    Args:
+        args: as parsed, with `model`.
+        refuses: flags that a folder does not take.
+        needs: flags that only a folder takes.
+
+    Raises:
+        WrongKindOfModel: a flag of the other kind is given.
+    """
+    if args.model is None:
+        return False
+    folder: bool = args.model.is_dir()
+    for flag in refuses if folder else needs:
+        value = getattr(args, flag)
+        if value is not None and value is not False and value != []:
+            raise WrongKindOfModel(
+                f"--{flag}: {args.model} is a language model's folder, which takes none"
+                if folder
+                else f"--{flag} is for a language model's folder; {args.model} is none"
+            )
+    return folder
 
 
 def read_lengths(text: str, flag: str = "--length") -> tuple[int, ...]:

@@ -19,10 +19,13 @@ from typing import TYPE_CHECKING, Any
 from hetero_tvm import cli
 from hetero_tvm.arguments import (
     add_model_arguments,
+    add_step_arguments,
+    is_folder,
     model_config,
     read_fill,
     read_lengths,
     read_span,
+    read_steps,
 )
 from hetero_tvm.config import BuildConfig, Objective
 from hetero_tvm.device_os import OSES
@@ -207,11 +210,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the artefact's host code is for (default: this machine); others than this one "
         "need pip install 'hetero-tvm[cross]', Android its NDK",
     )
-    parser.add_argument(
-        "--length",
-        metavar="L1,L2,…|L1..L2",
-        help="one variant for each length in one artefact, with the dimensions that --input writes "
-        "as L at it; 1..512: for all of these lengths, with the variants that are worth it",
+    add_step_arguments(
+        parser,
+        "one variant for each length in one artefact",
+        "for all of these lengths, with the variants that are worth it",
     )
     parser.add_argument(
         "--pad",
@@ -241,17 +243,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="target host: build every mode (GPU only, NPU only, layer level, split), time them "
         "here, keep the fastest (default there)",
-    )
-    parser.add_argument(
-        "--context",
-        type=int,
-        metavar="N",
-        help="language model: longest sequence, in tokens (default the model's, at most 2048)",
-    )
-    parser.add_argument(
-        "--prefill",
-        metavar="N1,N2,…",
-        help="language model: how many tokens a prompt is taken in at once (default 16,128)",
     )
     parser.add_argument(
         "--quantize",
@@ -326,12 +317,12 @@ def run(args: argparse.Namespace) -> int:
 
         check_save(args.report, [args.model, args.output], flag="--report")
     fill = read_fill(args.pad)
-    if args.model is not None and args.model.is_dir():
+    if is_folder(
+        args,
+        refuses=("input", "length", "pad", "measure"),
+        needs=("context", "prefill", "quantize"),
+    ):
         result = _language_model(args, at(None))
-    elif args.context is not None or args.prefill is not None or args.quantize is not None:
-        raise WrongKindOfModel(
-            f"--context, --prefill and --quantize are for a folder; {args.model} is none"
-        )
     elif args.length is None:
         if fill:
             raise BadInput("--pad goes with --length: it fills inputs up to a built length")
@@ -375,19 +366,14 @@ def _language_model(args: argparse.Namespace, config: BuildConfig) -> BuildResul
     from hetero_tvm import llm_build
 
     _refuse_for_llm(config)
-    for flag in ("input", "length", "pad", "measure"):
-        if getattr(args, flag):
-            raise WrongKindOfModel(
-                f"--{flag}: {args.model} is a language model's folder, which takes none"
-            )
-    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else None
+    prefill, context = read_steps(args)
     with (
         _quantized(
             config, args.quantize, args.group, args.symmetric, args.overrides, quiet=args.quiet
         ) as taken,
         Progress(quiet=args.quiet) as progress,
     ):
-        return llm_build.build(taken, prefill=prefill, capacity=args.context, progress=progress)
+        return llm_build.build(taken, prefill=prefill, capacity=context, progress=progress)
 
 
 @contextlib.contextmanager

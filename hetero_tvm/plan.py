@@ -12,8 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_model_arguments, model_config, read_lengths, read_span
-from hetero_tvm.errors import BadInput, WrongKindOfModel
+from hetero_tvm.arguments import (
+    add_model_arguments,
+    add_step_arguments,
+    is_folder,
+    model_config,
+    read_lengths,
+    read_span,
+    read_steps,
+)
+from hetero_tvm.errors import BadInput
 
 if TYPE_CHECKING:
     from hetero_tvm.config import BuildConfig
@@ -49,19 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="no model: draw what GPU, NPU and both take for two large products, over the "
         "sequence length; with --estimate by Qualcomm's estimates (minutes, then kept)",
     )
-    parser.add_argument(
-        "--length",
-        metavar="L1,L2,…|L1..L2",
-        help="plan once for each length, with the dimensions that --input writes as L at it; "
-        "1..512: which variants `build` would make for all of these lengths, and why",
-    )
-    parser.add_argument(
-        "--context", type=int, metavar="N", help="language model: as for `build` (default 2048)"
-    )
-    parser.add_argument(
-        "--prefill",
-        metavar="N1,N2,…",
-        help="language model: as for `build` (default 16,128); decoding is always there",
+    add_step_arguments(
+        parser,
+        "plan once for each length",
+        "which variants `build` would make for all of these lengths, and why",
     )
 
 
@@ -71,10 +70,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.plot is not None:
         return _plot(args)
-    if args.model is not None and args.model.is_dir():
+    if is_folder(args):
         return _language_model(args)
-    if args.context is not None or args.prefill is not None:
-        raise WrongKindOfModel(f"--context and --prefill are for a folder; {args.model} is none")
     if args.length is None:
         report = _report(args, None)
         if args.json:
@@ -123,10 +120,7 @@ def _language_model(args: argparse.Namespace) -> int:
     from hetero_tvm.llm_steps import step_configs
     from hetero_tvm.progress import Progress
 
-    if args.length is not None:
-        raise WrongKindOfModel(f"--length: {args.model} is a language model; --prefill says steps")
-    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else None
-    configs = step_configs(model_config(args, output=None), prefill, args.context)
+    configs = step_configs(model_config(args, output=None), *read_steps(args))
     reports: dict[int, PlanReport] = {}
     for rows, config in configs.items():
         with Progress(quiet=args.quiet) as progress:

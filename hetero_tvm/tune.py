@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.arguments import add_device_arguments, add_model_arguments
+from hetero_tvm.arguments import add_device_arguments, add_model_arguments, add_step_arguments
 from hetero_tvm.candidates.commands import (
     FEWEST_TRIALS,
     TRIALS_PER_KERNEL,
@@ -31,7 +31,7 @@ from hetero_tvm.errors import (
     MissingPackage,
     TuningDbUnusable,
 )
-from hetero_tvm.tuned_programs import add_program_arguments, configs_of, jobs_of
+from hetero_tvm.tuned_programs import configs_of, jobs_of
 
 if TYPE_CHECKING:
     from hetero_tvm.config import BuildConfig
@@ -73,7 +73,7 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm tune`."""
     add_model_arguments(parser)
-    add_program_arguments(parser)
+    add_step_arguments(parser, "the kernels of all these lengths")
     how = parser.add_mutually_exclusive_group()
     how.add_argument(
         "--trials",

@@ -11,30 +11,12 @@ import dataclasses
 from collections.abc import Mapping
 
 from hetero_tvm import compiler, pipeline, tuning
-from hetero_tvm.arguments import model_config, read_lengths
+from hetero_tvm.arguments import is_folder, model_config, read_lengths, read_steps
 from hetero_tvm.config import BuildConfig
-from hetero_tvm.errors import BadInput
 from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
 from schedules.cost_model import CostModel
 from schedules.tuner import Job
-
-
-def add_program_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which programs of a model: the flags of `build` that make several."""
-    parser.add_argument(
-        "--length",
-        metavar="L1,L2,…",
-        help="the kernels of all these lengths, with the dimensions that --input writes as L",
-    )
-    parser.add_argument(
-        "--context", type=int, metavar="N", help="language model: as for `build` (default 2048)"
-    )
-    parser.add_argument(
-        "--prefill",
-        metavar="N1,N2,…",
-        help="language model: as for `build` (default 16,128); decoding is always there",
-    )
 
 
 def configs_of(args: argparse.Namespace) -> dict[str, BuildConfig]:
@@ -43,10 +25,8 @@ def configs_of(args: argparse.Namespace) -> dict[str, BuildConfig]:
     Raises:
         BadInput: flags that do not go together, or that cannot be read.
     """
-    if args.model is not None and args.model.is_dir():
+    if is_folder(args):
         return _steps(args)
-    if args.context is not None or args.prefill is not None:
-        raise BadInput(f"--context and --prefill are for a folder; {args.model} is none")
     if args.length is None:
         return {"": model_config(args, output=None)}
     lengths = read_lengths(args.length)
@@ -54,10 +34,7 @@ def configs_of(args: argparse.Namespace) -> dict[str, BuildConfig]:
 
 
 def _steps(args: argparse.Namespace) -> dict[str, BuildConfig]:
-    if args.length:
-        raise BadInput(f"--length: {args.model} is a language model's folder, which takes none")
-    prefill = read_lengths(args.prefill, "--prefill") if args.prefill else None
-    configs = step_configs(model_config(args, output=None), prefill, args.context)
+    configs = step_configs(model_config(args, output=None), *read_steps(args))
     return {str(rows): config for rows, config in configs.items()}
 
 

@@ -7,13 +7,16 @@ import pytest
 
 from hetero_tvm.arguments import (
     add_model_arguments,
+    add_step_arguments,
+    is_folder,
     model_config,
     read_fill,
     read_lengths,
     read_share,
     read_span,
+    read_steps,
 )
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, WrongKindOfModel
 
 
 def config(*words, length=None):
@@ -109,3 +112,35 @@ def test_a_range_of_lengths():
 def test_wrong_ranges_are_refused(text):
     with pytest.raises(BadInput, match="write a range from a shorter to a longer length"):
         read_span(text)
+
+
+def steps(model, *words):
+    parser = argparse.ArgumentParser()
+    add_model_arguments(parser)
+    add_step_arguments(parser, "lengths")
+    return parser.parse_args([str(model), *words])
+
+
+def test_a_folder_takes_steps_and_a_file_takes_lengths(tmp_path):
+    file = tmp_path / "m.onnx"
+    assert is_folder(steps(tmp_path)) and not is_folder(steps(file))
+    assert not is_folder(steps(file, "--length", "4"))
+    args = steps(tmp_path, "--context", "64", "--prefill", "8,16")
+    assert is_folder(args) and read_steps(args) == ((8, 16), 64)
+    assert read_steps(steps(tmp_path)) == (None, None)
+
+
+@pytest.mark.parametrize("words", [("--context", "0"), ("--prefill", "")])
+def test_steps_of_a_file_are_refused(tmp_path, words):
+    with pytest.raises(WrongKindOfModel, match=f"{words[0]} is for a language model's folder; .*m"):
+        is_folder(steps(tmp_path / "m.onnx", *words))
+
+
+def test_what_a_folder_does_not_take(tmp_path):
+    with pytest.raises(WrongKindOfModel, match=r"--length: .* folder, which takes none"):
+        is_folder(steps(tmp_path, "--length", "4"))
+    with pytest.raises(WrongKindOfModel, match=r"--input: .* folder, which takes none"):
+        is_folder(steps(tmp_path, "--input", "x=4"), refuses=("input",))
+    assert is_folder(steps(tmp_path), refuses=("input", "length"))
+    with pytest.raises(BadInput, match="--prefill : write whole numbers"):
+        read_steps(steps(tmp_path, "--prefill", ""))

@@ -307,8 +307,8 @@ def test_a_language_models_folder_has_a_row_for_each_step(hetero, tmp_path):
         assert "hetero.attention" in {op["op"] for op in step["operators"]}
     refused = hetero("plan", folder, "--length", "8", "-q")
     assert refused.returncode == 2
-    assert "--prefill says steps" in refused.stderr
+    assert "a language model's folder, which takes none" in refused.stderr
     mlp = tiny.mlp(tmp_path / "mlp.onnx")
     refused = hetero("plan", mlp, "--prefill", "8", "-q")
     assert refused.returncode == 2
-    assert "are for a folder" in refused.stderr
+    assert "--prefill is for a language model's folder" in refused.stderr

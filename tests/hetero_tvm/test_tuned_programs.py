@@ -7,10 +7,10 @@ import tiny_models
 
 import hetero_tvm
 from hetero_tvm import compiler
-from hetero_tvm.arguments import add_model_arguments
+from hetero_tvm.arguments import add_model_arguments, add_step_arguments
 from hetero_tvm.errors import BadInput
 from hetero_tvm.progress import Progress
-from hetero_tvm.tuned_programs import add_program_arguments, configs_of, jobs_of
+from hetero_tvm.tuned_programs import configs_of, jobs_of
 from tests.hetero_tvm.tiny_llm import TinyLlm, build
 
 GPU = ("--target", "host", "--devices", "gpu")
@@ -19,7 +19,7 @@ GPU = ("--target", "host", "--devices", "gpu")
 def _args(*words):
     parser = argparse.ArgumentParser()
     add_model_arguments(parser)
-    add_program_arguments(parser)
+    add_step_arguments(parser, "lengths")
     return parser.parse_args([*map(str, words), *GPU], argparse.Namespace(verb="tune"))
 
 
@@ -93,8 +93,8 @@ def test_every_step_of_a_language_model(folder, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--context", "24"), "--context and --prefill are for a folder"),
-        (("--prefill", "8"), "--context and --prefill are for a folder"),
+        (("--context", "24"), "--context is for a language model's folder"),
+        (("--prefill", "8"), "--prefill is for a language model's folder"),
         (("--length", "4,x", "--input", "x=Lx32"), "--length 4,x: write whole numbers"),
         (("--length", "4"), "--length needs an --input with a dimension written L"),
     ],
