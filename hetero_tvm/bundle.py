@@ -265,6 +265,10 @@ def read_manifest(path: Path, *, verify: bool = True) -> Manifest:
     Raises:
         BadInput: no such file, not an artefact, damaged, or of another format version.
     """
+    if path.is_dir():
+        raise ArtefactUnreadable(
+            f"{path}: is a folder; name the .so that `hetero-tvm build {path} -o MODEL.so` writes"
+        )
     if not path.is_file():
         raise ArtefactUnreadable(
             f"{path}: no such file; build it with `hetero-tvm build MODEL.onnx -o {path}`"

@@ -16,6 +16,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -63,15 +64,21 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 _TERMINATED = 143  # 128 + SIGTERM
 _OUR_BUG = HeteroError.exit_code
 _COMPLETION = "--print-completion"
+_ALWAYS = "exit code 5: a fault of ours, with a report to attach; 130: Ctrl-C"
 _FLAGS = "--flags"  # a file with more of them
 
 
 class _Parser(argparse.ArgumentParser):
     """A parser whose complaints leave the program as all others do."""
 
+    verb: str | None = None  # whose help is meant where it is known
+
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
-        raise UsageError(f"{message}; see {self.prog} --help")
+        flag = re.fullmatch(r"argument (.*/)?(--[\w-]+): expected one argument", message)
+        if flag is not None:  # or a value that looks like a flag
+            message += f" (one that begins with a dash as in {flag[2]}=-1)"
+        raise UsageError(f"{message}; see {' '.join(filter(None, (self.prog, self.verb)))} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,6 +122,8 @@ def build_parser(verbs: Sequence[str] | None = None) -> argparse.ArgumentParser:
         f"`hetero-tvm {_COMPLETION} bash`, zsh or fish, into your shell's folder for it.",
     )
     parser.add_argument("--version", action="version", version=f"hetero-tvm {__version__}")
+    if verbs is not None and len(verbs) == 1:
+        parser.verb = verbs[0]
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for name, summary in VERBS.items():
         if verbs is None or name in verbs:
@@ -196,7 +205,7 @@ def _add_verb(subparsers: Any, name: str, summary: str) -> None:
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
-        epilog=module.EXAMPLES,
+        epilog=f"{module.EXAMPLES.rstrip()}\n{_ALWAYS}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     module.add_arguments(parser)

@@ -107,9 +107,12 @@ def read_bench(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise BadInput(f"{path}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else "is not JSON"
+        raise BadInput(
+            f"{path}: {why}; make it with `hetero-tvm bench ARTEFACT --json > FILE`"
+        ) from None
     if not isinstance(data, dict) or data.get("verb") != "bench":
-        raise NotComparable(f"{path}: is not of `hetero-tvm bench --json`")
+        raise NotComparable(f"{path}: is not of `hetero-tvm bench ARTEFACT --json > FILE`")
     if data.get("schema_version") != cli.SCHEMA_VERSION:
         raise NotComparable(
             f"{path}: schema version {data.get('schema_version')}, this program reads "

@@ -52,6 +52,7 @@ _MOST_STRANGERS = 16  # who have not been let in yet, at once
 _FRAME = struct.Struct("<Q")  # TVM's RPC: the length of the message that follows
 _BLOCK_BYTES = 1 << 16
 _BUSY_S = 4.0  # more than an ending session takes to end
+_LAST_PORT = 65535
 _END_S = 2.0  # a session's process gets this long to end by itself
 
 
@@ -221,7 +222,11 @@ def run(args: argparse.Namespace) -> int:
         address = ipaddress.ip_address(host.strip("[]"))
         number = int(port)
     except ValueError:
-        raise BadInput(f"--listen {args.listen}: write an address and a port") from None
+        number = -1
+    if not 0 <= number <= _LAST_PORT:
+        raise BadInput(
+            f"--listen {args.listen}: write an address and a port, as in 127.0.0.1:{DEFAULT_PORT}"
+        )
     context = _context(args)
     if not address.is_loopback and context is None:
         raise OpenToNetwork(
@@ -231,7 +236,10 @@ def run(args: argparse.Namespace) -> int:
     if args.most_bytes < 1 << 16:
         raise BadInput(f"--most-bytes {args.most_bytes}: at least {1 << 16}")
     folder = args.folder.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise BadInput(f"--folder {args.folder}: is a file; name a folder") from None
     token = None if args.client_ca is not None else _token(folder)
     family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:

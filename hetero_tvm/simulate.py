@@ -97,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput(
             "nothing to simulate: give --llm NAME (--llm help lists them) or an ONNX file"
         )
+    if args.npu_policy != _POLICY:
+        raise BadInput("--npu-policy is for --llm; a model's regions are what `build` makes of it")
     config = onnx_config(args, output=None)
     if args.model.is_dir():
         return _run_folder(args, config, conditions)
@@ -115,8 +117,6 @@ def _run_folder(args: argparse.Namespace, config: BuildConfig, conditions: Condi
     from hetero_tvm import report_simulation, simulation
 
     _check_tokens(args)
-    if args.npu_policy != _POLICY:
-        raise BadInput("--npu-policy is for --llm; a folder's steps are what `build` makes of it")
     with Progress(quiet=args.quiet) as progress:
         report = simulation.simulate_folder(
             config,

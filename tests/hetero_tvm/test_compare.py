@@ -111,7 +111,7 @@ def test_text(capsys, files):
         ({"length": 64}, "length is None and 64"),
         ({"machine.cpu": "z"}, "another machine: cpu is a and z"),
         ({"schema_version": 99}, "schema version 99"),
-        ({"verb": "run"}, "is not of `hetero-tvm bench --json`"),
+        ({"verb": "run"}, "is not of `hetero-tvm bench ARTEFACT --json > FILE`"),
         ({"thermal.loaded_s": 600.0}, "after 3 s and after 600 s of load"),
     ],
 )
@@ -144,4 +144,6 @@ def test_files_that_are_none(capsys, tmp_path, files):
     (tmp_path / "bad.json").write_text("{")
     assert cli.main(["compare", a, str(tmp_path / "bad.json")]) == 2
     assert cli.main(["compare", a, str(tmp_path / "none.json")]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "bad.json: is not JSON; make it with" in said
+    assert "none.json: No such file or directory; make it with" in said

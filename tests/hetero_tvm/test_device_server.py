@@ -207,6 +207,7 @@ def test_tls_with_a_clients_certificate(authority, tmp_path, monkeypatch, deploy
     [
         (["--listen", "0.0.0.0:0"], "only by TLS: give --cert and --key"),
         (["--listen", "nowhere"], "write an address and a port"),
+        (["--listen", "127.0.0.1:99999"], "write an address and a port, as in 127.0.0.1:9180"),
         (["--key", "x"], "go with --cert"),
         (["--cert", "none.pem"], "--cert, --key or --client-ca"),
         (["--most-bytes", "5"], "at least 65536"),
