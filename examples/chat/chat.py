@@ -17,13 +17,16 @@ import llm_forms
 import hetero_tvm
 from hetero_tvm.completion import Options
 from hetero_tvm.errors import HeteroError
+from hetero_tvm.sampling import Sampling
 from hetero_tvm.text_model import TextModel, open_text_model
 
 
 def answer(model: TextModel, messages: list[dict[str, str]], longest: int) -> str:
     """Stream the answer to a conversation, and return it."""
     pieces = []
-    for piece in model.complete(model.chat(messages), Options(max_new_tokens=longest)):
+    # A model as small as this one repeats itself without the penalty.
+    options = Options(max_new_tokens=longest, sampling=Sampling(repetition_penalty=1.2))
+    for piece in model.complete(model.chat(messages), options):
         print(piece, end="", flush=True)
         pieces.append(piece)
     print()
