@@ -140,19 +140,26 @@ class _Server(socketserver.ThreadingTCPServer):
 
 
 @contextlib.contextmanager
-def adb_server(folder, monkeypatch):
-    """The server is up, and clients of this process find it."""
+def running(folder):
+    """The server is up: its process, and its port."""
     process = subprocess.Popen(
         [sys.executable, __file__, str(folder)], stdout=subprocess.PIPE, stdin=subprocess.PIPE
     )
-    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", process.stdout.readline().decode().strip())
     try:
-        yield process
+        yield process, int(process.stdout.readline())
     finally:
         process.kill()
         process.wait(10)
         process.stdout.close()
         process.stdin.close()
+
+
+@contextlib.contextmanager
+def adb_server(folder, monkeypatch):
+    """The server is up, and clients of this process find it."""
+    with running(folder) as (process, port):
+        monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", str(port))
+        yield process
 
 
 if __name__ == "__main__":

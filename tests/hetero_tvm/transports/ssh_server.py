@@ -13,15 +13,18 @@ from pathlib import Path
 
 import pytest
 
+USERS = ("tester", "me")
+
 
 class SshServer:
     """The server as its tests see it: `home` is the device's home folder."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, environment=None):
         self.folder, self.home = folder, folder / "home"
         self.home.mkdir()
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(folder)],
+            env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -49,11 +52,11 @@ class SshServer:
 
 
 @contextlib.contextmanager
-def ssh_server(folder):
-    """A server that is up."""
+def ssh_server(folder, environment=None):
+    """A server that is up; its commands get `environment`."""
     if shutil.which("ssh") is None:
         pytest.skip("no ssh client here (Debian: apt-get install openssh-client)")
-    server = SshServer(folder)
+    server = SshServer(folder, environment)
     try:
         yield server
     finally:
@@ -83,7 +86,7 @@ class _Server:
                 return True
 
             def validate_public_key(self, username, key):
-                return username == "tester" and key == public
+                return username in USERS and key == public
 
             def connection_requested(self, host, port, orig_host, orig_port):
                 return host == "127.0.0.1"
