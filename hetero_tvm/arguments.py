@@ -86,6 +86,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the GPU's time that is ours, as in 60%% while it also draws (default 100%%)",
     )
     parser.add_argument(
+        "--memory-limit",
+        metavar="BYTES",
+        help="of devices' memory: weights, activations, inputs and caches, as in 512M; the fastest "
+        "plan within it, or an error that says what is needed",
+    )
+    parser.add_argument(
         "--estimate",
         action=argparse.BooleanOptionalAction,
         help="--estimate: Qualcomm's compiler estimates the model's matrix products in many sizes, "
@@ -237,6 +243,12 @@ def read_share(text: str) -> float:
     return share
 
 
+def _memory_limit(text: str | None) -> int | None:
+    from hetero_tvm.memory_limit import read_bytes
+
+    return None if text is None else read_bytes(text, "--memory-limit")
+
+
 def model_config(
     args: argparse.Namespace, *, output: Path | None, length: int | None = None, **more: Any
 ) -> BuildConfig:
@@ -261,6 +273,7 @@ def model_config(
         **({} if args.estimate is None else {"estimate": args.estimate}),
         reprofile=args.reprofile,
         gpu_share=read_share(args.gpu_share),
+        memory_limit=_memory_limit(args.memory_limit),
         off_npu=tuple(args.off_npu),
         **more,
     )

@@ -74,6 +74,7 @@ def build(
     split: bool = True,
     objective: Objective = "latency",
     gpu_share: float = 1.0,
+    memory_limit: int | None = None,
     off_npu: Sequence[str] = (),
     check: bool = True,
     keep_going: bool = False,
@@ -105,6 +106,7 @@ def build(
         split: False keeps every operator whole, on one device.
         objective: what the plan minimises, "latency", "energy" or "edp", their product.
         gpu_share: of the GPU's time that is ours, above 0 and at most 1.
+        memory_limit: bytes of devices' memory that the plan may need; None: no limit.
         off_npu: names of operators that the NPU must not have; `*` and `?` stand for more.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
@@ -152,6 +154,7 @@ def build(
             split=split,
             objective=objective,
             gpu_share=gpu_share,
+            memory_limit=memory_limit,
             off_npu=tuple(off_npu),
             check=check,
             keep_going=keep_going,

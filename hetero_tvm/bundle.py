@@ -106,6 +106,7 @@ class Manifest:
     weights: Weights | None = None  # None: they are in the library
     # Built with --db: what every GPU kernel uses, tuned or not, and why.
     kernels: tuple[dict[str, Any], ...] = ()
+    memory_bytes: int = 0  # of devices, at least, once it has run; 0: not known
     record: str = ""  # what a report shows and nothing else reads: `hetero_tvm.build_record`
     library_bytes: int = 0
     library_sha256: str = ""

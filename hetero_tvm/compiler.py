@@ -17,6 +17,7 @@ from hetero_tvm import (
     bundle,
     first_load,
     memory,
+    memory_limit,
     pipeline,
     reference,
     runtime,
@@ -306,6 +307,9 @@ def write_artefact(
         reference=_reference(state),
         kernels=first_load.described(state.kernels, state.mod),
         record=_record(state),
+        memory_bytes=memory_limit.artefact_bytes(
+            state.memory, state.model.inputs, weights.tensors if weights is not None else ()
+        ),
         **lengths,
     )
     key = signing.load_key(state.config.sign) if state.config.sign else None

@@ -68,6 +68,7 @@ class BuildConfig:
     # Build every mode and follow the one that is fastest; None: where the target is this machine.
     measure: bool | None = None
     off_npu: tuple[str, ...] = ()  # operators that the NPU must not have, or patterns of them
+    memory_limit: int | None = None  # bytes of devices' memory that a plan may need
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True
     keep_going: bool = False
@@ -95,3 +96,5 @@ class BuildConfig:
             raise ValueError(f"objective {self.objective!r}: one of {', '.join(OBJECTIVES)}")
         if not 0 < self.gpu_share <= 1:
             raise ValueError(f"gpu_share {self.gpu_share}: above 0, at most 1")
+        if self.memory_limit is not None and self.memory_limit < 1:
+            raise ValueError(f"memory_limit {self.memory_limit}: bytes, above 0")

@@ -121,6 +121,12 @@ class RegionRejected(BadInput):
 
 
 # The artefact
+class OverMemoryLimit(BadInput):
+    """No plan, or no room for an artefact, within a limit on devices' memory."""
+
+    id = "HT2111"
+
+
 class ArtefactUnreadable(BadInput):
     """An artefact is missing, damaged, or of another version."""
 

@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import fallback, first_load, npu_targets, recording, runtime, signing
+from hetero_tvm import (
+    fallback,
+    first_load,
+    memory_limit,
+    npu_targets,
+    recording,
+    runtime,
+    signing,
+)
 from hetero_tvm.bundle import Manifest, Variant, read_manifest
 from hetero_tvm.device_fit import check_qnn
 from hetero_tvm.device_os import this_os
@@ -350,6 +358,7 @@ def open_artefact(
         device = runtime.open_opencl()
     except EnvironmentProblem as error:
         return _on_cpu(path, manifest, allowed, error, started)
+    memory_limit.check_load(path, manifest, runtime.held_bytes())
     here = first_load.Here(device=str(device.device_name), driver=str(device.driver_version))
     first_load.check_kernels(path, manifest, here)
     try:

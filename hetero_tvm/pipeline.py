@@ -21,6 +21,7 @@ from hetero_tvm import (
     fallback,
     frontend,
     measure_plans,
+    memory_limit,
     npu_compiler,
     npu_weights,
     runtime,
@@ -200,15 +201,46 @@ def _place(state: State) -> State:
     if not _wants_estimates(state):
         plans = planner.place(costs)
         prices = dict.fromkeys(plans, costs)
-        return dataclasses.replace(state, plan=plans[wanted], plans=plans, prices=prices)
+        placed = dataclasses.replace(state, plan=plans[wanted], plans=plans, prices=prices)
+        return _within_memory(placed)
     found = plan_by_regions(planner, costs, wanted, state.note)
-    return dataclasses.replace(
+    placed = dataclasses.replace(
         state,
         plan=found.plans[wanted],
         plans=found.plans,
         prices={name: found.costs.get(name, costs) for name in found.plans},
         estimated=found.regions,
     )
+    return _within_memory(placed)
+
+
+def _within_memory(state: State) -> State:
+    """Follow the fastest plan that keeps the limit on memory, where there is one."""
+    limit = state.config.memory_limit
+    if limit is None:
+        return state
+    fitting = _fitting(state, limit)
+    if mode(state.config) in fitting:
+        return state
+    best = min(fitting, key=lambda name: state.plans[name].predicted_us)
+    state.note(
+        f"{mode(state.config)} needs more than {limit:,} bytes: following the plan of {best}"
+    )
+    return dataclasses.replace(state, plan=state.plans[best])
+
+
+def _fitting(state: State, limit: int) -> list[str]:
+    """The modes that the build may follow and whose plans keep the limit; OverMemoryLimit."""
+    assert state.model is not None
+    inputs = state.model.inputs
+    needs = {
+        name: memory_of(dataclasses.replace(state, plan=state.plans[name]))
+        for name in allowed_modes(state.config)
+    }
+    fitting = [n for n, need in needs.items() if memory_limit.needed_bytes(need, inputs) <= limit]
+    if not fitting:
+        raise memory_limit.refusal(needs, inputs, limit)
+    return fitting
 
 
 def _wants_estimates(state: State) -> bool:
@@ -341,7 +373,8 @@ def _measure(state: State) -> State:
     if state.config.os is not None:
         raise BadInput("--measure runs on this machine: use it without --os")
     assert state.model is not None
-    allowed = allowed_modes(state.config)
+    limit = state.config.memory_limit
+    allowed = allowed_modes(state.config) if limit is None else _fitting(state, limit)
     plans = measure_plans.distinct({name: state.plans[name] for name in allowed})
     if len(plans) == 1:
         return state
