@@ -16,6 +16,7 @@ import numpy as np
 from hetero_tvm import (
     fallback,
     first_load,
+    memory,
     memory_limit,
     npu_targets,
     recording,
@@ -441,6 +442,7 @@ def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
             continue
         tensor = tvm.runtime.empty(array.shape, array.dtype.name, device)
         runtime.host_view(tensor)[...] = array
+        memory.forget_pages(array)  # or both would count while the next ones are read
         found.append(tensor)
     return tuple(found)
 
