@@ -275,9 +275,9 @@ def target_costs(
 
 
 def write_artefact(
-    path: Path, state: pipeline.State, weights: WeightStore | None = None, **lengths: Any
+    path: Path, state: pipeline.State, weights: WeightStore | None = None, **more: Any
 ) -> bundle.Manifest:
-    """Link what `state` holds and seal it; `lengths` are the manifest's fields of that matter."""
+    """Link what `state` holds and seal it; `more` are the manifest's other fields."""
     assert state.model is not None and state.plan is not None and state.executable is not None
     assert state.cut is not None
     host = host_os(state.config)
@@ -304,13 +304,12 @@ def write_artefact(
         calls=state.calls,
         targets=target_set.targets(state) if state.compiled else (),
         fallback=bool(state.whole),
-        reference=_reference(state),
         kernels=first_load.described(state.kernels, state.mod),
         record=_record(state),
         memory_bytes=memory_limit.artefact_bytes(
             state.memory, state.model.inputs, weights.tensors if weights is not None else ()
         ),
-        **lengths,
+        **{"reference": _reference(state), **more},
     )
     key = signing.load_key(state.config.sign) if state.config.sign else None
     try:

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import reference, signing
+from hetero_tvm import llm_check, reference, signing
 from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.device_facts import DeviceFacts, read_facts
 from hetero_tvm.device_fit import check_fits, check_npu, check_qnn, on_device
@@ -33,12 +33,12 @@ from hetero_tvm.errors import (
     DeviceFailure,
     DeviceLacks,
     StorageFull,
-    WrongKindOfModel,
 )
 from hetero_tvm.output_error import OutputError
 from hetero_tvm.part_tests import PartTest, part_tests
 from hetero_tvm.progress import Progress
-from hetero_tvm.remote import Session
+from hetero_tvm.remote import RemoteModel, Session
+from hetero_tvm.remote_llm import RemoteLlm
 from hetero_tvm.run import default_tolerance
 from hetero_tvm.start_script import start_script
 from hetero_tvm.transports.transport import Transport
@@ -95,6 +95,7 @@ class Deployed:
     there_bytes: int  # of what it needs, pushed now or before
     footprint: Mapping[str, int]  # file -> bytes, without the model
     artefact: str  # that was installed
+    run_here: str = "run"  # the verb for it, on this machine
     seconds: Mapping[str, float]
     instead_of: tuple[tuple[str, str], ...] = ()  # artefacts that cannot run there, each with why
     no_npu: str | None = None  # why the CPU does the NPU's part there
@@ -161,10 +162,6 @@ def _deploy(
     """
     check_name(wish.name)
     manifest = read_manifest(wish.artefact)
-    if manifest.llm is not None:
-        raise WrongKindOfModel(
-            f"{wish.artefact}: a language model; only models that are one function are deployed"
-        )
     clock, seconds = time.perf_counter(), dict[str, float]()
 
     def step(name: str) -> None:
@@ -211,7 +208,10 @@ def _deploy(
         environment = {**transport.environment(), **wish.environment}
         if no_npu is not None:
             environment |= {"HETERO_ALLOW_FALLBACK": "1", "HETERO_NPU_UNFIT": no_npu}
-        script = start_script(libraries, artefact, inputs, environment)
+        prompt = (
+            None if manifest.llm is None else list((manifest.reference or {}).get("prompt", ()))
+        )
+        script = start_script(libraries, artefact, inputs, environment, prompt)
         trial = store.install(
             wish.name,
             script,
@@ -238,6 +238,7 @@ def _deploy(
         there_bytes=sum(file.size for file in files),
         footprint={file.name: file.size for _, file in libraries},
         artefact=str(wish.artefact),
+        run_here="run" if manifest.llm is None else "generate",
         seconds=seconds,
         no_npu=no_npu,
     )
@@ -290,7 +291,7 @@ def _signed(test: PartTest, key: Path | None, folder: Path) -> PartTest:
 
 
 def _input_files(manifest: Manifest, folder: Path) -> list[StoredFile]:
-    if manifest.reference is None:
+    if manifest.reference is None or manifest.llm is not None:
         return []
     arrays = reference.inputs(manifest.reference, manifest.ranges)
     files = []
@@ -356,18 +357,25 @@ def _hold(
 ) -> tuple[tuple[OutputError, ...], str]:
     """Run one artefact there and hold it against its recorded outputs."""
     with Session.of_bundle(store.transport, script) as session:
-        model = session.load(store.path(file), manifest)
-        gpu = next((d["name"] for d in model.gpus() if d["selected"]), "no OpenCL device")
+        if manifest.llm is not None:
+            model: RemoteLlm | RemoteModel = RemoteLlm(session, store.path(file), manifest)
+        else:
+            model = session.load(store.path(file), manifest)
+        gpu = next((d["name"] for d in session.gpus() if d["selected"]), "no OpenCL device")
         if manifest.reference is None:
             return (), "it loads; built with --no-check, so there are no outputs to hold it against"
-        outputs = model.run(reference.inputs(manifest.reference, manifest.ranges))
-        errors = reference.check(outputs, manifest.reference, default_tolerance(manifest))
+        tolerance = default_tolerance(manifest)
+        if isinstance(model, RemoteLlm):
+            errors = llm_check.hold(model, manifest.reference, tolerance)
+        else:
+            outputs = model.run(reference.inputs(manifest.reference, manifest.ranges))
+            errors = reference.check(outputs, manifest.reference, tolerance)
         npu = {"cpu": "ONNX Runtime's CPU provider", "qnn": f"HTP v{manifest.htp_arch}"}
         words = [str(gpu)]
         if manifest.npu_regions:
             simulated = ", simulated" if model.simulated else ""
             words.append(npu.get(manifest.npu_provider, manifest.npu_provider) + simulated)
-        words += model.fallbacks()
+        words += session.fallbacks()
         return tuple(errors), " and ".join(words)
 
 

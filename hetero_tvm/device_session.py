@@ -136,18 +136,24 @@ def _register(folder: Folder) -> None:
     def register(name: str, function: Callable[..., Any]) -> None:
         tvm_ffi.register_global_func(name, function, override=True)
 
-    def load_module(name: str) -> Any:
+    language_model = tvm_ffi.get_global_func("hetero_tvm.language_model")
+
+    def checked(name: str) -> Path:
         path = folder.path(name)
         manifest = read_manifest(path)
         loader.check_fits(path, manifest)
         check_qnn(path, manifest)
         signing.check_trusted(path)
-        module = runtime.load_module(path)
+        return path
+
+    def load_module(name: str) -> Any:
+        module = runtime.load_module(checked(name))
         runtime.prepare(module)
         return module
 
     register("tvm.rpc.server.workpath", lambda name: str(folder.path(name)))
     register("tvm.rpc.server.load_module", load_module)
+    register("hetero_tvm.language_model", lambda name: language_model(str(checked(name))))
     register("hetero_tvm.file_size", folder.size)
     register("hetero_tvm.file_append", lambda d, n, at, data: folder.append(d, n, at, bytes(data)))
     register("hetero_tvm.file_finish", folder.finish)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli, workload_arguments
+from hetero_tvm.arguments import add_device_arguments
 from hetero_tvm.completion import Completion, Options
 from hetero_tvm.errors import BadInput
-from hetero_tvm.memory import peak_bytes
 from hetero_tvm.sampling import Sampling
+
+if TYPE_CHECKING:
+    from hetero_tvm.text_model import TextModel
 
 EXAMPLES = """\
 examples:
@@ -20,9 +24,11 @@ examples:
   hetero-tvm generate model.so "Once upon a time" --max-new-tokens 200 --temperature 0.8 --seed 1
   cat article.txt | hetero-tvm generate model.so - --stop "###"
   hetero-tvm generate model.so --ids 1,15043,3186 --json
+  hetero-tvm generate model.so "Why is the sky blue?" --chat --to ssh://me@board
 
 The text goes to stdout as it is made, all else to stderr. Without --temperature the most likely
-token is taken each time. exit codes: 0 done, 2 bad input, 3 something is missing, 4 device,
+token is taken each time. With --to the model runs where it is deployed, and times are those of the
+one who waits here. exit codes: 0 done, 2 bad input, 3 something is missing, 4 device,
 130 Ctrl-C
 """
 
@@ -71,12 +77,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--stop", action="append", default=[], metavar="TEXT", help="end before TEXT; repeatable"
     )
     workload_arguments.add_opencl(parser)
+    add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Generate and print."""
-    from hetero_tvm import text_model
-
     text = _prompt_text(args)
     options = Options(
         max_new_tokens=args.max_new_tokens,
@@ -91,14 +96,40 @@ def run(args: argparse.Namespace) -> int:
         stop_strings=args.stop,
     )
     ids = None if args.ids is None else _ids(args.ids)
-    model = text_model.open_text_model(args.artefact, args.device)
+    with _opened(args) as model:
+        return _generate(args, model, _prompt(model, args, text, ids), options)
+
+
+@contextlib.contextmanager
+def _opened(args: argparse.Namespace) -> Iterator[TextModel]:
+    """The model, here or where it is deployed."""
+    from hetero_tvm import text_model
+
+    if args.to is None:
+        yield text_model.open_text_model(args.artefact, args.device)
+        return
+    if args.device is not None:
+        workload_arguments.refuse_device_there(args.to)
+    with text_model.opened_text_model(args.artefact, args.to, args.root) as model:
+        yield model
+
+
+def _prompt(
+    model: TextModel, args: argparse.Namespace, text: str, ids: list[int] | None
+) -> list[int]:
+    """The prompt's tokens."""
     if ids is not None:
-        prompt = ids
-    elif args.chat:
+        return ids
+    if args.chat:
         system = [] if args.system is None else [{"role": "system", "content": args.system}]
-        prompt = model.chat([*system, {"role": "user", "content": text}])
-    else:
-        prompt = model.plain(text)
+        return model.chat([*system, {"role": "user", "content": text}])
+    return model.plain(text)
+
+
+def _generate(
+    args: argparse.Namespace, model: TextModel, prompt: Sequence[int], options: Options
+) -> int:
+    """Print what comes, as it comes; the exit code."""
     completion = model.complete(prompt, options)
     if model.tokenizer is None:
         cli.say(f"{args.artefact}: came without tokenizer.json: token ids", quiet=args.quiet)
@@ -115,21 +146,28 @@ def run(args: argparse.Namespace) -> int:
                 _show(f"{',' if shown else ''}{completion.tokens[-1]}")
                 shown += 1
     except KeyboardInterrupt:
-        _end(args, completion, model.facts, "Ctrl-C")
+        # The device may not answer any more, or only when its step is done: it is not asked.
+        peak = None if args.to is not None else model.surroundings.peak_bytes()
+        _end(args, completion, model.facts, "Ctrl-C", peak)
         raise
-    result = summary(completion, "".join(pieces), prompt, model.facts)
+    peak = model.surroundings.peak_bytes()
+    result = summary(completion, "".join(pieces), prompt, model.facts, peak)
     if args.json:
         cli.emit_json("generate", result)
     else:
         ended = "a stop" if completion.finish_reason == "stop" else "length"
-        _end(args, completion, model.facts, ended)
+        _end(args, completion, model.facts, ended, peak)
     return 0
 
 
 def summary(
-    completion: Completion, text: str, prompt: Sequence[int], facts: Mapping[str, Any]
+    completion: Completion,
+    text: str,
+    prompt: Sequence[int],
+    facts: Mapping[str, Any],
+    peak: int | None,
 ) -> dict[str, Any]:
-    """What `--json` prints."""
+    """What `--json` prints. `peak`: bytes of memory, of the process that the model is in."""
     timing = completion.timing
     return {
         "text": text,
@@ -139,7 +177,7 @@ def summary(
         "ttft_s": timing.ttft_s,
         "prefill_tokens_per_s": timing.prefill_tokens_per_s,
         "decode_tokens_per_s": timing.decode_tokens_per_s,
-        "peak_memory_bytes": peak_bytes(),
+        "peak_memory_bytes": peak,
         **facts,
     }
 
@@ -174,26 +212,34 @@ def _show(piece: str) -> None:
 
 
 def _end(
-    args: argparse.Namespace, completion: Completion, facts: Mapping[str, Any], ended: str
+    args: argparse.Namespace,
+    completion: Completion,
+    facts: Mapping[str, Any],
+    ended: str,
+    peak: int | None,
 ) -> None:
     """Finish the line on stdout, and say what it took on stderr."""
     if not args.json:
         _show("\n")
     if not args.quiet and completion.tokens:
-        cli.say("\n".join(_words(completion, facts, ended)))
+        cli.say("\n".join(_words(completion, facts, ended, peak)))
 
 
-def _words(completion: Completion, facts: Mapping[str, Any], ended: str) -> list[str]:
+def _words(
+    completion: Completion, facts: Mapping[str, Any], ended: str, peak: int | None
+) -> list[str]:
     timing = completion.timing
-    memory = f"memory   {peak_bytes() / 1e6:.0f} MB at most"
-    if "cache_bytes" in facts:
-        memory += f", of which {facts['cache_bytes'] / 1e6:.0f} MB cache"
+    memory = []
+    if peak is not None:
+        memory = [f"memory   {peak / 1e6:.0f} MB at most"]
+        if "cache_bytes" in facts:
+            memory[0] += f", of which {facts['cache_bytes'] / 1e6:.0f} MB cache"
     lines = [
         f"prefill  {timing.prefill_tokens} tokens{_rate(timing.prefill_tokens_per_s)}, "
         f"first token after {timing.ttft_s:.3f} s",
         f"decode   {timing.decode_tokens} tokens{_rate(timing.decode_tokens_per_s)}, "
         f"ended by {ended}",
-        memory,
+        *memory,
     ]
     for rows, place in facts.get("placement", {}).items():
         counts = ", ".join(f"{n} on {device}" for device, n in place["operators"].items())

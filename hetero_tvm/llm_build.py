@@ -17,6 +17,7 @@ from pathlib import Path
 from hetero_tvm import bundle, compiler, frontend, llm_check, memory, pipeline, runtime
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.llm_steps import step_configs
@@ -26,7 +27,8 @@ from hetero_tvm.weights import WeightStore
 from schedules.cost_model import CostModel
 
 _CHECK = "compare"  # the step that proves the result against ONNX Runtime
-_CHECK_WEIGHT = 20.0
+_REFERENCE = "reference"  # what it gives, here and for devices
+_CHECK_WEIGHT, _REFERENCE_WEIGHT = 10.0, 10.0
 # What a step's phases take of a build of SmolLM2-135M for host, where an import is 10: planning
 # thousands of operators takes more of it than in other models.
 _WEIGHTS = {"place": 7.0, "split": 1.0, "group": 1.0, "lower_npu": 1.0, "codegen": 4.0}
@@ -71,6 +73,8 @@ def build(
         weights |= {
             phase.name: _WEIGHTS.get(phase.name, phase.weight) * len(configs) for phase in together
         }
+        if config.check:
+            weights[_REFERENCE] = _REFERENCE_WEIGHT
         weights["link"] = _LINK_WEIGHT
         if config.check:
             weights[_CHECK] = _CHECK_WEIGHT
@@ -116,6 +120,10 @@ def _build(
         merged = merger.state(states, of=first)
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
+        wanted = None
+        if config.check:
+            progress.step(_REFERENCE)
+            wanted = _expected(folder, final.model, config.llm.capacity, max(configs))
         progress.step("link")
         clock = time.perf_counter()
         # The dynamic loader wants the name; nothing takes the output's place before it is proven.
@@ -129,19 +137,33 @@ def _build(
                 store,
                 variants=tuple(variant_of(n, s, False) for n, s in states.items()),
                 llm=_description(folder, final.model, config.llm.capacity),
+                reference=None if wanted is None else wanted.recorded(),
             )
             seconds["link"] = time.perf_counter() - clock
-            if config.check:
+            if wanted is not None:
                 clock = time.perf_counter()
-                _check(artefact, folder, merged, progress)
+                _check(artefact, wanted, merged, progress)
                 seconds[_CHECK] = time.perf_counter() - clock
             artefact.replace(config.output)
     return result_of(config, states, seconds, of=first, manifest=manifest)
 
 
-def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: Progress) -> None:
+def _expected(
+    folder: LlmFolder, model: frontend.ImportedModel, capacity: int, chunk: int
+) -> llm_check.Expected:
+    return llm_check.expected(
+        folder, vocabulary=model.outputs[0].shape[-1], capacity=capacity, chunk=chunk
+    )
+
+
+def _check(
+    artefact: Path, wanted: llm_check.Expected, state: pipeline.State, progress: Progress
+) -> None:
     """Prove the artefact against ONNX Runtime, where this machine can run it in reasonable time."""
     progress.step(_CHECK)
+    if compiler.host_os(state.config) != this_os():
+        progress.note(f"{artefact.name}: not compared with ONNX Runtime here: `deploy` does, there")
+        return
     if state.spec.npu.provider == "qnn" and state.compiled:
         progress.note(f"{artefact.name}: not compared with ONNX Runtime: its NPU is only simulated")
         return
@@ -150,7 +172,8 @@ def _check(artefact: Path, folder: LlmFolder, state: pipeline.State, progress: P
     except EnvironmentProblem as problem:
         progress.note(f"{artefact.name}: not compared with ONNX Runtime: {problem}")
         return
-    llm_check.check(artefact, folder, progress.note)
+    assert state.config.llm is not None
+    llm_check.check(artefact, wanted, state.config.llm.folder.model, progress.note)
 
 
 def _description(

@@ -2,22 +2,27 @@
 
 A prompt of random tokens in chunks, then tokens one by one, on this machine's devices, against the
 original model with its cache growing as it does there. So this sees the import, every pass, the
-kernels, the cache and what fills chunks up at once, and says by how much they are off.
+kernels, the cache and what fills chunks up at once, and says by how much they are off. What ONNX
+Runtime gave is recorded in the artefact, for a device to be held against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 
-from hetero_tvm import bundle, llm_session
-from hetero_tvm.errors import BadInput, ImportDiffers
+from hetero_tvm import llm_session, reference
+from hetero_tvm.errors import ArtefactUnreadable, BadInput, ImportDiffers, ReferenceRefuses
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.self_check import relative_error
+from hetero_tvm.output_error import OutputError, Tolerance
+from hetero_tvm.token_sequence import TokenSequence
 
 # Relative, in the 2-norm of the logits. float32 differs in the order of sums, over some dozens of
 # layers; ONNX Runtime's int4 kernels of accuracy level 4 round activations to 8 bits themselves.
@@ -72,30 +77,70 @@ def _present(past: str, outputs: dict[str, np.ndarray]) -> str:
     raise BadInput(f"no output continues the cache {past}; expected present{tail}")
 
 
-def check(artefact: Path, folder: LlmFolder, note: Callable[[str], None]) -> float:
-    """The largest relative error of any logits; `note` is told.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What ONNX Runtime gives: the logits behind a prompt, and behind each token after it."""
+
+    prompt: list[int]
+    then: list[int]
+    logits: list[np.ndarray]  # [vocabulary] each
+    limit: float  # how far off is right, relative
+
+    def recorded(self) -> dict[str, Any]:
+        """For the manifest: what `hold` takes."""
+        outputs = dict(zip(_names(self.prompt, self.then), self.logits, strict=True))
+        return {
+            "prompt": self.prompt,
+            "then": self.then,
+            "limit": self.limit,
+            "outputs": reference.described(outputs),
+        }
+
+
+def expected(folder: LlmFolder, *, vocabulary: int, capacity: int, chunk: int) -> Expected:
+    """Run ONNX Runtime on the file of `folder`.
+
+    Args:
+        folder: the model.
+        vocabulary: tokens are drawn below it.
+        capacity: the longest sequence.
+        chunk: the largest step; the prompt is a little longer.
+
+    Raises:
+        BadInput: ONNX Runtime cannot run it.
+    """
+    size = min(capacity - _DECODED, chunk + 5, _LONGEST)
+    drawn = np.random.default_rng(_SEED).integers(0, vocabulary, size + _DECODED)
+    tokens = [int(token) for token in drawn]
+    try:
+        model = Reference(folder)
+        steps = [tokens[:size], *([token] for token in tokens[size:])]
+        logits = [model.step(step).astype(np.float32) for step in steps]
+    except BadInput:
+        raise
+    except Exception as error:  # noqa: BLE001 - ONNX Runtime's errors have no common base
+        raise ReferenceRefuses(
+            f"{folder.model}: ONNX Runtime cannot run it: {error}; --no-check builds it unproven"
+        ) from None
+    return Expected(
+        prompt=tokens[:size], then=tokens[size:], logits=logits, limit=_tolerance(folder)
+    )
+
+
+def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], None]) -> float:
+    """The largest relative error of any logits; `note` is told. `model`: for messages.
 
     Raises:
         BadInput: they differ by more than rounding.
     """
-    manifest = bundle.read_manifest(artefact, verify=False)
-    assert manifest.llm is not None
-    chunk = max(variant.length for variant in manifest.variants)
-    size = min(manifest.llm.capacity - _DECODED, chunk + 5, _LONGEST)
-    rng = np.random.default_rng(_SEED)
-    drawn = rng.integers(0, manifest.llm.vocabulary, size + _DECODED)
-    tokens = [int(token) for token in drawn]
-    # One after the other: each holds all weights.
-    wanted = list(_steps(Reference(folder).step, tokens, size))
-    session = llm_session.load_llm(artefact)
-    found = _steps(lambda part: session.prefill(part).copy(), tokens, size)
-    errors = [relative_error(one, other) for one, other in zip(found, wanted, strict=True)]
-    limit = _tolerance(folder)
-    if not max(errors) <= limit:
+    found = _logits(llm_session.load_llm(artefact), wanted.prompt, wanted.then)
+    errors = [relative_error(*pair) for pair in zip(found, wanted.logits, strict=True)]
+    if not max(errors) <= wanted.limit:
+        part = "decoding" if errors[0] <= wanted.limit else "a prompt"
         raise ImportDiffers(
-            f"{folder.model}: the built model differs from ONNX Runtime by {max(errors):.1e} "
-            f"(relative; at most {limit:.0e}) in {'decoding' if errors[0] <= limit else 'a prompt'}"
-            "; please report this model, or build it with --no-check"
+            f"{model}: the built model differs from ONNX Runtime by {max(errors):.1e} "
+            f"(relative; at most {wanted.limit:.0e}) in {part}; please report this model, or build "
+            "it with --no-check"
         )
     note(f"logits differ from ONNX Runtime's by {max(errors):.1e} (relative)")
     return max(errors)
@@ -108,13 +153,37 @@ def _tolerance(folder: LlmFolder) -> float:
     return HALF_TOLERANCE if is_half else TOLERANCE
 
 
-def _steps(
-    step: Callable[[list[int]], np.ndarray], tokens: list[int], size: int
-) -> Iterator[np.ndarray]:
-    """What `step` gives for the first `size` tokens together, then for one after the other."""
-    yield step(tokens[:size])
-    for token in tokens[size:]:
-        yield step([token])
+def hold(
+    session: TokenSequence, recorded: Mapping[str, Any], tolerance: Tolerance
+) -> list[OutputError]:
+    """`session` against what `Expected.recorded` gave, logits by logits; it is reset before.
+
+    `tolerance`: of the arithmetic where it runs; what the file itself rounds is allowed beside it.
+
+    Raises:
+        BadInput: the record is damaged.
+    """
+    try:
+        prompt, then = [[int(token) for token in recorded[key]] for key in ("prompt", "then")]
+        limit = float(recorded["limit"])
+    except (KeyError, TypeError, ValueError):
+        raise ArtefactUnreadable("the recorded tokens are damaged; rebuild it") from None
+    session.reset()
+    outputs = dict(zip(_names(prompt, then), _logits(session, prompt, then), strict=True))
+    allowed = max(tolerance.relative_error, limit)
+    wide = dataclasses.replace(
+        tolerance, relative_error=allowed, cosine=min(tolerance.cosine, 1 - allowed)
+    )
+    return reference.check(outputs, recorded, wide)
+
+
+def _logits(session: TokenSequence, prompt: Sequence[int], then: Sequence[int]) -> list[np.ndarray]:
+    found = [session.prefill(prompt).astype(np.float32)]
+    return found + [session.decode(token).astype(np.float32) for token in then]
+
+
+def _names(prompt: Sequence[int], then: Sequence[int]) -> list[str]:
+    return [f"logits after {len(prompt) + more} tokens" for more in range(len(then) + 1)]
 
 
 def rounds_activations(model: Path) -> bool:

@@ -14,25 +14,16 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hetero_tvm import bundle, runtime
-from hetero_tvm.errors import BadInput, ContextFull, RunFailed, SavedCacheRefused, WrongKindOfModel
-from hetero_tvm.lengths import way
-from hetero_tvm.loader import (
-    Around,
-    Opened,
-    is_simulated,
-    last_line,
-    nothing_around,
-    open_artefact,
-)
+from hetero_tvm.errors import RunFailed, SavedCacheRefused, WrongKindOfModel
+from hetero_tvm.loader import Around, Opened, last_line, nothing_around, open_artefact
+from hetero_tvm.token_sequence import TokenSequence
 
-_DECODE = 1
 _FORMAT = "hetero_tvm kv cache 1"
 _MAX_SAVED_BYTES = 64 << 30
 # What reading an archive of arrays raises where it is none, or none that is whole.
@@ -40,14 +31,6 @@ _NO_ARCHIVE = (
     *(OSError, ValueError, EOFError, KeyError, AttributeError, NotImplementedError),
     *(MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error),
 )
-
-Chooser = Callable[[np.ndarray, Sequence[int]], int]
-"""(logits [vocabulary] float32, tokens so far) -> the next token. The array is only lent."""
-
-
-def greedy(logits: np.ndarray, _tokens: Sequence[int]) -> int:
-    """The most likely token; of equals the first."""
-    return int(np.argmax(logits))
 
 
 def load_llm(path: str | Path) -> LlmSession:
@@ -86,14 +69,13 @@ def read_saved(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-class LlmSession:
-    """One sequence of tokens on a loaded language model."""
+class LlmSession(TokenSequence):
+    """One sequence of tokens on a language model that is loaded here."""
 
     def __init__(self, opened: Opened, description: bundle.LanguageModel) -> None:
         import tvm
 
-        self.description = description
-        self.manifest = opened.manifest
+        super().__init__(opened.manifest, description)
         self.load_seconds = opened.load_seconds
         self.around: Around = nothing_around  # a context for each step, by its function's name
         self._opened = opened
@@ -103,10 +85,6 @@ class LlmSession:
         self._functions = {v.length: v.function for v in self.manifest.variants}
         self._weights = {v.length: opened.weights_of(v.function) for v in self.manifest.variants}
         self._order = {v.length: [spec.name for spec in v.inputs] for v in self.manifest.variants}
-        self._predicted_us = {
-            v.length: float(v.plan["predicted_us"]) for v in self.manifest.variants
-        }
-        self._tokens: list[int] = []
         self._caches = {
             spec.name: tvm.runtime.empty(spec.shape, spec.dtype, self._device)
             for spec in description.caches
@@ -122,89 +100,9 @@ class LlmSession:
             rows: tvm.runtime.empty((1, rows), "int64", self._device) for rows in self._steps
         }
 
-    @property
-    def tokens(self) -> tuple[int, ...]:
-        """The tokens whose keys and values the cache holds."""
-        return tuple(self._tokens)
-
-    @property
-    def simulated(self) -> bool:
-        """True where the artefact is made for a chip that this machine is not."""
-        return is_simulated(self.manifest)
-
     def instrument(self, function: Any | None) -> None:
         """See `Model.instrument`."""
         self._opened.machine.set_instrument(function)
-
-    @property
-    def capacity(self) -> int:
-        """The longest sequence, in tokens."""
-        return self.description.capacity
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory of the caches, which does not grow."""
-        return sum(
-            int(np.prod(spec.shape)) * np.dtype(spec.dtype).itemsize
-            for spec in self.description.caches
-        )
-
-    def prefill(self, tokens: Sequence[int]) -> np.ndarray:
-        """Append `tokens`; the logits [vocabulary] of what follows the last one.
-
-        The array is the session's own memory, valid until its next step.
-
-        Raises:
-            BadInput: no tokens, one that the model does not have, or more than there is room for.
-        """
-        checked = self._checked(tokens)
-        pieces = way(len(checked), self._predicted_us, padding=True, chunking=True)
-        assert pieces is not None
-        logits = np.empty(0, np.float32)
-        for piece in pieces:
-            part = checked[piece.start : piece.start + piece.size]
-            logits = self._step(piece.length, part)
-        return logits
-
-    def decode(self, token: int) -> np.ndarray:
-        """Append one token; the logits of what follows. See `prefill`."""
-        return self._step(_DECODE, self._checked([token]))
-
-    def generate(
-        self,
-        tokens: Sequence[int],
-        *,
-        max_new_tokens: int,
-        choose: Chooser = greedy,
-        stop_tokens: Collection[int] | None = None,
-    ) -> Iterator[int]:
-        """Append `tokens`, then yield token after token until one of `stop_tokens` or the limit.
-
-        The stop token is not yielded, and neither it nor the last token yielded is in the cache
-        yet. Ends too where the cache is full.
-
-        Args:
-            tokens: what comes after the session's tokens.
-            max_new_tokens: yielded at most.
-            choose: picks from the logits.
-            stop_tokens: those of the model where None.
-        """
-        stops = self.description.stop_tokens if stop_tokens is None else tuple(stop_tokens)
-        logits = self.prefill(tokens)
-        for number in range(max_new_tokens):
-            token = choose(logits, self._tokens)
-            if token in stops:
-                return
-            yield token
-            if number + 1 == max_new_tokens or len(self._tokens) == self.capacity:
-                return
-            logits = self.decode(token)
-
-    def reset(self, length: int = 0) -> None:
-        """Forget all tokens but the first `length`; costs nothing."""
-        if not 0 <= length <= len(self._tokens):
-            raise BadInput(f"reset to {length} tokens: the session has {len(self._tokens)}")
-        del self._tokens[length:]
 
     def fork(self) -> LlmSession:
         """A session of its own with the same tokens; code and weights are shared."""
@@ -259,26 +157,8 @@ class LlmSession:
 
     # --- one step ---------------------------------------------------------------------------------
 
-    def _checked(self, tokens: Sequence[int]) -> list[int]:
-        found = self._in_vocabulary([int(token) for token in tokens])
-        if not found:
-            raise BadInput("no tokens given")
-        if len(self._tokens) + len(found) > self.capacity:
-            raise ContextFull(
-                f"{len(self._tokens) + len(found)} tokens in one sequence, this artefact holds "
-                f"{self.capacity}; shorten the prompt, or rebuild it with a larger --context"
-            )
-        return found
-
-    def _in_vocabulary(self, tokens: list[int]) -> list[int]:
-        size = self.description.vocabulary
-        wrong = [token for token in tokens if not 0 <= token < size]
-        if wrong:
-            raise BadInput(f"token {wrong[0]}: the model's are 0 to {size - 1}")
-        return tokens
-
-    def _step(self, rows: int, tokens: list[int]) -> np.ndarray:
-        """Run the step of `rows` tokens on as many or fewer; the last one's logits."""
+    def _step(self, rows: int, tokens: list[int], *, wanted: bool) -> np.ndarray:
+        """See `TokenSequence._step`; the logits are the session's own memory, wanted or not."""
         ids = runtime.host_view(self._ids[rows])
         ids[0, : len(tokens)] = tokens
         ids[0, len(tokens) :] = 0

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hetero_tvm import bundle
-from hetero_tvm.errors import NotDeployed
+from hetero_tvm.errors import NotDeployed, WrongKindOfModel
 
 if TYPE_CHECKING:
     from hetero_tvm.loader import Model
+    from hetero_tvm.remote import Session
+    from hetero_tvm.token_sequence import TokenSequence
 
 
 @contextlib.contextmanager
@@ -37,17 +39,45 @@ def opened(
 
         yield loader.load(path, allow_fallback=allow_fallback, npu_target=npu_target)
         return
+    manifest = bundle.read_manifest(path)
+    if manifest.llm is not None:
+        raise WrongKindOfModel(f"{path}: a language model; `hetero-tvm generate` takes --to")
+    with _there(path, to, root) as (session, name):
+        session.configure_npu(npu_target, allow_fallback)
+        yield session.load(name, manifest)
+
+
+@contextlib.contextmanager
+def opened_llm(
+    path: Path, to: str | None = None, root: str | None = None
+) -> Iterator[TokenSequence]:
+    """As `opened`, of a language model, with an empty sequence."""
+    if to is None:
+        from hetero_tvm.llm_session import load_llm
+
+        yield load_llm(path)
+        return
+    from hetero_tvm.remote_llm import RemoteLlm
+
+    manifest = bundle.read_manifest(path)
+    if manifest.llm is None:
+        raise WrongKindOfModel(f"{path}: not a language model; run it with `hetero-tvm run`")
+    with _there(path, to, root) as (session, name):
+        yield RemoteLlm(session, name, manifest)
+
+
+@contextlib.contextmanager
+def _there(path: Path, to: str, root: str | None) -> Iterator[tuple[Session, str]]:
+    """A session of the device's program, and what the artefact is called there."""
     from hetero_tvm.device_store import DeviceStore, StoredFile
     from hetero_tvm.remote import Session
     from hetero_tvm.transports import rpc
     from hetero_tvm.transports.address import open_transport
 
-    manifest = bundle.read_manifest(path)
     artefact = StoredFile.of(path)
     if to.partition(":")[0] in ("rpc", "rpcs"):
         with Session.of_server(rpc.parse(to)) as session:
-            session.configure_npu(npu_target, allow_fallback)
-            yield session.load(session.push(artefact), manifest)
+            yield session, session.push(artefact)
         return
     with open_transport(to) as transport:
         store = DeviceStore(transport, root)
@@ -64,6 +94,4 @@ def opened(
                 f"hetero-tvm deploy {path} --to {to}"
             )
         with Session.of_bundle(transport, f"{store.root}/bundles/{found[0].name}/run") as session:
-            session.configure_npu(npu_target, allow_fallback)
-            there = f"{store.root}/store/{artefact.sha256}/{found[0].record['file']}"
-            yield session.load(there, manifest)
+            yield session, f"{store.root}/store/{artefact.sha256}/{found[0].record['file']}"

@@ -32,10 +32,12 @@ from hetero_tvm.transports.transport import Transport
 if TYPE_CHECKING:
     import numpy as np
 
-# TVM's pipe client gives the program two file descriptors as its last arguments.
+# TVM's pipe client gives the program two file descriptors as its last arguments. Ctrl-C is for this
+# process: in a session of its own the line lasts until what runs has been ended in good order.
 _JOINT = (
     "import os, sys\n"
     "*words, log, r, w = sys.argv[1:]\n"
+    "os.setsid()\n"
     "os.dup2(int(r), 0); os.dup2(int(w), 1)\n"
     "os.dup2(os.open(log, os.O_WRONLY | os.O_APPEND), 2)\n"
     "os.write(2, b'%d\\n' % os.getpid())\n"
@@ -133,6 +135,14 @@ class Session:
         soc = int(self.call("hetero_tvm.soc_id"))
         found = npu_targets.pick(manifest.targets, None if soc < 0 else soc, self._npu_target)
         return manifest if found is None else manifest.on(found)  # else the device says so
+
+    def fallbacks(self) -> list[str]:
+        """See `Model.fallbacks`: of what runs there."""
+        return [str(line) for line in json.loads(str(self.call("hetero_tvm.fallbacks")))]
+
+    def gpus(self) -> list[dict[str, Any]]:
+        """See `Model.gpus`: those of the device."""
+        return json.loads(self.call("hetero_tvm.opencl_devices_json"))
 
     def load(self, path: str, manifest: Manifest) -> RemoteModel:
         """The artefact at `path` there, described by `manifest`.
@@ -263,11 +273,11 @@ class RemoteModel(Model):
 
     def fallbacks(self) -> list[str]:
         """See `Model.fallbacks`."""
-        return [str(line) for line in json.loads(str(self._session.call("hetero_tvm.fallbacks")))]
+        return self._session.fallbacks()
 
     def gpus(self) -> list[dict[str, Any]]:
         """See `Model.gpus`."""
-        return json.loads(self._session.call("hetero_tvm.opencl_devices_json"))
+        return self._session.gpus()
 
 
 class _Functions:

@@ -25,7 +25,7 @@ def deployed_text(done: Deployed, to: str) -> str:
         f"pushed {_megabytes(done.pushed_bytes)} of {_megabytes(done.there_bytes)}, "
         f"{seconds:.1f} s in all; program and libraries take {_megabytes(footprint)} there",
         f"there:  {done.command}",
-        f"here:   hetero-tvm run {done.artefact} --to {to}",
+        f"here:   hetero-tvm {done.run_here} {done.artefact} --to {to}",
     ]
     if done.no_npu is not None:
         lines.append(f"FALLBACK: the CPU computes the NPU's part there: {done.no_npu}")

@@ -14,14 +14,18 @@ def start_script(
     artefact: StoredFile,
     inputs: Sequence[StoredFile],
     environment: Mapping[str, str],
+    prompt: Sequence[int] | None = None,
 ) -> str:
     """`run [--repeat N] [--save FOLDER] [--input FILE.npy]…`; `run serve` for a caller elsewhere.
+
+    Of a language model `run [--ids 1,2,3] [--max-new-tokens N]`.
 
     Args:
         libraries: the program first.
         artefact: the model.
         inputs: for a run that is given none, in the model's order.
         environment: variables for the program.
+        prompt: of a language model, for a run that is given none; None: it is no such model.
     """
     program = libraries[0][1]
     folders = ":".join(f"$store/{file.sha256}" for _, file in libraries[1:])
@@ -34,13 +38,17 @@ def start_script(
         f'--load "$store/{file.sha256}/{file.name}"' for library, file in libraries if library.load
     ]
     given = " ".join(f'--input "$store/{file.sha256}/{file.name}"' for file in inputs)
+    does, flag, usage = "run", "--input", "[--repeat N] [--save FOLDER] [--input FILE.npy ...]"
+    if prompt is not None:
+        given = f"--ids {','.join(map(str, prompt))}" if prompt else ""
+        does, flag, usage = "generate", "--ids", "[--ids 1,2,3] [--max-new-tokens N]"
     exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items()]
     start = " ".join(['exec "$program"', *settings])
     return "\n".join(
         [
             "#!/bin/sh",
             "# Written by `hetero-tvm deploy`; take it away with `hetero-tvm deploy --remove`.",
-            "# Runs the model: run [--repeat N] [--save FOLDER] [--input FILE.npy ...]",
+            f"# Runs the model: run {usage}",
             'root=$(cd "$(dirname "$0")/../.." && pwd) || exit 4',
             "store=$root/store",
             f'program="$store/{program.sha256}/{program.name}"',
@@ -57,10 +65,10 @@ def start_script(
             "exit 3; }",
             "done",
             f'if [ "${{1:-}}" = serve ]; then {start} serve; fi',
-            f'case " $* " in *" --input "*) ;; *) set -- "$@" {given} ;; esac'
+            f'case " $* " in *" {flag} "*) ;; *) set -- "$@" {given} ;; esac'
             if given
             else ": # no inputs",
-            f'{start} run "$model" "$@"',
+            f'{start} {does} "$model" "$@"',
             "",
         ]
     )

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hetero_tvm.completion import Completion, Options, Session
 from hetero_tvm.errors import TokenizerUnusable
+from hetero_tvm.surroundings import Surroundings
 from hetero_tvm.tokenizer import Message, Tokenizer
+
+if TYPE_CHECKING:
+    from hetero_tvm.token_sequence import TokenSequence
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,6 +28,8 @@ class TextModel:
     stop_tokens: frozenset[int] = frozenset()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What ran where, for people: see `facts_of`."""
+    surroundings: Surroundings = dataclasses.field(default_factory=Surroundings)
+    """The machine that the session is on."""
 
     def plain(self, text: str) -> list[int]:
         """Tokens of a plain prompt."""
@@ -68,20 +75,37 @@ def open_text_model(path: Path, device: str | None = None) -> TextModel:
 
     if device is not None:
         runtime.configure(opencl_device=device)
-    session = load_llm(path)
+    return _with_texts(path.stem, load_llm(path))
+
+
+@contextlib.contextmanager
+def opened_text_model(path: Path, to: str, root: str | None) -> Iterator[TextModel]:
+    """As `open_text_model`, where it is deployed or served: at the address `to`.
+
+    Raises:
+        BadInput, DeviceFailure: as `open_model.opened_llm`; also as `Tokenizer`.
+    """
+    from hetero_tvm.open_model import opened_llm
+
+    with opened_llm(path, to, root) as session:
+        yield _with_texts(path.stem, session)
+
+
+def _with_texts(name: str, session: TokenSequence) -> TextModel:
     texts = session.description.texts
     tokenizer = Tokenizer(texts) if "tokenizer.json" in texts else None
     stops = {*session.description.stop_tokens, *(tokenizer.stop_tokens if tokenizer else ())}
     return TextModel(
-        name=path.stem,
+        name=name,
         session=session,
         tokenizer=tokenizer,
         stop_tokens=frozenset(stops),
         facts=facts_of(session),
+        surroundings=session.surroundings,
     )
 
 
-def facts_of(session: Any) -> dict[str, Any]:
+def facts_of(session: TokenSequence) -> dict[str, Any]:
     """What is known of a session before it runs: target, load time, cache, what runs where."""
     manifest = session.manifest
     return {

@@ -13,7 +13,7 @@ using runtime::Manifest;
 
 runtime::Program ReadArtefact(const std::string& path) {
   // Built for several lengths: the last one is the longest.
-  return Manifest::Read(path).programs.back();
+  return Manifest::ReadModel(path).programs.back();
 }
 
 tvm::ffi::Module LoadChecked(const std::string& path) {

@@ -4,6 +4,7 @@
  *
  *   hetero_device [OPTION]… serve
  *   hetero_device [OPTION]… run ARTEFACT --input FILE.npy… [--repeat N] [--save FOLDER]
+ *   hetero_device [OPTION]… generate ARTEFACT --ids 1,2,3 [--max-new-tokens N]
  *   hetero_device [OPTION]… devices
  *
  * `--set KEY=VALUE`: of the runtime, such as ort.library=/…/libonnxruntime.so. `--load LIBRARY`:
@@ -16,13 +17,16 @@
 #include <tvm/ffi/extra/json.h>
 #include <tvm/ffi/function.h>
 
+#include <cerrno>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "../src/imported.h"
+#include "generate.h"
 #include "run.h"
 #include "serve.h"
 
@@ -56,6 +60,14 @@ void Load(const std::string& library) {
   }
 }
 
+int64_t Number(const std::string& flag, const std::string& text) {
+  char* end = nullptr;
+  errno = 0;
+  const int64_t number = std::strtol(text.c_str(), &end, 10);
+  if (text.empty() || *end != '\0' || errno != 0 || number < 0) Refuse(flag + " " + text);
+  return number;
+}
+
 device::RunOptions ReadRun(const std::vector<std::string>& words, size_t at) {
   device::RunOptions options;
   for (; at < words.size(); ++at) {
@@ -64,10 +76,7 @@ device::RunOptions ReadRun(const std::vector<std::string>& words, size_t at) {
     } else if (words[at] == "--save") {
       options.save = Value(words, &at);
     } else if (words[at] == "--repeat") {
-      const std::string number = Value(words, &at);
-      char* end = nullptr;
-      options.repeat = std::strtol(number.c_str(), &end, 10);
-      if (number.empty() || *end != '\0' || options.repeat < 0) Refuse("--repeat " + number);
+      options.repeat = Number("--repeat", Value(words, &at));
     } else if (options.artefact.empty() && words[at].rfind("--", 0) != 0) {
       options.artefact = words[at];
     } else {
@@ -75,6 +84,32 @@ device::RunOptions ReadRun(const std::vector<std::string>& words, size_t at) {
     }
   }
   if (options.artefact.empty()) Refuse("run ARTEFACT --input FILE… [--repeat N] [--save FOLDER]");
+  return options;
+}
+
+std::vector<int64_t> Numbers(const std::string& flag, const std::string& text) {
+  std::vector<int64_t> numbers;
+  std::istringstream words(text);
+  for (std::string word; std::getline(words, word, ',');) numbers.push_back(Number(flag, word));
+  return numbers;
+}
+
+device::GenerateOptions ReadGenerate(const std::vector<std::string>& words, size_t at) {
+  device::GenerateOptions options;
+  for (; at < words.size(); ++at) {
+    if (words[at] == "--ids") {
+      options.ids = Numbers("--ids", Value(words, &at));
+    } else if (words[at] == "--max-new-tokens") {
+      options.max_new_tokens = Number("--max-new-tokens", Value(words, &at));
+    } else if (options.artefact.empty() && words[at].rfind("--", 0) != 0) {
+      options.artefact = words[at];
+    } else {
+      Refuse("generate: unknown " + words[at]);
+    }
+  }
+  if (options.artefact.empty() || options.ids.empty()) {
+    Refuse("generate ARTEFACT --ids 1,2,3 [--max-new-tokens N]");
+  }
   return options;
 }
 
@@ -88,15 +123,17 @@ void Main(const std::vector<std::string>& words) {
       return device::Serve();
     } else if (words[at] == "run") {
       return device::Run(ReadRun(words, at + 1));
+    } else if (words[at] == "generate") {
+      return device::Generate(ReadGenerate(words, at + 1));
     } else if (words[at] == "devices") {
       const auto devices = runtime::Imported("hetero_tvm.opencl_devices")();
       std::printf("%s\n", ffi::json::Stringify(devices).c_str());
       return;
     } else {
-      Refuse("unknown " + words[at] + "; there are: serve, run, devices");
+      Refuse("unknown " + words[at] + "; there are: serve, run, generate, devices");
     }
   }
-  Refuse("say what to do: serve, run or devices");
+  Refuse("say what to do: serve, run, generate or devices");
 }
 
 int CodeOf(const std::string& kind) {

@@ -12,19 +12,6 @@ ADDRESS = "ssh://emulated"
 LIMIT_S = 600  # from the artefact to right numbers from there, on two cores
 
 
-@pytest.fixture(scope="module")
-def login(emulated_device, tmp_path_factory):
-    """Variables for verbs; as a user's ~/.ssh/config would say how to log in."""
-    pytest.importorskip("ziglang")
-    config = tmp_path_factory.mktemp("login") / "config"
-    config.write_text(
-        f"Host emulated\n HostName {emulated_device.host}\n Port {emulated_device.port}\n"
-        f" User {emulated_device.user}\n IdentityFile {emulated_device.key}\n"
-        f" UserKnownHostsFile {emulated_device.known_hosts}\n"
-    )
-    return {"HETERO_SSH": f"ssh -F {config}"}
-
-
 # Half a minute, most of it the emulated processor's encryption and LLVM's work on it.
 @pytest.mark.nightly
 def test_a_model_built_here_is_pushed_tried_and_right_there(

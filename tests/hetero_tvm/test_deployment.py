@@ -203,16 +203,6 @@ def test_too_little_room_is_said_before_the_push(artefact, tmp_path, monkeypatch
         device_fixture.deploy(artefact, device, artefact.parent)
 
 
-def test_a_language_model_is_refused(artefact, tmp_path):
-    model = bundle.LanguageModel(caches=(), capacity=8, vocabulary=9, stop_tokens=(), texts={})
-    manifest = bundle.read_manifest(artefact)
-    path = tmp_path / "llm.so"
-    path.write_bytes(artefact.read_bytes()[: manifest.library_bytes])
-    bundle.append_manifest(path, dataclasses.replace(manifest, llm=model))
-    with pytest.raises(BadInput, match=r"a language model; only models that are one function"):
-        device_fixture.deploy(path, Local(tmp_path / "device"), artefact.parent)
-
-
 def _for_a_chip(artefact, path):
     """A copy of `artefact` that says its NPU part is for a Snapdragon."""
     manifest = bundle.read_manifest(artefact)

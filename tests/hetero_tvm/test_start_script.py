@@ -77,3 +77,14 @@ def test_a_lost_file_is_said(bundle):
     next(bundle.parent.parent.parent.glob("store/*/model.so")).unlink()
     done = subprocess.run(["sh", str(bundle)], capture_output=True, text=True)
     assert done.returncode == 3 and "model.so is gone; deploy again" in done.stderr
+
+
+def test_a_language_model_generates(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("x")
+    stored = StoredFile.of(file)
+    library = (Library(path=file, name="file"), stored)
+    script = start_script([library], stored, [], {}, prompt=[3, 1])
+    assert 'generate "$model" "$@"' in script and 'set -- "$@" --ids 3,1 ;;' in script
+    assert "--input" not in script
+    assert "--ids" in start_script([library], stored, [], {}, prompt=[]).splitlines()[2]

@@ -32,6 +32,7 @@ constexpr uint64_t kSignatureBlockBytes = 64 + 32 + 8;  // signature, public key
 constexpr uint64_t kDigestBytes = 32;
 constexpr uint64_t kFooterBytes = kDigestBytes + 8 + 8;  // digest, length, magic
 constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
+constexpr uint64_t kPageBytes = 4096;  // each weight begins at a multiple, from the first
 #ifdef __ANDROID__
 constexpr const char* kSystem = "android";
 #else
@@ -87,7 +88,7 @@ std::vector<int64_t> Permutation(const json::Array& array, size_t rank) {
 
 Program ReadProgram(const json::Object& object, int64_t length, std::string function) {
   const Reader reader(object);
-  Program program{length, std::move(function), {}, {}};
+  Program program{length, std::move(function), {}, {}, {}};
   for (const json::Value& input : reader.Get<json::Array>("inputs")) {
     program.inputs.push_back(ReadTensor(input));
   }
@@ -124,6 +125,73 @@ struct Checked {
   std::string signature;  // empty: none
 };
 
+/*! \brief The SHA-256 of a part of the file. */
+std::string DigestOf(std::istream& file, uint64_t offset, uint64_t bytes) {
+  Sha256 digest;
+  std::vector<char> chunk(size_t{1} << 20);
+  file.seekg(static_cast<std::streamoff>(offset));
+  for (uint64_t left = bytes; left > 0;) {
+    const auto wanted = static_cast<std::streamsize>(std::min<uint64_t>(left, chunk.size()));
+    file.read(chunk.data(), wanted);
+    HETERO_CHECK(file.gcount() == wanted, ValueError) << "cannot be read to its end";
+    digest.Add(chunk.data(), static_cast<size_t>(wanted));
+    left -= static_cast<uint64_t>(wanted);
+  }
+  return digest.Finish();
+}
+
+/*! \brief The object that is `key` of `object`; none where it is absent or null. */
+std::optional<json::Object> Part(const json::Object& object, const char* key) {
+  const auto held = object.find(ffi::String(key));
+  if (held == object.end() || (*held).second == nullptr) return std::nullopt;
+  auto part = (*held).second.template try_cast<json::Object>();
+  HETERO_CHECK(part.has_value(), ValueError) << "'" << key << "' is no object in its description";
+  return part;
+}
+
+std::vector<StoredWeight> ReadWeights(const json::Object& object) {
+  const Reader reader(object);
+  auto at = static_cast<uint64_t>(reader.Get<int64_t>("offset"));
+  const uint64_t end = at + static_cast<uint64_t>(reader.Get<int64_t>("nbytes"));
+  std::vector<StoredWeight> weights;
+  for (const json::Value& value : reader.Get<json::Array>("tensors")) {
+    StoredWeight weight{ReadTensor(value), at};
+    HETERO_CHECK(weight.tensor.bytes <= end - at, ValueError)
+        << weight.tensor.name << " reaches out of the weights";
+    const uint64_t taken = (weight.tensor.bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+    at += std::min(taken, end - at);
+    weights.push_back(std::move(weight));
+  }
+  return weights;
+}
+
+/*! \brief Numbers of the weights that `function` takes, each below `count`. */
+std::vector<size_t> WeightsOf(const json::Object& weights, const std::string& function,
+                              size_t count) {
+  const Reader of_function(Reader(weights).Get<json::Object>("of_function"));
+  std::vector<size_t> found;
+  for (const int64_t index : Numbers(of_function.Get<json::Array>(function.c_str()))) {
+    HETERO_CHECK(index >= 0 && static_cast<size_t>(index) < count, ValueError)
+        << function << " takes weight " << index << " of " << count;
+    found.push_back(static_cast<size_t>(index));
+  }
+  return found;
+}
+
+LlmDescription ReadLlm(const json::Object& object) {
+  const Reader reader(object);
+  LlmDescription llm{{},
+                     reader.Get<int64_t>("capacity"),
+                     reader.Get<int64_t>("vocabulary"),
+                     Numbers(reader.Get<json::Array>("stop_tokens"))};
+  for (const json::Value& cache : reader.Get<json::Array>("caches")) {
+    llm.caches.push_back(ReadTensor(cache));
+  }
+  HETERO_CHECK(llm.capacity > 0 && llm.vocabulary > 0, ValueError)
+      << "a language model without room";
+  return llm;
+}
+
 /*! \brief The manifest's text, once every byte of the file agrees with its checksums. */
 Checked ReadChecked(std::istream& file, uint64_t size) {
   std::string signature = SignatureAt(file, size);
@@ -138,9 +206,9 @@ Checked ReadChecked(std::istream& file, uint64_t size) {
   std::memcpy(&length, footer.data() + kDigestBytes, sizeof(length));
   HETERO_CHECK(length <= kMaxManifestBytes && length <= size - kFooterBytes, ValueError)
       << "damaged (description of " << length << " bytes)";
-  const uint64_t library_bytes = size - kFooterBytes - length;
+  const uint64_t before = size - kFooterBytes - length;
   std::string text(length, '\0');
-  file.seekg(static_cast<std::streamoff>(library_bytes));
+  file.seekg(static_cast<std::streamoff>(before));
   file.read(text.data(), static_cast<std::streamsize>(length));
   std::string expected;
   for (size_t i = 0; i < kDigestBytes; ++i) {
@@ -157,23 +225,19 @@ Checked ReadChecked(std::istream& file, uint64_t size) {
   HETERO_CHECK(reader.Get<int64_t>("format_version") == kFormatVersion, ValueError)
       << "format version " << reader.Get<int64_t>("format_version") << ", this library reads "
       << kFormatVersion;
-  for (const char* key : {"weights", "llm"}) {
-    const auto held = object.find(ffi::String(key));
-    HETERO_CHECK(held == object.end() || (*held).second == nullptr, ValueError)
-        << "has " << key
-        << " of its own, as a language model, which only hetero_tvm in Python runs";
+  const std::optional<json::Object> weights = Part(object, "weights");
+  uint64_t code_bytes = before;
+  if (weights.has_value()) {
+    const Reader reads(*weights);
+    const auto offset = static_cast<uint64_t>(reads.Get<int64_t>("offset"));
+    const auto bytes = static_cast<uint64_t>(reads.Get<int64_t>("nbytes"));
+    code_bytes = static_cast<uint64_t>(reader.Get<int64_t>("library_bytes"));
+    HETERO_CHECK(code_bytes <= offset && offset <= before && bytes == before - offset, ValueError)
+        << "damaged (its weights are not where its description says)";
+    HETERO_CHECK(DigestOf(file, offset, bytes) == reads.Text("sha256"), ValueError)
+        << "damaged (the weights do not match their checksum); copy it again";
   }
-  Sha256 code;
-  std::vector<char> chunk(size_t{1} << 20);
-  file.seekg(0);
-  for (uint64_t left = library_bytes; left > 0;) {
-    const auto wanted = static_cast<std::streamsize>(std::min<uint64_t>(left, chunk.size()));
-    file.read(chunk.data(), wanted);
-    HETERO_CHECK(file.gcount() == wanted, ValueError) << "cannot be read to its end";
-    code.Add(chunk.data(), static_cast<size_t>(wanted));
-    left -= static_cast<uint64_t>(wanted);
-  }
-  HETERO_CHECK(code.Finish() == reader.Text("library_sha256"), ValueError)
+  HETERO_CHECK(DigestOf(file, 0, code_bytes) == reader.Text("library_sha256"), ValueError)
       << "damaged (the code does not match its checksum); copy it again";
   return {object, std::move(footer), std::move(signature)};
 }
@@ -206,6 +270,16 @@ Sealed ReadSealed(std::istream& file, uint64_t size) {
   if (sealed.manifest.programs.empty()) {
     sealed.manifest.programs.push_back(ReadProgram(object, 0, "main"));
   }
+  if (const auto weights = Part(object, "weights")) {
+    sealed.manifest.weights = ReadWeights(*weights);
+    const Reader place(*weights);
+    sealed.manifest.weights_offset = static_cast<uint64_t>(place.Get<int64_t>("offset"));
+    sealed.manifest.weights_bytes = static_cast<uint64_t>(place.Get<int64_t>("nbytes"));
+    for (Program& program : sealed.manifest.programs) {
+      program.weights = WeightsOf(*weights, program.function, sealed.manifest.weights.size());
+    }
+  }
+  if (const auto llm = Part(object, "llm")) sealed.manifest.llm = ReadLlm(*llm);
   return sealed;
 }
 
@@ -227,6 +301,14 @@ Manifest Manifest::Read(const std::string& path) {
   Imported("hetero_tvm.signature_check")(path, ffi::Bytes(sealed.footer),
                                          ffi::Bytes(sealed.signature));
   return std::move(sealed.manifest);
+}
+
+Manifest Manifest::ReadModel(const std::string& path) {
+  Manifest manifest = Read(path);
+  HETERO_CHECK(!manifest.llm.has_value() && manifest.weights.empty(), ValueError)
+      << path << ": a language model, which takes tokens: `hetero_device generate`, or "
+      << "`hetero-tvm generate`";
+  return manifest;
 }
 
 }  // namespace hetero_tvm::runtime

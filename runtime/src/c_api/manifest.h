@@ -9,6 +9,7 @@
 
 #include <cstdint>
 #include <iosfwd>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,11 +32,30 @@ struct Program {
   std::string function;
   std::vector<BorderTensor> inputs;
   std::vector<BorderTensor> outputs;
+  std::vector<size_t> weights;  // what it takes behind its inputs, by number
+};
+
+/*! \brief A tensor that lies in the artefact behind its code. */
+struct StoredWeight {
+  BorderTensor tensor;
+  uint64_t offset;  // in the file
+};
+
+/*! \brief What a sequence needs to know of a language model; its steps are the programs. */
+struct LlmDescription {
+  std::vector<BorderTensor> caches;
+  int64_t capacity;  // longest sequence, in tokens
+  int64_t vocabulary;
+  std::vector<int64_t> stop_tokens;  // any of them ends a text
 };
 
 /*! \brief The programs of an artefact that fits this machine; the last one is the longest. */
 struct Manifest {
   std::vector<Program> programs;
+  std::vector<StoredWeight> weights;
+  uint64_t weights_offset = 0;  // of all of them, and what the NPU takes of them, in the file
+  uint64_t weights_bytes = 0;
+  std::optional<LlmDescription> llm;
 
   /*!
    * \brief Check every byte of the file at `path`, and that it is for this machine.
@@ -43,6 +63,9 @@ struct Manifest {
    * Throws ValueError saying what is wrong and what to do. Loads none of its code.
    */
   static Manifest Read(const std::string& path);
+
+  /*! \brief As Read, of what is one function; throws ValueError for a language model. */
+  static Manifest ReadModel(const std::string& path);
 };
 
 /*! \brief A manifest, and what a signature is of. */

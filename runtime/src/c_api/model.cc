@@ -5,7 +5,6 @@
 #include "model.h"
 
 #include <tvm/ffi/container/array.h>
-#include <tvm/ffi/container/shape.h>
 #include <tvm/runtime/device_api.h>
 
 #include <cstring>
@@ -13,16 +12,13 @@
 
 #include "../check.h"
 #include "../imported.h"
-#include "../shared_module.h"
 #include "../whole_call.h"
+#include "machine.h"
 
 namespace hetero_tvm::runtime {
 namespace {
 
 namespace ffi = tvm::ffi;
-
-constexpr DLDevice kGpu{kDLOpenCL, 0};
-constexpr int kPooled = 2;  // TVM's number for an allocator that keeps what was freed
 
 /*! \brief Copy `from`, which lies in `axes` order, to C order. Sizes are of the result. */
 void Permute(const char* from, char* to, const BorderTensor& tensor) {
@@ -56,21 +52,10 @@ void Permute(const char* from, char* to, const BorderTensor& tensor) {
   }
 }
 
-/*! \brief TVM's virtual machine over the artefact, everything in it built. */
-ffi::Module LoadMachine(const std::string& path) {
-  Imported("hetero_tvm.opencl_open")();
-  const ffi::Module module = LoadModule(path);
-  Imported("hetero_tvm.module_prepare")(module);
-  auto machine = FunctionOf(module, "vm_load_executable")().cast<ffi::Module>();
-  FunctionOf(machine, "vm_initialization")(static_cast<int>(kGpu.device_type), kGpu.device_id,
-                                           kPooled, static_cast<int>(kDLCPU), 0, kPooled);
-  return machine;
-}
-
 }  // namespace
 
 Model::Model(const std::string& path)
-    : manifest_(Manifest::Read(path)), machine_(LoadMachine(path)) {
+    : manifest_(Manifest::ReadModel(path)), machine_(LoadMachine(path, manifest_)) {
   Choose(manifest_.programs.size() - 1);
 }
 
@@ -80,10 +65,7 @@ void Model::Choose(size_t program) {
   inputs_.clear();
   outputs_.clear();
   for (const BorderTensor& input : one.inputs) {
-    inputs_.push_back(
-        Imported("runtime.TVMTensorAllocWithScope")(
-            ffi::Shape(input.shape.begin(), input.shape.end()), input.dtype, kGpu, nullptr)
-            .cast<ffi::Tensor>());
+    inputs_.push_back(NewTensor(input));
   }
   is_set_.assign(one.inputs.size(), false);
   chosen_ = program;
@@ -108,8 +90,7 @@ void Model::SetInput(size_t index, const void* data, size_t bytes) {
   const BorderTensor& spec = program().inputs[index];
   HETERO_CHECK(bytes == spec.bytes, ValueError)
       << "input " << spec.name << ": " << bytes << " bytes, the model takes " << spec.bytes;
-  Imported("runtime.TVMTensorCopyFromBytes")(inputs_[index], const_cast<void*>(data),
-                                             static_cast<int64_t>(bytes));
+  SetBytes(inputs_[index], data, bytes);
   is_set_[index] = true;
 }
 
