@@ -75,6 +75,34 @@ def test_both_devices_there_compute_what_onnxruntime_does_here(ready, artefacts,
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_a_c_program_runs_an_artefact_there(ready, artefacts, tmp_path):
+    """examples/c_app, built for the device; the runtime finds ONNX Runtime beside itself."""
+    target, cache = device_os(OS), default_cache_dir()
+    compiler = cross_compiler(target, cache)
+    root = Path(__file__).parents[2]
+    program = tmp_path / "c_app"
+    libraries = [cross_runtime.runtime_library(target, cache)]
+    libraries += cross_runtime.tvm_libraries(target, cache)
+    words = ["-I", str(root / "runtime/include"), "-Wl,-rpath,$ORIGIN", "-Wl,--no-as-needed"]
+    source = root / "examples/c_app/main.c"
+    compiler.run(
+        [*compiler.c, str(source), "-o", str(program), *words, *map(str, libraries)],
+        what="building the example",
+    )
+    model, artefact = artefacts[SPLITS[0]]
+    for file in (program, artefact):
+        shutil.copy(file, ready.home)
+    done = ready.run(f"./c_app {artefact.name}", check=False)
+    name, *values = done.stdout.split()
+    shape = (CASES[SPLITS[0]].rows, 64)
+    expected = run_with_onnxruntime(model, x=np.ones(shape, np.float32))["y"]
+    assert (done.returncode, name) == (0, "y:"), done
+    found = [float(value) for value in values]
+    np.testing.assert_allclose(found, expected.ravel()[:4], atol=2e-5, rtol=1e-5)
+    missing = ready.run("./c_app none.so", check=False)
+    assert (missing.returncode, missing.stderr) == (2, "c_app: none.so: cannot be opened\n")
+
+
 def test_all_of_it_loads_where_memory_pages_are_16_kb(artefacts):
     target, cache = device_os(OS), default_cache_dir()
     built = [cross_runtime.runtime_library(target, cache), cross_runtime.program(target, cache)]
