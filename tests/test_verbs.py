@@ -46,7 +46,10 @@ OCCURS = {
     ("device_server", 3): ["--folder", "HERE/served", "--listen", "127.0.0.1:PORT"],
 }
 # Codes that take a program of their own to occur.
-ELSEWHERE = {("debug", 1): "hetero_tvm/test_debug.py: test_the_wrong_layer_is_named"}
+ELSEWHERE = {
+    ("debug", 1): "hetero_tvm/test_debug.py: test_the_wrong_layer_is_named",
+    ("generate", 4): "hetero_tvm/test_remote_llm.py: test_a_device_that_is_not_there_is_named",
+}
 
 
 def documented(verb):

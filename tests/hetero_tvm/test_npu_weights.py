@@ -76,7 +76,7 @@ def test_shared_weights_run_also_after_saving():
 
 def test_a_file_that_is_missing_is_refused():
     create = tvm.get_global_func("hetero_tvm.npu_module_create")
-    with pytest.raises(ValueError, match="names more files than there are"):
+    with pytest.raises(ValueError, match="describes more files than there are"):
         create('{"regions": [], "files": ["weights"]}', [])
     with pytest.raises(ValueError, match="the name of a file is not a string"):
         create('{"regions": [], "files": [3]}', [b""])

@@ -91,6 +91,13 @@ def test_each_kind_of_model_is_opened_by_its_own_name(there, address, deployed_h
             pass
 
 
+def test_a_device_that_is_not_there_is_named(there, hetero, monkeypatch):
+    monkeypatch.setenv("ANDROID_ADB_SERVER_PORT", "1")
+    done = hetero("generate", there[1], "--to", "adb:gone", "--ids", "1")
+    assert done.returncode == 4
+    assert "adb" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_ctrl_c_ends_the_program_there_too(there, address):
     words = ["generate", str(there[1]), "--to", address, "--ids", "1", "--max-new-tokens", "89"]
     with subprocess.Popen(

@@ -12,7 +12,7 @@ def test_every_call_of_the_runtime_goes_through_a_shim():
     text = "".join(path.read_text() for path in fault_shims.SOURCES.rglob("*.cc"))
     assert text.count("dlopen(") == 3  # OpenCL's, ONNX Runtime's, and libcrypto's
     assert len(fault_shims.opencl_calls()) == 37
-    assert len(fault_shims.ort_calls()) == 22
+    assert len(fault_shims.ort_calls()) == 26
 
 
 def test_a_sample_of_faults(artefact):
@@ -104,11 +104,30 @@ def test_a_wrong_memory_limit_is_refused(text):
     assert f"HETERO_MEMORY_LIMIT is '{text}': give bytes" in done.stderr
 
 
-def test_memory_over_the_limit_is_refused_before_it_is_taken(artefact):
+def test_an_artefact_over_the_limit_is_refused_before_it_is_loaded(artefact):
     subject = Subject(artefact, HETERO_MEMORY_LIMIT="2K")
     ended = subject.ask()["under"]
-    assert ended["kind"] == "DeviceFailure"
-    assert "bytes more are needed" in ended["message"]
-    assert "the limit is 2048 (HETERO_MEMORY_LIMIT); raise it" in ended["message"]
-    assert subject.ask(measure=True)["device_bytes"] <= 2048
+    assert ended["kind"] == "OverMemoryLimit"
+    assert (
+        "bytes of device memory, 0 are in use and HETERO_MEMORY_LIMIT is 2,048" in ended["message"]
+    )
+    assert subject.ask(measure=True)["device_bytes"] == 0
     subject.close()
+
+
+def test_memory_over_the_limit_is_refused_before_it_is_taken():
+    from runtime_harness import fresh
+
+    done = fresh(
+        "import tvm\n"
+        "from hetero_tvm import runtime\n"
+        "device = runtime.open_opencl()\n"
+        "small = tvm.runtime.empty((1024,), 'uint8', device)\n"
+        "try:\n    tvm.runtime.empty((4096,), 'uint8', device)\n"
+        "except Exception as error:\n    print(error)\n"
+        "print(runtime.held_bytes())",
+        HETERO_MEMORY_LIMIT="2K",
+    )
+    assert "bytes more are needed" in done.stdout, done.stderr
+    assert "the limit is 2048 (HETERO_MEMORY_LIMIT); raise it" in done.stdout
+    assert 1024 <= done.json <= 2048
