@@ -21,7 +21,8 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/*! \brief Take `tokens` in behind `*past` others; the likeliest that follows, of equals the first. */
+/*! \brief Take `tokens` in behind `*past` others; the likeliest that follows, of equals the first.
+ */
 int64_t Take(LanguageModel* model, const std::vector<int64_t>& tokens, int64_t* past) {
   for (size_t at = 0; at < tokens.size();) {
     const int64_t rows = model->RowsFor(tokens.size() - at);

@@ -211,8 +211,6 @@ ffi::Function OpenForCaller(const ffi::String& path) {
 
 }  // namespace
 
-TVM_FFI_STATIC_INIT_BLOCK() {
-  GlobalNames().Typed("hetero_tvm.language_model", OpenForCaller);
-}
+TVM_FFI_STATIC_INIT_BLOCK() { GlobalNames().Typed("hetero_tvm.language_model", OpenForCaller); }
 
 }  // namespace hetero_tvm::runtime

@@ -132,7 +132,8 @@ std::shared_ptr<RegionSession> DurableSession::Open(const Region& region) {
                                  << std::chrono::duration<double>(limit).count()
                                  << " s (CreateSessionFromArray; HETERO_DEVICE_LIMIT_S)";
   }
-  // Moved: the thread may be the last who holds `making`, and has nothing more to do with the error.
+  // Moved: the thread may be the last who holds `making`, and has nothing more to do with the
+  // error.
   if (making->failure.has_value()) throw ffi::Error(*std::move(making->failure));
   return session;
 }

@@ -102,7 +102,7 @@ class NpuModule : public tvm::ffi::ModuleObj {
   std::vector<std::string>
       models_;  // substitutes, files; regions_ point into it; constant once made
   const std::shared_ptr<WeightPart> part_ = std::make_shared<WeightPart>();
-  std::vector<Region> regions_;  // sessions_ refer to it; constant once made
+  std::vector<Region> regions_;           // sessions_ refer to it; constant once made
   std::vector<std::string_view> pieces_;  // into models_
   std::vector<std::string> chosen_;       // models of this machine's target; regions_ point into it
   std::optional<tvm::ffi::Error> no_target_;  // why there is none for this machine
