@@ -60,7 +60,8 @@ void Generate(const GenerateOptions& options) {
   const double decode_s = SecondsSince(begin) - first_s;
   std::fprintf(stderr, "prefill  %zu tokens, first token after %.3f s\n", options.ids.size(),
                first_s);
-  if (made > 1) std::fprintf(stderr, "decode   %.1f token/s\n", (made - 1) / decode_s);
+  if (made > 1)
+    std::fprintf(stderr, "decode   %.1f token/s\n", static_cast<double>(made - 1) / decode_s);
 }
 
 }  // namespace hetero_tvm::device

@@ -91,7 +91,9 @@ ffi::Tensor FirstOf(const ffi::Any& result) {
 }  // namespace
 
 LanguageModel::LanguageModel(const std::string& path)
-    : manifest_(ReadLanguageModel(path)), machine_(LoadMachine(path, manifest_)) {
+    : manifest_(ReadLanguageModel(path)),
+      description_(manifest_.llm.value_or(LlmDescription{})),  // it is there: read just now
+      machine_(LoadMachine(path, manifest_)) {
   const std::vector<ffi::Tensor> weights = LoadWeights(path, manifest_);
   past_ = NewTensor(Whole("hetero_past", "int32", 1));
   last_ = NewTensor(Whole("hetero_last", "int32", 1));

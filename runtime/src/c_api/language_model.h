@@ -32,7 +32,7 @@ class LanguageModel {
   /*! \brief Check and load. Throws ValueError, EnvironmentProblem or DeviceFailure. */
   explicit LanguageModel(const std::string& path);
 
-  const LlmDescription& description() const { return *manifest_.llm; }
+  const LlmDescription& description() const { return description_; }
 
   /*! \brief The step for `count` tokens: the smallest that holds them, else the largest. */
   int64_t RowsFor(size_t count) const;
@@ -58,6 +58,7 @@ class LanguageModel {
   const StepOf& Find(int64_t rows) const;
 
   const Manifest manifest_;
+  const LlmDescription description_;
   const tvm::ffi::Module machine_;
   std::map<int64_t, StepOf> steps_;  // by their rows
   tvm::ffi::Tensor past_;
