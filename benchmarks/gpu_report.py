@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import re
 import statistics
 import sys
 from collections.abc import Callable
@@ -75,6 +74,46 @@ def emit(folder: Path) -> None:
 
 def _compile_memory_bound(kind: str) -> tuple[str, dict[str, Any]]:
     """OpenCL C of one of `MEMORY_BOUND` by the default rules, and how to launch it."""
+    from tvm import relax
+
+    forms = {
+        "softmax": relax.op.nn.softmax,
+        "row_sum": lambda x: relax.op.sum(x, axis=[-1]),
+        "column_mean": lambda x: relax.op.mean(x, axis=[0]),
+        "transpose": relax.op.permute_dims,
+    }
+    _, source, case = _compiled(lambda _builder, _gpu, x: forms[kind](x), _SHAPE, ["x"])
+    return source, case
+
+
+def _compile(kind: str, rows: int, depth: int, columns: int) -> tuple[str, dict[str, Any]]:
+    """OpenCL C of one product by the default rules, and how to launch it."""
+    from tvm import relax
+
+    from schedules.w4a16 import W4Weight, w4a16_product
+
+    def product(builder: Any, gpu: Any, x: Any) -> Any:
+        # As in a model, what is multiplied is another kernel's result.
+        made = builder.emit(relax.op.nn.relu(x))
+        if kind != "w4":
+            return relax.op.matmul(made, relax.const(np.zeros((depth, columns), np.float32)))
+        weight = W4Weight(  # the values do not matter here
+            codes=np.zeros((depth, columns), np.uint8),
+            scales=np.zeros((depth // GROUP, columns), np.float32),
+            zeros=None,
+            group=GROUP,
+        )
+        return w4a16_product(builder, gpu, made, weight)
+
+    roles = ["x", "words", "scales"] if kind == "w4" else ["x", "weight"]
+    func, source, case = _compiled(product, (rows, depth), roles)
+    return source, {**case, "weight": [int(n) for n in func.params[1].shape]}
+
+
+def _compiled(
+    build: Callable[[Any, Any, Any], Any], shape: tuple[int, ...], roles: list[str]
+) -> tuple[Any, str, dict[str, Any]]:
+    """The kernel of what `build` gives for (builder, gpu, x), with as many inputs as `roles`."""
     from tvm import IRModule, relax, tirx
 
     from relay_passes.lower_gpu import lower_gpu
@@ -83,70 +122,13 @@ def _compile_memory_bound(kind: str) -> tuple[str, dict[str, Any]]:
     from schedules.tvm_target import tvm_target
     from target_specs.loader import load_spec
 
-    forms = {
-        "softmax": relax.op.nn.softmax,
-        "row_sum": lambda x: relax.op.sum(x, axis=[-1]),
-        "column_mean": lambda x: relax.op.mean(x, axis=[0]),
-        "transpose": relax.op.permute_dims,
-    }
-    gpu = dataclasses.replace(load_spec("host").gpu, **LIMITS)
-    x = relax.Var("x", relax.TensorType(_SHAPE, "float32"))
-    builder = relax.BlockBuilder()
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            result = builder.emit_output(builder.normalize(forms[kind](x)))
-        builder.emit_func_output(result)
-    mod = lower_gpu(
-        builder.get(),
-        target=tvm_target(gpu),
-        legalizations=default_legalizations(gpu),
-        rules=default_rules(gpu),
-    )
-    (func,) = (func for func in mod.functions.values() if isinstance(func, tirx.PrimFunc))
-    kernel = IRModule({"main": func.with_attr("global_symbol", "main")})
-    launches = launches_of(kernel, tvm_target(gpu))
-    (step,) = launches.steps
-    roles = ("x", "product")
-    return launches.source, {
-        "kernel": step.kernel,
-        "arguments": [roles[place] for place in step.arguments],
-        "groups": list(step.groups),
-        "items": list(step.items),
-    }
-
-
-def _compile(kind: str, rows: int, depth: int, columns: int) -> tuple[str, dict[str, Any]]:
-    """OpenCL C of one product by the default rules, and how to launch it."""
-    import tvm
-    import tvm_ffi
-    from tvm import relax, tirx
-
-    from relay_passes.lower_gpu import lower_gpu
-    from schedules.defaults import default_legalizations, default_rules
-    from schedules.host_memory import host_memory_pipeline
-    from schedules.tvm_target import tvm_target
-    from schedules.w4a16 import W4Weight, w4a16_product
-    from target_specs.loader import load_spec
-
     gpu = dataclasses.replace(load_spec("host").gpu, **LIMITS)
     target = tvm_target(gpu)
-    x = relax.Var("x", relax.TensorType((rows, depth), "float32"))
+    x = relax.Var("x", relax.TensorType(shape, "float32"))
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
         with builder.dataflow():
-            # As in a model, what is multiplied is another kernel's result.
-            made = builder.emit(relax.op.nn.relu(x))
-            if kind == "w4":  # the values do not matter here
-                weight = W4Weight(
-                    codes=np.zeros((depth, columns), np.uint8),
-                    scales=np.zeros((depth // GROUP, columns), np.float32),
-                    zeros=None,
-                    group=GROUP,
-                )
-                call = w4a16_product(builder, gpu, made, weight)
-            else:
-                call = relax.op.matmul(made, relax.const(np.zeros((depth, columns), np.float32)))
-            result = builder.emit_output(builder.normalize(call))
+            result = builder.emit_output(builder.normalize(build(builder, gpu, x)))
         builder.emit_func_output(result)
     mod = lower_gpu(
         builder.get(),
@@ -157,33 +139,21 @@ def _compile(kind: str, rows: int, depth: int, columns: int) -> tuple[str, dict[
     (func,) = (
         func
         for func in mod.functions.values()
-        if isinstance(func, tirx.PrimFunc) and len(func.params) > 2
+        if isinstance(func, tirx.PrimFunc) and len(func.params) == len(roles) + 1
     )
-    extents: dict[str, int] = {}
-
-    def note(loop: tirx.For) -> None:
-        if loop.thread_binding is not None:
-            extents[loop.thread_binding.thread_tag] = int(loop.extent)
-
-    tvm_ffi.structural_walk(func.body, (tirx.For, note))
-    built = tvm.compile(
-        tvm.IRModule({"main": func.with_attr("global_symbol", "main")}),
-        target=target,
-        tir_pipeline=host_memory_pipeline(),
+    launches = launches_of(IRModule({"main": func.with_attr("global_symbol", "main")}), target)
+    (step,) = launches.steps
+    places = [*roles, "product"]
+    return (
+        func,
+        launches.source,
+        {
+            "kernel": step.kernel,
+            "arguments": [places[place] for place in step.arguments],
+            "groups": list(step.groups),
+            "items": list(step.items),
+        },
     )
-    source = built.mod.imports[0].inspect_source()
-    kernel, arguments = re.search(r"__kernel void (\w+)\(([^)]*)\)", source).groups()
-    named = [argument.split()[-1].removesuffix("_ptr") for argument in arguments.split(",")]
-    roles = ["x", "words", "scales"] if kind == "w4" else ["x", "weight"]
-    roles = dict(zip((param.name for param in func.params), [*roles, "product"], strict=True))
-    weight = [int(n) for n in func.params[1].shape]
-    return source, {
-        "kernel": kernel,
-        "arguments": [roles[name] for name in named],
-        "weight": weight,
-        "groups": [extents.get(f"blockIdx.{axis}", 1) for axis in "xyz"],
-        "items": [extents.get(f"threadIdx.{axis}", 1) for axis in "xyz"],
-    }
 
 
 def run(folder: Path) -> dict[str, Any]:
