@@ -126,34 +126,31 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("between")
 
 
+def built(folder, name, path, inputs, length):
+    """(the ONNX file, the artefact, the artefact loaded)."""
+    made = build(
+        path,
+        target="host",
+        output=folder / name,
+        inputs=inputs,
+        length=length,
+        measure=False,
+    )
+    return path, made, hetero_tvm.load(made.path)
+
+
 @pytest.fixture(scope="module")
 def rows(folder):
     """Two layers: rows are cut, and inputs may be, too."""
     path = tiny.mlp(folder / "rows.onnx", free_rows=True, width=1024)
-    made = build(
-        path,
-        target="host",
-        output=folder / "rows.so",
-        inputs={"x": ("L", 32)},
-        length="32..128",
-        measure=False,
-    )
-    return path, made, hetero_tvm.load(made.path)
+    return built(folder, "rows.so", path, {"x": ("L", 32)}, "32..128")
 
 
 @pytest.fixture(scope="module")
 def columns(folder):
     """A weight that takes longer to read than to compute with for few rows: columns are cut."""
     path = tiny.product(folder / "columns.onnx", depth=512, columns=1024)
-    made = build(
-        path,
-        target="host",
-        output=folder / "columns.so",
-        inputs={"x": ("L", 512)},
-        length="2..32",
-        measure=False,
-    )
-    return path, made, hetero_tvm.load(made.path)
+    return built(folder, "columns.so", path, {"x": ("L", 512)}, "2..32")
 
 
 def check(path, model, size):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import tiny_models as tiny
+from square_programs import program
 from tvm import relax
 
 from hetero_tvm import build_record, cli
@@ -19,21 +20,10 @@ from hetero_tvm.memory_forecast import (
 )
 from relay_passes.npu_support import WINDOW_BYTES
 from relay_passes.plan import OpPlan, Plan, Split
-from relay_passes.program import read_program
 from target_specs.loader import load_spec
 
 KB = 1024  # of one tensor [16, 16] of float32
 HOST, CHIP = load_spec("host").npu, load_spec("snapdragon-8-gen-3").npu
-
-
-def program(build):
-    x = relax.Var("x", relax.TensorType((16, 16), "float32"))
-    builder = relax.BlockBuilder()
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            out = builder.emit_output(build(builder, x), "out")
-        builder.emit_func_output(out)
-    return read_program(relax.transform.Normalize()(builder.get()))
 
 
 # (weights, build, load) in MB as measured; None where it was not.
