@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,10 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("HETERO_HOST_PROFILE", "shipped")
 # Seconds for every plan for a phone; the tests of estimates ask for them.
 os.environ.setdefault("HETERO_ESTIMATE", "off")
+
+# A shell that starts the tests in the background has its children ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Shared machines stall; a slow example is not a wrong one. CI decides about a change, so it tries
 # the same examples every time; everybody else's runs look for new ones.

@@ -1,9 +1,11 @@
 """From scheduled Relax to a shared library, and what is missing when there is no compiler."""
 
+import contextlib
 import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from hetero_tvm import vm_lowering
@@ -27,10 +29,10 @@ def test_no_compiler_says_what_to_install(tmp_path, monkeypatch, compiler):
 
 
 def test_an_interrupted_link_leaves_no_linker_behind(tmp_path):
-    """A compiler driver whose child would write the output a second later."""
-    driver = tmp_path / "cxx"
+    """A compiler driver whose child works on for long."""
+    driver, child = tmp_path / "cxx", tmp_path / "child"
     driver.write_text(
-        f"#!/bin/sh\n(sleep 1; echo late > {tmp_path}/late) &\ntouch {tmp_path}/started\nwait\n"
+        f"#!/bin/sh\nsleep 300 &\necho $! > {child}.new\nmv {child}.new {child}\nwait\n"
     )
     driver.chmod(0o755)
     code = (
@@ -39,9 +41,17 @@ def test_an_interrupted_link_leaves_no_linker_behind(tmp_path):
         f"vm_lowering._link({str(driver)!r}, 'm.so', [])"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    while not (tmp_path / "started").exists():
+    while not child.exists():
         time.sleep(0.01)
     process.terminate()
     assert process.wait(timeout=60) == 143
-    time.sleep(1.5)
-    assert not (tmp_path / "late").exists()
+    _, alive = psutil.wait_procs(_processes(int(child.read_text())), timeout=60)
+    assert not alive
+
+
+def _processes(pid):
+    """[the process], or [] where it is gone or only its exit code is left."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [process] if process.status() != psutil.STATUS_ZOMBIE else []
+    return []
