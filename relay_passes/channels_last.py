@@ -2,6 +2,7 @@
 
     conv2d[NCHW](x, w)          ->  permute(conv2d[NHWC](permute(x), w))
     conv1d[NCW](x, w)           ->  the same with a height of one
+    permute[to NCHW](x)         ->  x, for those that take it channels last
     f(permute(a), permute(b))   ->  permute(f(a, b))       f element-wise, pooling, resize, concat,
                                                            a mean over height and width
 
@@ -61,6 +62,7 @@ class _Rewriter(PyExprMutator):
         super().__init__(mod)
         self.twins: dict[relax.Var, relax.Var] = {}  # old NCHW var -> new NHWC var
         self.moved: set[relax.Var] = set()  # old vars of which only the twin exists so far
+        self.unmade: set[relax.Var] = set()  # of `moved`, whose twin has another's name
         self.restored: dict[relax.Var, relax.Var] = {}  # old moved var -> new NCHW var
 
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
@@ -69,6 +71,12 @@ class _Rewriter(PyExprMutator):
         handler = _HANDLERS.get(value.op) if isinstance(value, relax.Call) else None
         result = handler(self, value) if handler else None
         if result is None:
+            super().visit_var_binding_(binding)
+        elif isinstance(result, _Twin) and isinstance(var, relax.DataflowVar):
+            self.twins[var] = result.value
+            self.moved.add(var)
+            self.unmade.add(var)
+        elif isinstance(result, _Twin):
             super().visit_var_binding_(binding)
         elif isinstance(result, _Plain):
             super().visit_var_binding_(relax.VarBinding(var, result.expr))
@@ -85,7 +93,8 @@ class _Rewriter(PyExprMutator):
             return super().visit_dataflow_var_(var)
         if var not in self.restored:
             back = _permute(self.twins[var], _TO_FIRST)
-            self.restored[var] = self.builder_.emit(back, f"{var.name}_nchw")
+            name = var.name if var in self.unmade else f"{var.name}_nchw"
+            self.restored[var] = self.builder_.emit(back, name)
         return self.restored[var]
 
     def nhwc(self, expr: relax.Expr) -> relax.Expr:
@@ -121,7 +130,14 @@ class _Plain:
         self.expr = expr
 
 
-_Handler = Callable[[_Rewriter, relax.Call], "relax.Expr | _Plain | None"]
+class _Twin:
+    """A handler's answer that is there already, channels last."""
+
+    def __init__(self, value: relax.Var) -> None:
+        self.value = value
+
+
+_Handler = Callable[[_Rewriter, relax.Call], "relax.Expr | _Plain | _Twin | None"]
 
 
 def _convolution(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
@@ -275,10 +291,22 @@ def _pad(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
     )
 
 
-def _permute_dims(rewriter: _Rewriter, call: relax.Call) -> _Plain | None:
-    (data,) = call.args
-    if not rewriter.has_twin(data) or call.attrs.axes is None:
+def _strided_slice(rewriter: _Rewriter, call: relax.Call) -> relax.Expr | None:
+    data, axes, begin, end, *steps = call.args
+    if not rewriter.has_twin(data):
         return None
+    moved = relax.Tuple([relax.prim_value(_AXIS[int(axis.value) % 4]) for axis in axes.fields])
+    return relax.Call(call.op, [rewriter.twins[data], moved, begin, end, *steps], call.attrs)
+
+
+def _permute_dims(rewriter: _Rewriter, call: relax.Call) -> _Plain | _Twin | None:
+    (data,) = call.args
+    if call.attrs.axes is None:
+        return None
+    if not rewriter.has_twin(data):
+        order = tuple(int(axis) for axis in call.attrs.axes)
+        value = rewriter.visit_expr(data)
+        return _Twin(value) if order == _TO_FIRST and isinstance(value, relax.Var) else None
     axes = [_AXIS[int(axis) % 4] for axis in call.attrs.axes]
     return _Plain(_permute(rewriter.twins[data], axes))
 
@@ -332,6 +360,7 @@ _HANDLERS: dict[Op, _Handler] = {
     _op("relax.nn.softmax"): _softmax,
     _op("relax.nn.pad"): _pad,
     _op("relax.permute_dims"): _permute_dims,
+    _op("relax.strided_slice"): _strided_slice,
     _op("relax.reshape"): _reshape,
     _op("relax.squeeze"): _reshape,
 }

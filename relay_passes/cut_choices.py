@@ -34,6 +34,9 @@ Operators on results of that length are the GPU's, or cut: by rows at one of the
 columns.
 """
 NO_NPU_ROWS: NpuRows = MappingProxyType({})
+_ROWS = 2  # of an NCHW image
+# HTP's tile of an image is eight rows of four pixels: a part of other heights would be padded.
+_TILE_WIDTH = 4
 _LANES = 32  # columns that a GPU work-item computes side by side, at most
 
 
@@ -109,12 +112,18 @@ def _seed_choices(
             continue
         if sharding.kind != "weight" and any(dim in npu_rows for dim in shape):
             continue
-        inner = sharding.axis >= len(shape) - 2 or work.kind == "conv"
+        image_rows = work.kind == "conv" and sharding.axis == _ROWS
+        if image_rows and shape[0] > 1:
+            continue  # cut by images instead: rows of several are no block as kernels compute them
+        inner = sharding.axis >= len(shape) - 2 or sharding.kind == "weight"
         step = max(tile, _LANES if sharding.kind == "weight" else 8) if inner else 1
-        share = own if sharding.kind == "weight" else overall
+        if image_rows:
+            step = max(1, tile // _TILE_WIDTH)
+        share = own if sharding.kind == "weight" or image_rows else overall
         cuts = (Cut(sharding.axis, at, extent) for at in _boundaries(extent, step, share))
         possible = (c for c in cuts if fits(call, sharding, c) and _is_aligned(call, c))
-        nearest = itertools.islice(possible, 2 if sharding.kind == "weight" else 3)
+        few = sharding.kind == "weight" or image_rows
+        nearest = itertools.islice(possible, 2 if few else 3)
         rows = work.kind != "conv" and sharding.axis == len(shape) - 2
         pads = (
             sharding.kind == "weight"

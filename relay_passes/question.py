@@ -14,6 +14,7 @@ from tvm import relax
 
 from relay_passes.cut_choices import NO_NPU_ROWS, CutChoice, NpuRows, cut_choices
 from relay_passes.gpu_fusion import gpu_works, kernel_mates
+from relay_passes.image_order import image_results, is_stored_as_computed
 from relay_passes.op_work import VIEWS, Work, op_name, static_shape, tensor_args
 from relay_passes.part_work import sharding_of
 from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
@@ -69,6 +70,7 @@ class Question:
             {device: cost_us(work, device) for device in _able(reasons)}
             for work, reasons in zip(self.works, refusals, strict=True)
         ]
+        self.images = image_results((node.var, node.call) for node in nodes)
         self.cut_only = [bool(npu_rows) and _has_length(node, npu_rows) for node in nodes]
         self.cuts: list[list[CutChoice]] = [[] for _ in nodes]
         if cuts:
@@ -92,6 +94,7 @@ class Question:
         whole.makers = {node.var: i for i, node in enumerate(nodes)}
         whole.mates = kernel_mates(nodes)
         whole.refused = [self.refused[i] for i in like]
+        whole.images = image_results((node.var, node.call) for node in nodes)
         whole.works = [self.works[i] for i in like]
         whole.costs = [self.costs[i] for i in like]
         whole.cut_only = [self.cut_only[i] for i in like]
@@ -150,7 +153,9 @@ class Question:
         makers = (self.index[name] for name in node.inputs)
         shape = static_shape(node.call.ty) or ()
         gather = 0.0
-        if not is_contiguous(shape, cut.axis):
+        image = node.var in self.images
+        as_computed = is_stored_as_computed(shape, cut.axis, image=image)
+        if not is_contiguous(shape, cut.axis) and not as_computed:
             # Read through a permutation: once more through memory.
             moved = Work(kind="vector", bytes=2 * work.output_bytes, output_bytes=work.output_bytes)
             gather = self.cost_us(moved, "gpu")

@@ -6,6 +6,9 @@ which axis of each tensor argument must be cut alike, and which argument is read
     matmul [.., M, K] x [K, N]    rows:    (.., M) of the left side,  the right side whole
                                   columns: the left side whole,       (N) of the right side
 
+Windows that overlap (a convolution's rows) are read from a stretch of rows that is no part of any
+cut: to a plan such an argument is read whole, and `argument_rows` says which rows each part needs.
+
 Cuts move through an operator that only renames (`reshape`, `permute_dims`), so that a chain of
 operators can stay cut without being put together in between. The idea is that of sharding
 propagation (Xu et al., "GSPMD", arXiv 2105.04663), for two devices and uneven parts.
@@ -23,6 +26,7 @@ from tvm.ir import GenericConst
 
 from relay_passes.op_work import Work, dtype_bytes, op_name, static_shape, tensor_args
 from relay_passes.planner.problem import Cut, Kind
+from relay_passes.windows import Window, row_window, with_row_padding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Sharding:
     axis: int  # of the result
     reads: tuple[int | None, ...]  # for each of `tensor_args`: the axis cut alike, None: whole
     kind: Kind = "activation"  # "weight": a constant operand is cut, the activation is not
+    window: Window | None = None  # over the first argument, of which each part reads a stretch
 
 
 def shardings(call: relax.Call) -> tuple[Sharding, ...]:
@@ -61,10 +66,23 @@ def argument_cut(call: relax.Call, sharding: Sharding, cut: Cut, index: int) -> 
     return Cut(axis, cut.at * extent // cut.extent, extent)
 
 
+def argument_rows(
+    sharding: Sharding, cut: Cut, device: str, index: int
+) -> tuple[int, int, int] | None:
+    """What `device`'s part reads of an argument that is cut nowhere: (axis, first, one past).
+
+    None: all of it, or its part of a cut (`argument_cut`).
+    """
+    window = sharding.window
+    if window is None or index != 0:
+        return None
+    return window.axis, *window.rows(*cut.of(device))
+
+
 def fits(call: relax.Call, sharding: Sharding, cut: Cut) -> bool:
-    """Whether every argument that is cut has a boundary there."""
+    """Whether every argument that is cut has a boundary there, and both parts read something."""
     args = list(tensor_args(call))
-    return all(
+    return (sharding.window is None or sharding.window.fits(cut)) and all(
         axis is None or (cut.at * _known(args[i])[axis]) % cut.extent == 0
         for i, axis in enumerate(sharding.reads)
     )
@@ -83,8 +101,11 @@ def shard_work(call: relax.Call, work: Work, sharding: Sharding, cut: Cut, devic
     begin, end = cut.of(device)
     share = (end - begin) / cut.extent
     weights = activations = 0.0
-    for arg, axis in zip(tensor_args(call), sharding.reads, strict=True):
+    for i, (arg, axis) in enumerate(zip(tensor_args(call), sharding.reads, strict=True)):
         nbytes = _nbytes(arg) * (1.0 if axis is None else share)
+        rows = argument_rows(sharding, cut, device, i)
+        if rows is not None:
+            nbytes *= (rows[2] - rows[1]) / _known(arg)[rows[0]]
         if isinstance(arg, GenericConst):
             weights += nbytes
         else:
@@ -117,7 +138,8 @@ def shard_call(
         sharding: one of `shardings(call)`.
         cut: of its result along `sharding.axis`.
         device: whose part.
-        args: in place of `tensor_args(call)`, those that are cut already in parts.
+        args: in place of `tensor_args(call)`, those that are cut already in parts, those that are
+            read through a window as `argument_rows`.
     """
     fresh = iter(args)
 
@@ -129,6 +151,8 @@ def shard_call(
         return arg
 
     rebuilt = [rebuild(arg) for arg in call.args]
+    if sharding.window is not None:
+        return with_row_padding(call, rebuilt, sharding.window.padding(*cut.of(device)))
     if op_name(call) in _WITH_SHAPE:  # the result's shape is an argument
         begin, end = cut.of(device)
         shape = list(_known(call))
@@ -182,7 +206,7 @@ def _matmul(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
 
 
 def _conv2d(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
-    data, weight = call.args[0], call.args[1]
+    weight = call.args[1]
     layout, kernel = str(call.attrs.data_layout), str(call.attrs.kernel_layout)
     out_layout = str(call.attrs.out_layout) or layout
     outputs, groups = kernel.index("O"), int(call.attrs.groups)
@@ -192,7 +216,19 @@ def _conv2d(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
     batch = out_layout.index("N")
     if shape[batch] > 1:
         yield Sharding(batch, (layout.index("N"), None))
-    assert _known(data)
+    yield from _rows(call, shape, out_layout.index("H"))
+
+
+def _rows(call: relax.Call, shape: tuple[int, ...], axis: int) -> Iterator[Sharding]:
+    """Rows of an image: cut alike where windows lie side by side, else read with a halo."""
+    window = row_window(call)
+    if window is None or shape[axis] < 2:
+        return
+    others = [None] * (len(list(tensor_args(call))) - 1)
+    if window.is_alike(shape[axis]):
+        yield Sharding(axis, (window.axis, *others))
+    else:
+        yield Sharding(axis, (None, *others), window=window)
 
 
 def _permute(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
@@ -266,15 +302,19 @@ def _concat(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
 
 
 def _windows(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
-    """Pooling and resizing: every channel and image on its own."""
+    """Pooling: every channel and image on its own, and rows."""
     layout = str(call.attrs.layout)
     out = str(getattr(call.attrs, "out_layout", "")) or layout
+    if layout != out:
+        return
     for axis in _axes(shape):
-        if out[axis] in "NC" and layout == out:
+        if out[axis] in "NC":
             yield Sharding(axis, (axis,))
+        elif out[axis] == "H":
+            yield from _rows(call, shape, axis)
 
 
-_ELEMENTWISE = """
+ELEMENTWISE = """
     abs acos acosh asin asinh atan atanh bitwise_not ceil clip cos cosh erf exp floor isfinite isinf
     isnan log logical_not negative round rsqrt sigmoid sign sin sinh sqrt square tan tanh trunc
     add bitwise_and bitwise_or bitwise_xor divide equal floor_divide floor_mod greater greater_equal
@@ -284,7 +324,7 @@ _ELEMENTWISE = """
 """.split()
 
 _RULES: dict[str, Rule] = {
-    **{f"relax.{name}": _elementwise for name in _ELEMENTWISE},
+    **{f"relax.{name}": _elementwise for name in ELEMENTWISE},
     **{f"relax.{name}": _reshape for name in ("reshape", "flatten", "squeeze", "expand_dims")},
     **{
         f"relax.nn.{name}": _along_rows

@@ -14,6 +14,9 @@ stored with that axis first and readers of the whole read through a permutation:
 
     y_npu [M, n], y_gpu [M, N-n]  ->  permute_dims each  ->  join [N, M]  ->  permute_dims: [M, N]
 
+Rows of an image likewise, stored channels last (`image_order`). What a convolution's part reads
+through its window, its rows and the halo, is a slice of the whole: of such a join again a view.
+
 An output of the model in that form is returned as it lies; `Splitted.output_axes` says how to see
 it, which costs nothing.
 
@@ -25,13 +28,14 @@ Ensures:  operators that are not cut keep their names; parts are called `<name>_
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from tvm import IRModule, relax
 from tvm.ir import GenericConst, Op
 
 from relay_passes.constants import array_of, tensor_constant
+from relay_passes.image_order import image_results, stored_order
 from relay_passes.op_work import VIEWS, dtype_bytes, op_name, static_shape, tensor_args
 from relay_passes.plan import OpPlan, Plan
 from relay_passes.planner.problem import Cut
@@ -39,6 +43,7 @@ from relay_passes.program import PlacementError
 from relay_passes.sharding import (
     Sharding,
     argument_cut,
+    argument_rows,
     is_contiguous,
     shard_call,
     shardings,
@@ -80,6 +85,7 @@ class _Splitter:
         self.made: dict[tuple[object, ...], relax.Var] = {}  # joins, slices, permutations
         self.device: dict[str, str] = {}
         self.region: dict[str, int] = {}
+        self.images = image_results(_calls(self.main))
         result = self.main.body.body
         self.outputs = set(result.fields if isinstance(result, relax.Tuple) else [result])
         self.names = {param.name for param in self.main.params} | set(self.plans)
@@ -114,10 +120,14 @@ class _Splitter:
         parts = {}
         for device in PARTS:
             region = plan.region if device == "npu" else None
-            args = [
-                self._part(arg, argument_cut(value, sharding, cut, i), device, region)
-                for i, arg in enumerate(tensor_args(value))
-            ]
+            args = []
+            for i, arg in enumerate(tensor_args(value)):
+                rows = argument_rows(sharding, cut, device, i)
+                if rows is not None:
+                    args.append(self._rows(arg, *rows, device, region))
+                else:
+                    own = argument_cut(value, sharding, cut, i)
+                    args.append(self._part(arg, own, device, region))
             call = shard_call(value, sharding, cut, device, args)
             parts[device] = self._emit(self._name(f"{var.name}_{device}"), call, device, region)
         self.parts[var] = (cut, parts)
@@ -127,30 +137,54 @@ class _Splitter:
     ) -> relax.Expr:
         """`device`'s part of a tensor, or all of it where `cut` is None."""
         if isinstance(expr, GenericConst):
-            return expr if cut is None else _constant_part(expr, cut, device)
+            return expr if cut is None else _constant_part(expr, cut.axis, *cut.of(device))
         if cut is None:
             return self._whole(expr, device, region)
         if isinstance(expr, relax.Var) and expr in self.parts and self.parts[expr][0] == cut:
             return self.parts[expr][1][device]
         whole = self._whole(expr, device, region)
-        key = ("slice", whole, cut, device, region)
-        if key not in self.made:
-            self.made[key] = self._slice(whole, cut, device, region)
-        return self.made[key]
+        return self._slice(whole, cut.axis, *cut.of(device), device, region)
 
-    def _slice(self, whole: relax.Var, cut: Cut, device: str, region: int | None) -> relax.Var:
-        shape = list(static_shape(whole.ty) or ())
-        begin, end = cut.of(device)
-        name = self._name(f"{whole.name}_{device}_part")
-        in_region = region is not None and self.region.get(whole.name) == region
-        if is_contiguous(shape, cut.axis) and not in_region:  # a region sees no memory of its own
-            dtype = str(whole.ty.dtype)
-            inner = int(np.prod(shape[cut.axis + 1 :], dtype=np.int64)) * dtype_bytes(dtype)
-            shape[cut.axis] = end - begin
-            call = _packed(SLICE, [whole, relax.prim_value(begin * inner)], shape, dtype)
-            return self._emit(name, call, None, None)
-        call = relax.op.strided_slice(whole, [cut.axis], [begin], [end])
-        return self._emit(name, call, device, region)
+    def _rows(
+        self, expr: relax.Expr, axis: int, begin: int, end: int, device: str, region: int | None
+    ) -> relax.Expr:
+        """[begin, end) of a tensor, whatever its own parts are."""
+        if isinstance(expr, GenericConst):
+            return _constant_part(expr, axis, begin, end)
+        if (begin, end) == (0, (static_shape(expr.ty) or ())[axis]):
+            return self._whole(expr, device, region)
+        if expr in self.parts and op_name(self.calls[expr]) not in VIEWS:
+            joined, axes = self._join(expr)
+            if axes is not None and is_contiguous(static_shape(joined.ty) or (), axes[axis]):
+                key = ("rows", expr, begin, end, device, region)
+                if key not in self.made:
+                    rows = self._slice(joined, axes[axis], begin, end, device, region)
+                    back = relax.op.permute_dims(rows, list(axes))
+                    name = self._name(f"{expr.name}_{device}_rows")
+                    self.made[key] = self._emit(name, back, device, region)
+                return self.made[key]
+        whole = self._whole(expr, device, region)
+        return self._slice(whole, axis, begin, end, device, region)
+
+    def _slice(
+        self, whole: relax.Var, axis: int, begin: int, end: int, device: str, region: int | None
+    ) -> relax.Var:
+        """[begin, end) of a tensor, as a view where that is one block of memory."""
+        key = ("slice", whole, axis, begin, end, device, region)
+        if key not in self.made:
+            name = self._name(f"{whole.name}_{device}_part")
+            shape = list(static_shape(whole.ty) or ())
+            in_region = region is not None and self.region.get(whole.name) == region
+            if is_contiguous(shape, axis) and not in_region:  # a region sees no memory of its own
+                dtype = str(whole.ty.dtype)
+                inner = int(np.prod(shape[axis + 1 :], dtype=np.int64)) * dtype_bytes(dtype)
+                shape[axis] = end - begin
+                call = _packed(SLICE, [whole, relax.prim_value(begin * inner)], shape, dtype)
+                self.made[key] = self._emit(name, call, None, None)
+            else:
+                call = relax.op.strided_slice(whole, [axis], [begin], [end])
+                self.made[key] = self._emit(name, call, device, region)
+        return self.made[key]
 
     # --- the whole of what was cut ---------------------------------------------------------------
 
@@ -191,7 +225,7 @@ class _Splitter:
         axes: tuple[int, ...] | None = None
         stored = parts
         if not is_contiguous(shape, cut.axis):
-            first = [cut.axis, *(a for a in range(len(shape)) if a != cut.axis)]
+            first = stored_order(shape, cut.axis, image=var in self.images)
             axes = tuple(first.index(a) for a in range(len(shape)))
             shape = [shape[a] for a in first]
             stored = {d: self._first(var, d, parts[d], first) for d in PARTS}
@@ -203,7 +237,7 @@ class _Splitter:
         return self.made[key], axes
 
     def _first(self, var: relax.Var, device: str, part: relax.Var, first: list[int]) -> relax.Var:
-        """`part` with the axis along which it is cut outermost, stored so by its own device."""
+        """`part` in the order of memory, stored so by its own device."""
         key = ("first", part)
         if key not in self.made:
             region = self.plans[var.name].region if device == "npu" else None
@@ -295,12 +329,18 @@ def _sharding(call: relax.Call, cut: Cut, name: str) -> Sharding:
     raise PlacementError(f"{name}: {op_name(call)} cannot be cut along axis {cut.axis}")
 
 
-def _constant_part(expr: relax.Expr, cut: Cut, device: str) -> relax.Expr:
+def _calls(main: relax.Function) -> Iterator[tuple[relax.Var, relax.Call]]:
+    for block in main.body.blocks:
+        for binding in block.bindings:
+            if isinstance(binding.value, relax.Call):
+                yield binding.var, binding.value
+
+
+def _constant_part(expr: relax.Expr, axis: int, begin: int, end: int) -> relax.Expr:
     array = array_of(expr)
     assert array is not None
-    begin, end = cut.of(device)
     index = [slice(None)] * array.ndim
-    index[cut.axis] = slice(begin, end)
+    index[axis] = slice(begin, end)
     return tensor_constant(array[tuple(index)])
 
 

@@ -12,14 +12,16 @@ import random
 
 import forced_plans
 import numpy as np
+import onnx
 import pytest
 import tiny_models as tiny
 import tvm
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from numpy_relax import evaluate
-from split_models import CASES
-from split_programs import models, random_plan
+from onnx import helper
+from split_models import CASES, model_of, weight_of
+from split_programs import legal_cuts, models, plan_of, random_plan
 from tvm import relax
 
 import hetero_tvm
@@ -30,6 +32,7 @@ from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.op_work import static_shape
 from relay_passes.ordering import violations
 from relay_passes.plan_memory import npu_or_kernel
+from relay_passes.program import read_program
 from target_specs.loader import load_spec
 
 HAS_QNN = importlib.util.find_spec("onnxruntime_qnn") is not None
@@ -147,7 +150,8 @@ def _nbytes(tensor):
 
 
 @pytest.mark.parametrize(
-    "name", ["weight", "weight_odd", "weight_of_many_rows", "activation", "activation_chain"]
+    "name",
+    ["weight", "weight_odd", "weight_of_many_rows", "activation", "activation_chain", "conv_rows"],
 )
 def test_both_parts_are_written_into_the_output_itself(tmp_path, name):
     """The NPU's part begins where the result begins, the GPU's where the NPU's ends."""
@@ -175,6 +179,84 @@ def test_a_join_in_the_middle_of_the_program_is_one_buffer(tmp_path):
     assert (whole, nbytes) == (part, 7 * 48 * 4)
     on_gpu = [tensors[-1] for callee, tensors in calls if _is_kernel(callee, tensors)]
     assert (whole + part_bytes, nbytes - part_bytes) in on_gpu
+
+
+def test_rows_of_an_image_are_stored_and_read_without_a_pass_over_memory(tmp_path):
+    """Kernels compute channels last, and so the parts lie: one permutation, of the input."""
+    built = build(CASES["conv_rows_chain"], tmp_path)
+    calls, *_ = traced(built)
+    on_gpu = [callee for callee, tensors in calls if _is_kernel(callee, tensors)]
+    first, *rest = on_gpu
+    assert "transpose" in first
+    assert not any(word in name for name in rest for word in ("transpose", "slice")), rest
+
+
+# --- convolutions by rows ------------------------------------------------------------------------
+
+
+@st.composite
+def convolutions(draw):
+    """Two convolutions with an activation between: odd sizes, strides, pads, dilation, groups."""
+    nodes, weights, channels = [], [], draw(st.sampled_from([1, 3, 4, 8]))
+    height, width = draw(st.integers(5, 23)), draw(st.integers(3, 9))
+    given_shape, tensor = (1, channels, height, width), "x"
+    for index in range(2):
+        kernel = [draw(st.integers(1, 3)), draw(st.integers(1, min(3, width)))]
+        dilation = [draw(st.integers(1, 2)) if k > 1 and height > 6 else 1 for k in kernel[:1]] + [
+            1
+        ]
+        stride = [draw(st.integers(1, 2)), draw(st.integers(1, 2))]
+        reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        pads = [draw(st.integers(0, r - 1)) for r in (*reach, *reach)]
+        groups = draw(st.sampled_from([g for g in (1, 2, channels) if channels % g == 0]))
+        outputs = groups * draw(st.integers(1, 3))
+        shape = (outputs, channels // groups, *kernel)
+        weights.append(weight_of(f"w{index}", *shape))
+        attributes = {"strides": stride, "pads": pads, "dilations": dilation, "group": groups}
+        nodes.append(helper.make_node("Conv", [tensor, f"w{index}"], [f"c{index}"], **attributes))
+        nodes.append(helper.make_node("Relu", [f"c{index}"], [f"r{index}"]))
+        tensor, channels = f"r{index}", outputs
+        height, width = (
+            (size + pads[a] + pads[a + 2] - reach[a]) // stride[a] + 1
+            for a, size in enumerate((height, width))
+        )
+        if height < 4 or width < 3:
+            break
+    nodes[-1].output[0] = "y"
+    return model_of(nodes, given_shape, (1, channels, height, width), *weights)
+
+
+def by_rows(rng):
+    """Every operator cut by rows at random, alike its producer's where the two have one rule."""
+
+    def plan(mod):
+        nodes, chosen = read_program(mod), []
+        for node in nodes:
+            legal = [found for found in legal_cuts(node.call) if found[1].axis == 2]
+            chosen.append(("gpu+npu", rng.choice(legal)) if legal else ("gpu", None))
+        return plan_of(nodes, chosen)
+
+    return plan
+
+
+@given(convolutions(), st.integers(0, 2**32))
+@settings(
+    max_examples=12,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+)
+def test_rows_of_random_convolutions(tmp_path_factory, model, seed):
+    folder = tmp_path_factory.mktemp("rows")
+    onnx.save(model, folder / "model.onnx")
+    plan = by_rows(random.Random(seed))
+    state = forced_plans.build(folder / "model.onnx", folder / "model.so", plan)
+    assert any(op.split is not None and op.split.axis == 2 for op in state.plan.ops)
+    assert order(state) == []
+    x = np.random.default_rng(seed).standard_normal(state.model.inputs[0].shape, np.float32)
+    (want,) = tiny.run_with_onnxruntime(folder / "model.onnx", x=x).values()
+    built = Built(state, None, hetero_tvm.load(folder / "model.so"), x, want)
+    assert check_numbers(built, 1e-4)["bytes_copied"] == 0
 
 
 # --- random models through the whole of the lowering ---------------------------------------------

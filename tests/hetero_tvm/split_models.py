@@ -53,22 +53,30 @@ CASES = {
         rows=7,
     ),
     "conv_channels": Case("conv", {"nn.conv2d": (1, 3), "nn.relu": (1, 3)}),
+    "conv_rows": Case("conv", {"nn.conv2d": (2, 4), "nn.relu": (2, 4)}),
+    "conv_rows_of_images": Case("conv", {"nn.conv2d": (2, 7), "nn.relu": (2, 7)}, rows=2),
+    "conv_rows_chain": Case(
+        "separable",
+        {name: (2, 8) for name in ("nn.conv2d", "nn.relu", "add", "nn.max_pool2d")},
+    ),
     "conv_images": Case("conv", {"nn.conv2d": (0, 1), "nn.relu": (0, 1)}, rows=2),
 }
 
 
-def _weight(name: str, *shape: int) -> onnx.TensorProto:
+def weight_of(name: str, *shape: int) -> onnx.TensorProto:
+    """Random, so large that products keep the size of what goes in."""
     rng = np.random.default_rng(len(name) + sum(shape))
     scale = 1 / np.sqrt(np.prod(shape[:-1]) if len(shape) < 4 else np.prod(shape[1:]))
     return numpy_helper.from_array((rng.standard_normal(shape) * scale).astype(np.float32), name)
 
 
-def _model(
+def model_of(
     nodes: list[onnx.NodeProto],
     given: tuple[int, ...],
     made: tuple[int, ...],
     *weights: onnx.TensorProto,
 ) -> onnx.ModelProto:
+    """One float32 input `x`, one output `y`."""
     graph = helper.make_graph(
         nodes,
         "split",
@@ -81,7 +89,7 @@ def _model(
 
 def _gemm(rows: int) -> onnx.ModelProto:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    return _model(nodes, (rows, 64), (rows, 96), _weight("w", 64, 96))
+    return model_of(nodes, (rows, 64), (rows, 96), weight_of("w", 64, 96))
 
 
 def _mlp(rows: int) -> onnx.ModelProto:
@@ -91,8 +99,8 @@ def _mlp(rows: int) -> onnx.ModelProto:
         helper.make_node("Relu", ["h1"], ["h2"]),
         helper.make_node("MatMul", ["h2", "w1"], ["y"]),
     ]
-    weights = _weight("w0", 32, 48), _weight("b0", 48), _weight("w1", 48, 64)
-    return _model(nodes, (rows, 32), (rows, 64), *weights)
+    weights = weight_of("w0", 32, 48), weight_of("b0", 48), weight_of("w1", 48, 64)
+    return model_of(nodes, (rows, 32), (rows, 64), *weights)
 
 
 def _residual(rows: int) -> onnx.ModelProto:
@@ -103,7 +111,7 @@ def _residual(rows: int) -> onnx.ModelProto:
         helper.make_node("Relu", ["h1"], ["h2"]),
         helper.make_node("Add", ["h2", "x"], ["y"]),
     ]
-    return _model(nodes, (rows, 32), (rows, 32), _weight("w", 32, 32), _weight("b", 32))
+    return model_of(nodes, (rows, 32), (rows, 32), weight_of("w", 32, 32), weight_of("b", 32))
 
 
 def _gated(rows: int) -> onnx.ModelProto:
@@ -116,7 +124,7 @@ def _gated(rows: int) -> onnx.ModelProto:
         helper.make_node("Mul", ["silu", "up"], ["h"]),
         helper.make_node("MatMul", ["h", "w1"], ["y"]),
     ]
-    return _model(nodes, (rows, 32), (rows, 32), _weight("w0", 32, 96), _weight("w1", 48, 32))
+    return model_of(nodes, (rows, 32), (rows, 32), weight_of("w0", 32, 96), weight_of("w1", 48, 32))
 
 
 def _attention(rows: int) -> onnx.ModelProto:
@@ -127,7 +135,7 @@ def _attention(rows: int) -> onnx.ModelProto:
         helper.make_node("Softmax", ["scores"], ["shares"], axis=-1),
         helper.make_node("MatMul", ["shares", "x"], ["y"]),
     ]
-    return _model(nodes, (1, 3, rows, 16), (1, 3, rows, 16))
+    return model_of(nodes, (1, 3, rows, 16), (1, 3, rows, 16))
 
 
 def _conv(images: int) -> onnx.ModelProto:
@@ -135,8 +143,24 @@ def _conv(images: int) -> onnx.ModelProto:
         helper.make_node("Conv", ["x", "w", "b"], ["h"], pads=[1, 1, 1, 1]),
         helper.make_node("Relu", ["h"], ["y"]),
     ]
-    weights = _weight("w", 8, 4, 3, 3), _weight("b", 8)
-    return _model(nodes, (images, 4, 10, 12), (images, 8, 10, 12), *weights)
+    weights = weight_of("w", 8, 4, 3, 3), weight_of("b", 8)
+    return model_of(nodes, (images, 4, 10, 12), (images, 8, 10, 12), *weights)
+
+
+def _separable(images: int) -> onnx.ModelProto:
+    """Depthwise and pointwise with a residual, then a strided one, odd sizes and dilation."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["h0"], pads=[2, 1, 2, 1], group=8, dilations=[2, 1]),
+        helper.make_node("Relu", ["h0"], ["h1"]),
+        helper.make_node("Conv", ["h1", "w1"], ["h2"]),
+        helper.make_node("Add", ["h2", "h1"], ["h3"]),
+        helper.make_node(
+            "MaxPool", ["h3"], ["h4"], kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]
+        ),
+        helper.make_node("Conv", ["h4", "w2"], ["y"], strides=[2, 2], pads=[1, 1, 0, 1]),
+    ]
+    weights = weight_of("w0", 8, 1, 3, 3), weight_of("w1", 8, 8, 1, 1), weight_of("w2", 6, 8, 3, 3)
+    return model_of(nodes, (images, 8, 21, 11), (images, 6, 10, 6), *weights)
 
 
 _MODELS = {
@@ -146,4 +170,5 @@ _MODELS = {
     "gated": _gated,
     "attention": _attention,
     "conv": _conv,
+    "separable": _separable,
 }

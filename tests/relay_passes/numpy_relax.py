@@ -70,8 +70,9 @@ def _layer_norm(call: relax.Call, x: np.ndarray, scale: np.ndarray, bias: np.nda
 
 
 def _conv2d(call: relax.Call, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """3x3 over a border of one, [N, C, H, W]."""
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    """3x3 in steps of one over [N, C, H, W]."""
+    top, left, bottom, right = (int(n) for n in call.attrs.padding)
+    padded = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), (2, 3))
     return np.einsum("nchwij,ocij->nohw", windows, weight)
 

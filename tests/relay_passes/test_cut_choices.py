@@ -161,13 +161,37 @@ def test_the_gpus_part_starts_at_an_aligned_address(dtype):
         assert cut.at * inner * dtype_bytes(dtype) % 128 == 0
 
 
-def test_a_convolution_is_cut_by_channels():
+def _conv(images, groups=1):
     def conv(builder, x):
-        return builder.emit(relax.op.nn.conv2d(x, weight(64, 16, 3, 3), padding=1), "conv")
+        kernel = weight(64, 16 // groups, 3, 3)
+        return builder.emit(relax.op.nn.conv2d(x, kernel, padding=1, groups=groups), "conv")
 
-    cuts = cuts_of(program(conv, 1, 16, 20, 20))["conv"]
-    assert cuts
-    assert {(cut.axis, cut.extent) for cut in cuts} == {(1, 64)}
+    return program(conv, images, 16, 20, 20)
+
+
+def test_a_convolution_is_cut_by_channels_and_by_rows_of_the_npus_tile():
+    cuts = cuts_of(_conv(1))["conv"]
+    assert {(cut.axis, cut.extent) for cut in cuts} == {(1, 64), (2, 20)}
+    assert {cut.at for cut in cuts if cut.axis == 2} == {8, 16}
+
+
+def test_several_images_are_not_cut_by_rows():
+    assert {cut.axis for cut in cuts_of(_conv(3))["conv"]} == {0, 1}
+
+
+def test_groups_leave_rows():
+    assert {cut.axis for cut in cuts_of(_conv(1, groups=4))["conv"]} == {2}
+
+
+def test_pointwise_convolutions_carry_the_rows_of_their_neighbour():
+    def separable(builder, x):
+        x = builder.emit(relax.op.nn.conv2d(x, weight(16, 1, 3, 3), groups=16, padding=1), "deep")
+        x = builder.emit(relax.op.nn.relu(x), "relu")
+        return builder.emit(relax.op.nn.conv2d(x, weight(24, 16, 1, 1)), "flat")
+
+    cuts = cuts_of(program(separable, 1, 16, 40, 40))
+    rows = [{cut.at for cut in cuts[name] if cut.axis == 2} for name in ("deep", "relu", "flat")]
+    assert set.intersection(*rows)
 
 
 def test_choices_stay_few():

@@ -19,6 +19,7 @@ from relay_passes.op_work import op_name, op_work, static_shape, tensor_args
 from relay_passes.planner.problem import Cut
 from relay_passes.sharding import (
     argument_cut,
+    argument_rows,
     fits,
     is_contiguous,
     shard_call,
@@ -100,10 +101,13 @@ def check(case: Case, pick: Callable[[list[int]], int]) -> list[int]:
     results: list[relax.Expr] = [call]
     for sharding, cut in cuts:
         for device in ("npu", "gpu"):
-            args = [
-                sliced(arg, argument_cut(call, sharding, cut, i), device)
-                for i, arg in enumerate(tensor_args(call))
-            ]
+            args = []
+            for i, arg in enumerate(tensor_args(call)):
+                rows = argument_rows(sharding, cut, device, i)
+                if rows is None:
+                    args.append(sliced(arg, argument_cut(call, sharding, cut, i), device))
+                else:
+                    args.append(OP.strided_slice(arg, *([n] for n in rows)))
             results.append(shard_call(call, sharding, cut, device, args))
     whole, *parts = run(params, results, case.inputs())
     for i, (_, cut) in enumerate(cuts):
@@ -162,18 +166,19 @@ def matmul(draw: st.DrawFn) -> Case:
 def conv2d(draw: st.DrawFn) -> Case:
     images, inputs, outputs = (draw(st.integers(1, 5)) for _ in range(3))
     layout, kernel = draw(st.sampled_from([("NCHW", "OIHW"), ("NHWC", "HWIO"), ("NHWC", "OHWI")]))
-    groups = inputs if draw(st.booleans()) else 1
+    groups = draw(st.sampled_from([g for g in range(1, inputs + 1) if inputs % g == 0]))
     sizes = {"N": images, "C": inputs, "O": outputs * groups, "I": inputs // groups}
-    size = draw(st.integers(3, 6))
-    data = [sizes.get(axis, size) for axis in layout]
-    weight = [sizes.get(axis, 3) for axis in kernel]
-    stride = draw(st.integers(1, 2))
+    window = draw(st.integers(1, 3))
+    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    reach = (window - 1) * dilation + 1
+    sizes |= {"H": draw(st.integers(reach, 12)), "W": draw(st.integers(reach, 7))}
+    data = [sizes[axis] for axis in layout]
+    weight = [sizes.get(axis, window) if axis in "OI" else window for axis in kernel]
+    padding = [draw(st.integers(0, 3)) for _ in range(4)]
 
     def build(x: relax.Expr, w: relax.Expr) -> relax.Expr:
-        padding, dilation = (draw_padding,) * 4, 1
         return OP.nn.conv2d(x, w, stride, padding, dilation, groups, layout, kernel)
 
-    draw_padding = draw(st.integers(0, 1))
     return Case(build, [numbers(*data), numbers(*weight)], draw(st.sampled_from([(1,), ()])))
 
 
@@ -278,8 +283,17 @@ def windows(draw: st.DrawFn) -> Case:
     layout = draw(st.sampled_from(["NCHW", "NHWC"]))
     sizes = {"N": draw(st.integers(1, 3)), "C": draw(st.integers(1, 5))}
     op = draw(st.sampled_from([OP.nn.max_pool2d, OP.nn.avg_pool2d]))
-    shape = [sizes.get(axis, 5) for axis in layout]
-    return Case(lambda x: op(x, (2, 2), (2, 2), layout=layout), [numbers(*shape)])
+    shape = [sizes.get(axis, draw(st.integers(3, 9))) for axis in layout]
+    size, stride = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    padding = [draw(st.integers(0, size - 1)) for _ in range(4)]
+    options = {
+        "ceil_mode": draw(st.booleans()),
+        "count_include_pad": draw(st.booleans()),
+        "layout": layout,
+    }
+    return Case(
+        lambda x: op(x, (size, size), (stride, stride), padding, **options), [numbers(*shape)]
+    )
 
 
 FAMILIES = {
@@ -291,10 +305,13 @@ FAMILIES = {
 }
 
 
+_MORE = {"conv2d": 15}  # examples: they have most that can go wrong at a border
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_parts_make_the_whole(family):
     @given(FAMILIES[family](), st.randoms(use_true_random=False))
-    @settings(max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=_MORE.get(family, 10), suppress_health_check=[HealthCheck.too_slow])
     def every_axis(case, rng):
         check(case, rng.choice)
 
@@ -331,11 +348,42 @@ def test_reshape_moves_a_boundary_to_the_axis_with_the_same_outside():
     assert argument_cut(call, second, Cut(1, 3, 4), 0) == Cut(1, 9, 12)
 
 
-def test_conv2d_is_cut_by_output_channels_or_by_images():
+def test_conv2d_is_cut_by_output_channels_by_images_or_by_rows():
     case = Case(
         lambda x, w: OP.nn.conv2d(x, w, padding=1), [numbers(2, 3, 5, 5), numbers(4, 3, 3, 3)], (1,)
     )
-    assert _axes(case) == [(1, (None, 0), "weight"), (0, (0, None), "activation")]
+    assert _axes(case) == [
+        (1, (None, 0), "weight"),
+        (0, (0, None), "activation"),
+        (2, (None, None), "activation"),
+    ]
+
+
+def test_a_convolutions_part_reads_its_rows_and_the_halo():
+    case = Case(
+        lambda x, w: OP.nn.conv2d(x, w, strides=2, padding=1),
+        [numbers(1, 3, 9, 5), numbers(4, 3, 3, 3)],
+        (1,),
+    )
+    _, call = case.call()
+    rows = next(sharding for sharding in shardings(call) if sharding.axis == 2)
+    read = [argument_rows(rows, Cut(2, 2, 5), device, 0) for device in ("npu", "gpu")]
+    assert read == [(2, 0, 4), (2, 3, 9)]
+    assert argument_rows(rows, Cut(2, 2, 5), "npu", 1) is None  # the weight: all of it
+    whole = op_work(call)
+    parts = [shard_work(call, whole, rows, Cut(2, 2, 5), device) for device in ("npu", "gpu")]
+    assert [part.macs for part in parts] == [whole.macs * 2 // 5, whole.macs * 3 // 5]
+    of_images = [4 * 3 * 5 * n for n in (4, 6)]
+    weights = [part.bytes - part.output_bytes for part in parts]
+    assert [w - i for w, i in zip(weights, of_images, strict=True)] == [4 * 4 * 3 * 9] * 2
+
+
+def test_windows_side_by_side_are_cut_as_the_image_is():
+    """So a chain of pointwise convolutions stays cut, without a wait."""
+    case = Case(OP.nn.conv2d, [numbers(1, 3, 9, 5), numbers(4, 3, 1, 1)], (1,))
+    assert _axes(case)[-1] == (2, (2, None), "activation")
+    pool = Case(lambda x: OP.nn.max_pool2d(x, (3, 3), (3, 3)), [numbers(1, 3, 9, 6)])
+    assert _axes(pool)[-1] == (2, (2,), "activation")
 
 
 def test_softmax_is_not_cut_along_its_own_axis():
@@ -370,10 +418,10 @@ def test_a_boundary_inside_an_element_does_not_fit():
         pytest.param(
             Case(
                 lambda x, w: OP.nn.conv2d(x, w, groups=2),
-                [numbers(1, 4, 5, 5), numbers(4, 2, 3, 3)],
+                [numbers(1, 4, 3, 5), numbers(4, 2, 3, 3)],
                 (1,),
             ),
-            id="groups",
+            id="channels_of_groups",
         ),
         pytest.param(Case(lambda x: OP.split(x, 2), [numbers(4, 4)]), id="several_results"),
     ],
