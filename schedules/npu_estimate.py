@@ -8,7 +8,8 @@ bytes more than the absolute rate: the scale makes two plain matmuls run at the 
 driver or contention in it.
 
 Requires: static, self-contained ONNX models.
-Ensures:  the same model gives the same estimate; what was estimated once is read from the cache.
+Ensures:  the same model gives the same estimate; what was estimated, or refused, once is read from
+          the cache. A compiler that crashed or took too long is asked again.
 """
 
 from __future__ import annotations
@@ -174,9 +175,9 @@ def estimate_models(
     fresh = profile_models(
         waiting, options, timeout_s, progress, weight_bytes=weight_bytes, trace=trace
     )
-    for key, profile in fresh.items():
-        if isinstance(profile, Profile):
-            _write_cache(cache_dir, key, profile)
+    for key, answer in fresh.items():
+        if isinstance(answer, Profile) or answer.refused:
+            _write_cache(cache_dir, key, answer)
     scale = scale_to(npu, proxy)
     results: dict[str, NpuEstimate | NoEstimate] = {}
     for name, key in keys.items():
@@ -208,29 +209,31 @@ def _key(onnx: bytes, options: Mapping[str, str], trace: bool) -> str:
     return hashlib.sha256(what.encode() + b"\0" + onnx).hexdigest()
 
 
-def _read_cache(cache_dir: Path | None, key: str) -> Profile | None:
-    """The profile kept under `key`; None when there is none, or a damaged one."""
+def _read_cache(cache_dir: Path | None, key: str) -> Profile | NoEstimate | None:
+    """What is kept under `key`; None when there is nothing, or it is damaged."""
     path = _cache_path(cache_dir, key)
     if path is None or not path.is_file():
         return None
     try:
         entry = json.loads(path.read_bytes())
-        if entry["sha256"] != _digest(entry["profile"]):
+        kind, make = ("refusal", NoEstimate) if "refusal" in entry else ("profile", Profile)
+        if entry["sha256"] != _digest(entry[kind]):
             raise ValueError("another checksum")
-        return Profile(**entry["profile"])
+        return make(**entry[kind])
     except (ValueError, TypeError, KeyError) as error:
         logger.warning("%s is damaged (%s); estimating again", path, error)
         return None
 
 
-def _write_cache(cache_dir: Path | None, key: str, profile: Profile) -> None:
+def _write_cache(cache_dir: Path | None, key: str, answer: Profile | NoEstimate) -> None:
     path = _cache_path(cache_dir, key)
     if path is None:
         return
-    figures = dataclasses.asdict(profile)
+    kind = "profile" if isinstance(answer, Profile) else "refusal"
+    figures = dataclasses.asdict(answer)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-        json.dump({"sha256": _digest(figures), "profile": figures}, file)
+        json.dump({"sha256": _digest(figures), kind: figures}, file)
     Path(file.name).replace(path)
 
 

@@ -64,6 +64,8 @@ class NoEstimate:
     """The compiler gave none for this model."""
 
     reason: str
+    # The compiler's own answer, which it would give again; not what happened to its process.
+    refused: bool = dataclasses.field(default=False, compare=False)
 
 
 def profile_models(
@@ -166,11 +168,11 @@ def _died(code: int, folder: Path) -> str:
 def _result(folder: Path, key: str) -> Profile | NoEstimate:
     error = json.loads((folder / f"{key}.json").read_text())["error"]
     if error is not None:
-        return NoEstimate(error)
+        return NoEstimate(error, refused=True)
     table = folder / f"{key}.csv"
     profile = parse_profile(table.read_text().splitlines()) if table.is_file() else None
     if profile is None:
-        return NoEstimate("the compiler printed no estimate")
+        return NoEstimate("the compiler printed no estimate", refused=True)
     nodes = folder / f"{key}.nodes.json"
     return (
         dataclasses.replace(profile, **json.loads(nodes.read_text()))

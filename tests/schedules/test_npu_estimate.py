@@ -31,10 +31,11 @@ def compiler(monkeypatch):
 
     def profile_models(waiting, options, timeout_s, progress, **_weights):
         asked.append(list(waiting.values()))
-        return {
-            key: NoEstimate("refused") if onnx == b"bad" else PROFILE
-            for key, onnx in waiting.items()
+        answers = {
+            b"bad": NoEstimate("refused", refused=True),
+            b"crash": NoEstimate("crashed"),
         }
+        return {key: answers.get(onnx, PROFILE) for key, onnx in waiting.items()}
 
     monkeypatch.setattr(npu_estimate, "profile_models", profile_models)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
@@ -112,12 +113,24 @@ def test_a_damaged_entry_is_ignored_and_replaced(compiler, tmp_path, caplog, dam
     assert estimate_models({"a": b"x"}, GEN3, cache_dir=tmp_path)["a"].cached
 
 
-def test_refusals_are_not_kept(compiler, tmp_path):
+def test_refusals_are_kept_and_crashes_are_not(compiler, tmp_path):
+    """Else whoever plans with a warm cache waits for what is refused, again and again."""
     for _ in range(2):
-        found = estimate_models({"a": b"bad", "b": b"x"}, GEN3, cache_dir=tmp_path)
+        models = {"a": b"bad", "b": b"x", "c": b"crash"}
+        found = estimate_models(models, GEN3, cache_dir=tmp_path)
         assert found["a"] == NoEstimate("refused")
+        assert found["c"] == NoEstimate("crashed")
         assert isinstance(found["b"], NpuEstimate)
-    assert compiler == [[b"bad", b"x"], [b"bad"]]
+    assert compiler == [[b"bad", b"x", b"crash"], [b"crash"]]
+
+
+def test_a_damaged_refusal_is_asked_for_again(compiler, tmp_path, caplog):
+    estimate_models({"a": b"bad"}, GEN3, cache_dir=tmp_path)
+    (entry,) = (tmp_path / "npu_estimates").iterdir()
+    entry.write_text(entry.read_text().replace('"refused"', '"took up"', 1))
+    assert estimate_models({"a": b"bad"}, GEN3, cache_dir=tmp_path)["a"] == NoEstimate("refused")
+    assert "is damaged" in caplog.text
+    assert len(compiler) == 2
 
 
 def test_phones_of_one_proxy_share_entries_and_others_do_not(compiler, tmp_path):
