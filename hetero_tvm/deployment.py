@@ -20,12 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from hetero_tvm import llm_check, reference, signing
+from hetero_tvm import llm_check, reference, signing, substitutes
 from hetero_tvm.bundle import Manifest, read_manifest
 from hetero_tvm.device_facts import DeviceFacts, read_facts
-from hetero_tvm.device_fit import check_fits, check_npu, check_qnn, on_device
+from hetero_tvm.device_fit import check_fits, on_device
 from hetero_tvm.device_libraries import libraries_for
-from hetero_tvm.device_os import this_os
 from hetero_tvm.device_store import DeviceStore, StoredFile, check_name
 from hetero_tvm.errors import (
     AnotherModel,
@@ -41,11 +40,14 @@ from hetero_tvm.remote import RemoteModel, Session
 from hetero_tvm.remote_llm import RemoteLlm
 from hetero_tvm.run import default_tolerance
 from hetero_tvm.start_script import start_script
+from hetero_tvm.substitutes import Unfit
 from hetero_tvm.transports.transport import Transport
 
 logger = logging.getLogger(__name__)
 
 _SPARE_BYTES = 16 << 20  # what a device keeps for itself
+# What the device's program adds to an artefact that could; see c_api/machine.cc.
+_CPU_ADVICE = "; or run it on the CPU with --allow-fallback (HETERO_ALLOW_FALLBACK=1)"
 _NEXT_STEP = {
     "cpu": "the host code does not run there",
     "gpu": "the GPU part does not run there; see `hetero-tvm devices --to …` for its driver",
@@ -65,7 +67,7 @@ class Wish:
     name: str
     cache_dir: Path
     fallbacks: tuple[Path, ...] = ()  # in its place where it cannot run there, in this order
-    use_substitutes: bool = False  # the artefact's own, where the NPU is missing or another one
+    use_substitutes: bool = False  # the artefact's own, where NPU or OpenCL is missing or fails
     sign: Path | None = None  # private key for tests, where the device accepts only signed ones
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
@@ -99,6 +101,7 @@ class Deployed:
     seconds: Mapping[str, float]
     instead_of: tuple[tuple[str, str], ...] = ()  # artefacts that cannot run there, each with why
     no_npu: str | None = None  # why the CPU does the NPU's part there
+    no_opencl: str | None = None  # why it computes all of the model
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, the `--json` of the verb."""
@@ -177,11 +180,12 @@ def _deploy(
     step("look")
     store = DeviceStore(transport, root)
     facts = read_facts(transport, store.root)
-    check_fits(wish.artefact, manifest, facts, {**transport.environment(), **wish.environment})
+    check_fits(wish.artefact, manifest, facts)
     manifest = on_device(manifest, facts)
-    no_npu = _why_no_npu(wish, manifest, facts)
-    if no_npu is not None:
-        progress.note(f"on {transport.where} the CPU computes the NPU's part: {no_npu}")
+    environment = {**transport.environment(), **wish.environment}
+    unfit = substitutes.by_facts(
+        wish.artefact, manifest, facts, environment, allowed=wish.use_substitutes
+    )
     trusted = store.trusted_keys()
     if trusted:
         _check_signed(wish, facts, trusted)
@@ -193,10 +197,6 @@ def _deploy(
         ]
         artefact = StoredFile.of(wish.artefact)
         tests = part_tests(manifest, wish.cache_dir)
-        if no_npu is not None:
-            tests = [
-                PartTest(part=t.part, why_not="a fallback") if t.part == "npu" else t for t in tests
-            ]
         if trusted:
             tests = [_signed(test, wish.sign, Path(folder)) for test in tests]
         built = [StoredFile.of(test.path) for test in tests if test.path is not None]
@@ -205,27 +205,35 @@ def _deploy(
         step("push")
         pushed = _push(store, files, facts, progress)
         step("test")
-        environment = {**transport.environment(), **wish.environment}
-        if no_npu is not None:
-            environment |= {"HETERO_ALLOW_FALLBACK": "1", "HETERO_NPU_UNFIT": no_npu}
         prompt = (
             None if manifest.llm is None else list((manifest.reference or {}).get("prompt", ()))
         )
-        script = start_script(libraries, artefact, inputs, environment, prompt)
-        trial = store.install(
-            wish.name,
-            script,
-            files,
-            artefact=artefact.sha256,
-            file=artefact.name,
-            model=manifest.model_name,
-            target=manifest.target,
-            instead_of=[sha for path, _ in refused for sha in [StoredFile.of(Path(path)).sha256]],
-        )
-        parts = _try_parts(store, trial, tests, manifest, artefact)
-        failed = [part for part in parts if part.held is False]
-        if failed:
-            raise PartsFailed(_words_of_failure(transport, failed))
+        while True:
+            for line in unfit.lines():
+                progress.note(f"on {transport.where} {line}")
+            everything = {**environment, **unfit.environment()}
+            trial = store.install(
+                wish.name,
+                start_script(libraries, artefact, inputs, everything, prompt),
+                files,
+                artefact=artefact.sha256,
+                file=artefact.name,
+                model=manifest.model_name,
+                target=manifest.target,
+                instead_of=[StoredFile.of(Path(path)).sha256 for path, _ in refused],
+            )
+            parts = _try_parts(store, trial, unfit.tests(tests), manifest, artefact)
+            failed = [part for part in parts if part.held is False]
+            if not failed:
+                break
+            less = (
+                unfit.after(_reasons(failed, transport.where), manifest)
+                if wish.use_substitutes
+                else None
+            )
+            if less is None:
+                raise PartsFailed(_words_of_failure(transport, failed, manifest))
+            unfit = less
         step("install")
         command = store.commit(wish.name)
         store.collect()
@@ -240,29 +248,9 @@ def _deploy(
         artefact=str(wish.artefact),
         run_here="run" if manifest.llm is None else "generate",
         seconds=seconds,
-        no_npu=no_npu,
+        no_npu=unfit.npu,
+        no_opencl=unfit.opencl,
     )
-
-
-def _why_no_npu(wish: Wish, manifest: Manifest, facts: DeviceFacts) -> str | None:
-    """Why what the artefact carries computes its NPU part there, if so; None: the NPU does.
-
-    Raises:
-        DeviceLacks: the NPU cannot, and nothing else may.
-    """
-    try:
-        check_npu(wish.artefact, manifest, facts)
-        if (manifest.os, manifest.host) == (this_os().system, this_os().machine):
-            check_qnn(wish.artefact, manifest)  # it gets the libraries of this machine
-    except DeviceLacks as error:
-        if not manifest.fallback:
-            raise
-        if not wish.use_substitutes:
-            raise DeviceLacks(
-                f"{error}; or let its CPU do that part with --allow-fallback"
-            ) from None
-        return str(error)
-    return None
 
 
 def _check_signed(wish: Wish, facts: DeviceFacts, trusted: str) -> None:
@@ -361,7 +349,7 @@ def _hold(
             model: RemoteLlm | RemoteModel = RemoteLlm(session, store.path(file), manifest)
         else:
             model = session.load(store.path(file), manifest)
-        gpu = next((d["name"] for d in session.gpus() if d["selected"]), "no OpenCL device")
+        gpus = [str(device["name"]) for device in session.gpus() if device["selected"]]
         if manifest.reference is None:
             return (), "it loads; built with --no-check, so there are no outputs to hold it against"
         tolerance = default_tolerance(manifest)
@@ -371,25 +359,39 @@ def _hold(
             outputs = model.run(reference.inputs(manifest.reference, manifest.ranges))
             errors = reference.check(outputs, manifest.reference, tolerance)
         npu = {"cpu": "ONNX Runtime's CPU provider", "qnn": f"HTP v{manifest.htp_arch}"}
-        words = [str(gpu)]
-        if manifest.npu_regions:
+        told = session.fallbacks()
+        words = [*gpus, *told]
+        if manifest.npu_regions and not told:
             simulated = ", simulated" if model.simulated else ""
             words.append(npu.get(manifest.npu_provider, manifest.npu_provider) + simulated)
-        words += session.fallbacks()
         return tuple(errors), " and ".join(words)
 
 
-def _words_of_failure(transport: Transport, failed: Sequence[PartResult]) -> str:
-    parts_by_reason: dict[str, list[str]] = {}
+def _reasons(failed: Sequence[PartResult], where: str) -> dict[str, str]:
+    """Part -> why it failed."""
+    found = {}
     for part in failed:
         if part.errors:
             worst = max(error.relative_error for error in part.errors)
-            why = f"wrong numbers (relative error {worst:.1e})"
+            found[part.part] = f"wrong numbers (relative error {worst:.1e})"
         else:
-            why = part.words.removeprefix(f"{transport.where}: ")
-        parts_by_reason.setdefault(why, []).append(part.part)
+            words = part.words.removeprefix(f"{where}: ")
+            found[part.part] = words.removesuffix(_CPU_ADVICE)  # the tests' artefacts have none
+    return found
+
+
+def _words_of_failure(
+    transport: Transport, failed: Sequence[PartResult], manifest: Manifest
+) -> str:
+    reasons = _reasons(failed, transport.where)
+    parts_by_reason: dict[str, list[str]] = {}
+    for part, why in reasons.items():
+        parts_by_reason.setdefault(why, []).append(part)
     lines = [f"{', '.join(parts)}: {why}" for why, parts in parts_by_reason.items()]
-    hint = _NEXT_STEP.get(failed[0].part, "the model's own code does not run there")
+    first = "gpu" if "gpu" in reasons else failed[0].part  # whose memory all of them need
+    hint = _NEXT_STEP.get(first, "the model's own code does not run there")
+    if Unfit().after(reasons, manifest) is not None:
+        hint += "; or let its CPU do that with --allow-fallback"
     return f"{transport.where}: nothing was installed; {'; '.join(lines)}; {hint}"
 
 

@@ -22,20 +22,17 @@ def on_device(manifest: Manifest, facts: DeviceFacts) -> Manifest:
     return manifest if found is None else manifest.on(found)
 
 
-def check_fits(
-    path: Path, manifest: Manifest, facts: DeviceFacts, environment: Mapping[str, str]
-) -> None:
-    """Refuse what cannot run there, but for its NPU part: see `check_npu`.
+def check_fits(path: Path, manifest: Manifest, facts: DeviceFacts) -> None:
+    """Refuse what can never run there: see `check_opencl` and `check_npu` for the rest.
 
     Args:
         path: the artefact, for messages.
         manifest: what it needs.
         facts: what the device is and has.
-        environment: variables that its program will have there.
 
     Raises:
         WrongMachine: its host code is for another processor.
-        DeviceLacks: no OpenCL, no tool for a deployment.
+        DeviceLacks: no tool for a deployment.
     """
     if manifest.host != facts.machine:
         raise WrongMachine(
@@ -44,6 +41,18 @@ def check_fits(
         )
     if facts.lacks:
         raise DeviceLacks(f"{facts.where}: {'; '.join(facts.missing())}")
+
+
+def check_opencl(facts: DeviceFacts, environment: Mapping[str, str]) -> None:
+    """Refuse a device without OpenCL.
+
+    Args:
+        facts: what the device is and has.
+        environment: variables that the artefact's program will have there.
+
+    Raises:
+        DeviceLacks: there is none.
+    """
     named = any(name.startswith("HETERO_OPENCL") and "LIB" in name for name in environment)
     if not facts.opencl and not named:
         raise DeviceLacks(f"{facts.where}: {facts.missing()[0]}")

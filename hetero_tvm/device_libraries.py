@@ -73,7 +73,7 @@ def _fetched(manifest: Manifest, target: DeviceOs, cache_dir: Path) -> list[Libr
         *map(_library, cross_runtime.tvm_libraries(target, cache_dir)),
         _library(out_of("apache-tvm", _EXTRA)[0], load=True),
     ]
-    if manifest.npu_regions:
+    if manifest.npu_regions or manifest.fallback:
         (ort,) = out_of("onnxruntime", "onnxruntime/capi/libonnxruntime.so.*")
         found.append(_library(ort, "ort.library"))
         if manifest.npu_provider == "qnn":
@@ -95,7 +95,7 @@ def _installed(manifest: Manifest) -> list[Library]:
         _library(runtime.package_folder("tvm_ffi") / "lib" / "libtvm_ffi.so"),
         _library(runtime.package_folder("tvm").parent / _EXTRA, load=True),
     ]
-    if manifest.npu_regions:
+    if manifest.npu_regions or manifest.fallback:
         runtime.require(ort=True, qnn=manifest.npu_provider == "qnn")
         paths = runtime.library_paths()
         wanted = ["ort.library"]

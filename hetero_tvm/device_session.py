@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from hetero_tvm.errors import BadInput
+from hetero_tvm.errors import BadInput, DeviceLacks
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -129,7 +129,7 @@ def main(arguments: list[str]) -> int:
 def _register(folder: Folder) -> None:
     import tvm_ffi
 
-    from hetero_tvm import loader, runtime, signing
+    from hetero_tvm import loader, signing
     from hetero_tvm.bundle import read_manifest
     from hetero_tvm.device_fit import check_qnn
 
@@ -137,22 +137,24 @@ def _register(folder: Folder) -> None:
         tvm_ffi.register_global_func(name, function, override=True)
 
     language_model = tvm_ffi.get_global_func("hetero_tvm.language_model")
+    code_load = tvm_ffi.get_global_func("hetero_tvm.code_load")
+    setting_set = tvm_ffi.get_global_func("hetero_tvm.setting_set")
 
     def checked(name: str) -> Path:
         path = folder.path(name)
         manifest = read_manifest(path)
         loader.check_fits(path, manifest)
-        check_qnn(path, manifest)
+        try:
+            check_qnn(path, manifest)
+        except DeviceLacks as error:
+            if not manifest.fallback:
+                raise
+            setting_set("npu.unfit", str(error))  # the runtime says it, or asks what may stand in
         signing.check_trusted(path)
         return path
 
-    def load_module(name: str) -> Any:
-        module = runtime.load_module(checked(name))
-        runtime.prepare(module)
-        return module
-
     register("tvm.rpc.server.workpath", lambda name: str(folder.path(name)))
-    register("tvm.rpc.server.load_module", load_module)
+    register("tvm.rpc.server.load_module", lambda name: code_load(str(checked(name))))
     register("hetero_tvm.language_model", lambda name: language_model(str(checked(name))))
     register("hetero_tvm.file_size", folder.size)
     register("hetero_tvm.file_append", lambda d, n, at, data: folder.append(d, n, at, bytes(data)))

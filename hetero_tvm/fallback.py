@@ -18,6 +18,7 @@ from hetero_tvm.frontend.tensor_spec import TensorSpec as Border
 from relay_passes.lower_npu import NpuRegion, TensorSpec
 
 if TYPE_CHECKING:
+    from hetero_tvm.bundle import Manifest
     from hetero_tvm.frontend import ImportedModel
 
 _PREFIX = "whole_"
@@ -51,6 +52,18 @@ def named(region: NpuRegion, function: str) -> NpuRegion:
 def symbol_of(function: str) -> str:
     """What the whole model is called that does what `function` does."""
     return f"{_PREFIX}{function}"
+
+
+def plain(manifest: Manifest) -> Manifest:
+    """The manifest of what the CPU computes: its outputs lie in the model's own order."""
+    return dataclasses.replace(
+        manifest,
+        output_axes=(None,) * len(manifest.outputs),
+        variants=tuple(
+            dataclasses.replace(one, output_axes=(None,) * len(one.outputs))
+            for one in manifest.variants
+        ),
+    )
 
 
 class CpuMachine:

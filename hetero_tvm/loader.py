@@ -416,16 +416,8 @@ def _on_cpu(
         raise RunFailed(f"{path}: {last_line(error)}") from error
     machine = fallback.CpuMachine(module, programs.__getitem__)
     runtime.tell_fallback(f"ONNX Runtime computes the model on the CPU: {why}")
-    # What it computes lies in the model's own order.
-    plain = dataclasses.replace(
-        manifest,
-        output_axes=(None,) * len(manifest.outputs),
-        variants=tuple(
-            dataclasses.replace(one, output_axes=(None,) * len(one.outputs))
-            for one in manifest.variants
-        ),
-    )
-    return Opened(plain, machine, tvm.cpu(), time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return Opened(fallback.plain(manifest), machine, tvm.cpu(), seconds)
 
 
 def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetero_tvm import npu_targets
+from hetero_tvm import fallback, npu_targets
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.device_store import StoredFile
 from hetero_tvm.errors import BadInput, DeviceFailure
@@ -155,11 +155,14 @@ class Session:
 
         started = time.perf_counter()
         with self.failures():
-            self.call("hetero_tvm.opencl_open")
             module = self.rpc.load_module(path)
-            device = self.rpc.cl(0)
+            is_cpu = bool(self.call("hetero_tvm.code_is_cpu", module))
+            device = self.rpc.cpu(0) if is_cpu else self.rpc.cl(0)
             machine = relax.VirtualMachine(module, [device, tvm.cpu()])
-        model = RemoteModel(self._on_its_npu(manifest), machine, device, self)
+        manifest = self._on_its_npu(manifest)
+        if is_cpu:  # for want of OpenCL; the session's `fallbacks` say so
+            manifest = fallback.plain(manifest)
+        model = RemoteModel(manifest, machine, device, self)
         model.load_seconds = time.perf_counter() - started
         return model
 

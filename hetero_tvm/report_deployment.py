@@ -27,6 +27,8 @@ def deployed_text(done: Deployed, to: str) -> str:
         f"there:  {done.command}",
         f"here:   hetero-tvm {done.run_here} {done.artefact} --to {to}",
     ]
+    if done.no_opencl is not None:
+        lines.append(f"FALLBACK: the CPU computes the whole model there: {done.no_opencl}")
     if done.no_npu is not None:
         lines.append(f"FALLBACK: the CPU computes the NPU's part there: {done.no_npu}")
     for artefact, why in done.instead_of:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -71,7 +71,11 @@ class ModelWorkload:
 
     def gpu_name(self) -> str:
         """As the model's machine describes it."""
-        return next(str(gpu["name"]) for gpu in self.model.gpus() if gpu["selected"])
+        return _selected(self.model.gpus())
+
+
+def _selected(gpus: Sequence[Mapping[str, Any]]) -> str:
+    return next((str(gpu["name"]) for gpu in gpus if gpu["selected"]), "no OpenCL device")
 
 
 class LlmWorkload:

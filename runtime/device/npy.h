@@ -8,9 +8,11 @@
 #include <iosfwd>
 #include <string>
 
-#include "artefact.h"
+#include "../src/c_api/manifest.h"
 
 namespace hetero_tvm::device {
+
+using Border = runtime::BorderTensor;
 
 /*!
  * \brief The elements of the array in `path`.

@@ -16,9 +16,9 @@
 #include <cstring>
 #include <vector>
 
+#include "../src/c_api/machine.h"
 #include "../src/imported.h"
 #include "../src/whole_call.h"
-#include "artefact.h"
 #include "npy.h"
 
 namespace hetero_tvm::device {
@@ -29,9 +29,7 @@ using runtime::FunctionOf;
 using runtime::Imported;
 using runtime::Program;
 
-constexpr DLDevice kOpenCl{kDLOpenCL, 0};
 constexpr DLDevice kHost{kDLCPU, 0};
-constexpr int kPooled = 2;  // TVM's number of its pooled allocator
 
 ffi::Tensor Allocate(const std::vector<int64_t>& shape, DLDataType dtype, DLDevice device) {
   static const ffi::Function allocate = Imported("runtime.TVMTensorAllocWithScope");
@@ -48,7 +46,8 @@ double MillisecondsSince(std::chrono::steady_clock::time_point start) {
       .count();
 }
 
-std::vector<ffi::Tensor> Inputs(const RunOptions& options, const Program& artefact) {
+std::vector<ffi::Tensor> Inputs(const RunOptions& options, const Program& artefact,
+                                DLDevice device) {
   if (options.inputs.size() != artefact.inputs.size()) {
     TVM_FFI_THROW(ValueError) << options.inputs.size() << " inputs given, the model takes "
                               << artefact.inputs.size();
@@ -59,7 +58,7 @@ std::vector<ffi::Tensor> Inputs(const RunOptions& options, const Program& artefa
     const std::string bytes = ReadNpy(options.inputs[i], input);
     const ffi::Tensor host = Allocate(input.shape, input.dtype, kHost);
     std::memcpy(host.data_ptr(), bytes.data(), bytes.size());
-    tensors.push_back(Allocate(input.shape, input.dtype, kOpenCl));
+    tensors.push_back(Allocate(input.shape, input.dtype, device));
     Copy(host, tensors.back());
   }
   return tensors;
@@ -116,13 +115,12 @@ std::vector<ffi::Tensor> Outputs(const ffi::Any& result) {
 
 void Run(const RunOptions& options) {
   const auto start = std::chrono::steady_clock::now();
-  const Program artefact = ReadArtefact(options.artefact);
-  const ffi::Module module = LoadChecked(options.artefact);
-  const auto machine = FunctionOf(module, "vm_load_executable")().cast<ffi::Module>();
-  FunctionOf(machine, "vm_initialization")(static_cast<int>(kOpenCl.device_type), 0, kPooled,
-                                           static_cast<int>(kHost.device_type), 0, kPooled);
-  const ffi::Function function = FunctionOf(machine, artefact.function);
-  const std::vector<ffi::Tensor> inputs = Inputs(options, artefact);
+  runtime::Manifest manifest = runtime::Manifest::ReadModel(options.artefact);
+  const runtime::Machine machine = runtime::LoadMachine(options.artefact, &manifest);
+  // Built for several lengths: the last one is the longest.
+  const Program& artefact = manifest.programs.back();
+  const ffi::Function function = FunctionOf(machine.functions, artefact.function);
+  const std::vector<ffi::Tensor> inputs = Inputs(options, artefact, machine.device);
   std::vector<ffi::AnyView> arguments(inputs.begin(), inputs.end());
   std::printf("load     %.2f s\n", MillisecondsSince(start) / 1e3);
 

@@ -6,6 +6,7 @@
 
 #include <fcntl.h>
 #include <tvm/ffi/error.h>
+#include <tvm/ffi/extra/module.h>
 #include <tvm/ffi/function.h>
 #include <unistd.h>
 
@@ -14,7 +15,6 @@
 #include <string>
 
 #include "../src/imported.h"
-#include "artefact.h"
 
 namespace hetero_tvm::device {
 namespace {
@@ -25,7 +25,7 @@ using runtime::Shielded;
 
 void Register() {
   runtime::GlobalNames().Typed("tvm.rpc.server.load_module", [](const ffi::String& path) {
-    return LoadChecked(std::string(path));
+    return Imported("hetero_tvm.code_load")(path).cast<ffi::Module>();
   });
 }
 

@@ -31,6 +31,23 @@ inline uint16_t HalfFromFloat(float value) {
   return static_cast<uint16_t>(sign | (rounded >> 13U));
 }
 
+/*! \brief The value of `bits` in half precision; single precision has them all. */
+inline float FloatFromHalf(uint16_t bits) {
+  const uint32_t sign = (bits & 0x8000U) << 16U;
+  const uint32_t magnitude = bits & 0x7FFFU;
+  uint32_t wide = 0;
+  if (magnitude < 0x0400U) {  // zero or subnormal: so many times 2^-24
+    const float value = static_cast<float>(magnitude) * 5.9604644775390625e-8F;
+    std::memcpy(&wide, &value, sizeof(wide));
+  } else {  // exponent bias 15 to 127; infinities and what is no number keep theirs
+    wide = (magnitude << 13U) + (magnitude < 0x7C00U ? 0x38000000U : 0x70000000U);
+  }
+  wide |= sign;
+  float value = 0;
+  std::memcpy(&value, &wide, sizeof(value));
+  return value;
+}
+
 }  // namespace hetero_tvm::runtime
 
 #endif  // HETERO_TVM_RUNTIME_HALF_H_

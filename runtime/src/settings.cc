@@ -23,7 +23,8 @@ constexpr std::array kSettings = {
     Setting{"opencl.fallback_library",
             "HETERO_OPENCL_FALLBACK_LIB"},  // tried after the installed ones
     Setting{"opencl.device",
-            "HETERO_OPENCL_DEVICE"},  // index, or part of a device or platform name
+            "HETERO_OPENCL_DEVICE"},                 // index, or part of a device or platform name
+    Setting{"opencl.unfit", "HETERO_OPENCL_UNFIT"},  // why it must not be used
     Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "dma_buf", ...
     Setting{"cache.directory", "HETERO_CACHE_DIR"},
     Setting{"memory.limit", "HETERO_MEMORY_LIMIT"},           // of device memory, with K, M or G

@@ -13,7 +13,7 @@ from adb_server import adb_server
 from ssh_server import ssh_server
 
 import hetero_tvm
-from hetero_tvm import bundle, deployment, signing
+from hetero_tvm import bundle, deployment, signing, substitutes
 from hetero_tvm.device_facts import read_facts
 from hetero_tvm.device_store import DeviceStore
 from hetero_tvm.errors import (
@@ -221,7 +221,7 @@ def test_a_fallback_takes_the_place_of_what_cannot_run_there(artefact, tmp_path,
             read_facts(*where), soc_id=519, soc="SM8550", htp_arch=73, opencl="/vendor/libOpenCL.so"
         ),
     )
-    monkeypatch.setattr(deployment, "check_qnn", lambda *_: None)  # it was compiled with none
+    monkeypatch.setattr(substitutes, "check_qnn", lambda *_: None)  # it was compiled with none
     wanted = _for_a_chip(artefact, tmp_path / "chip.so")
     with pytest.raises(DeviceLacks, match=r"for SM8650 \(HTP v75\), .* is SM8550 \(HTP v73\)"):
         device_fixture.deploy(wanted, device, artefact.parent)
@@ -260,6 +260,47 @@ def test_what_the_artefact_carries_takes_the_place_of_its_npu(tmp_path, monkeypa
     assert parts["npu"].held is None and parts["npu"].words == "not tried: a fallback"
     assert parts["model"].held and "the NPU is not used" in parts["model"].words
     assert "FALLBACK: the CPU computes the NPU's part there: " in deployed_text(done, "local:x")
+
+
+def test_what_the_artefact_carries_takes_the_place_of_opencl(tmp_path, monkeypatch):
+    model = tiny_models.mlp(tmp_path / "mlp.onnx", free_rows=True)
+    path = tmp_path / "mlp.so"
+    sizes = {"inputs": {"x": ("L", 32)}, "length": [4, 8]}
+    hetero_tvm.build(model, target="host", output=path, with_fallback=True, measure=False, **sizes)
+    device = Local(tmp_path / "device")
+    without = {"HETERO_OPENCL_LIB": "/no-such.so"}
+    # A library that finds no device: only its program can tell, by the test of that part.
+    with pytest.raises(DeviceFailure, match=r"cpu, gpu, npu, model: no Op.*no-s.*; or let its CPU"):
+        device_fixture.deploy(path, device, tmp_path, environment=without)
+    assert DeviceStore(device).bundles() == []
+    done = device_fixture.deploy(path, device, tmp_path, environment=without, use_substitutes=True)
+    assert done.no_opencl.startswith("its GPU failed: no OpenCL device: install a driver")
+    assert [part.held for part in done.parts] == [None, None, None, True]
+    # No library at all: known before anything travels.
+    monkeypatch.setattr(device, "environment", dict)
+    monkeypatch.setattr(
+        deployment, "read_facts", lambda *where: dataclasses.replace(read_facts(*where), opencl="")
+    )
+    with pytest.raises(DeviceLacks, match=r"no OpenCL: install .*; or let its CPU compute the mod"):
+        device_fixture.deploy(path, device, tmp_path, environment={})
+    done = device_fixture.deploy(path, device, tmp_path, environment={}, use_substitutes=True)
+    assert "no OpenCL: install" in done.no_opencl
+    assert "FALLBACK: the CPU computes the whole model there: " in deployed_text(done, "local:x")
+    # Never silently: alone, from here, and in what it says of itself.
+    alone = subprocess.run([done.command, "--save", tmp_path], capture_output=True, text=True)
+    assert alone.returncode == 0
+    assert "ONNX Runtime computes the model on the CPU: local:" in alone.stderr
+    x = np.random.default_rng().standard_normal((4, 32), np.float32)
+    with opened(path, f"local:{tmp_path}/device") as there:
+        got = there.run({"x": x})["y"]
+        (told,) = there.fallbacks()
+        assert "no OpenCL: install" in told
+        fed = there.feed({"x": x})
+        assert len(there.measure(fed, 3)[1]) == 3
+        with pytest.raises(DeviceFailure, match="nothing in it to be recorded"):
+            there.record(fed, 1)
+    want = tiny_models.run_with_onnxruntime(model, x=x)["y"]
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-5)
 
 
 def test_a_fallback_of_another_model_is_refused(artefact, tmp_path):

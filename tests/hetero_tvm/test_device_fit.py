@@ -29,7 +29,8 @@ def manifest():
 
 
 def check(manifest, facts, **environment):
-    device_fit.check_fits(PATH, manifest, facts, environment)
+    device_fit.check_fits(PATH, manifest, facts)
+    device_fit.check_opencl(facts, environment)
     device_fit.check_npu(PATH, device_fit.on_device(manifest, facts), facts)
 
 
@@ -75,12 +76,12 @@ def test_one_of_several_targets(facts, manifest):
 
 def test_another_processor(facts, manifest):
     with pytest.raises(WrongMachine, match="is a riscv64; build it"):
-        device_fit.check_fits(PATH, manifest, dataclasses.replace(facts, machine="riscv64"), {})
+        device_fit.check_fits(PATH, manifest, dataclasses.replace(facts, machine="riscv64"))
 
 
 def test_an_opencl_library_that_is_named_is_enough(facts, manifest):
     without = dataclasses.replace(facts, opencl="", soc_id=557, fastrpc="/vendor/libcdsprpc.so")
-    device_fit.check_fits(PATH, manifest, without, {"HETERO_OPENCL_LIB": "/odd/libOpenCL.so"})
+    device_fit.check_opencl(without, {"HETERO_OPENCL_LIB": "/odd/libOpenCL.so"})
 
 
 def test_libraries_of_another_qnn_version(manifest, monkeypatch, tmp_path):

@@ -51,8 +51,9 @@ def mlp(tmp_path_factory):
     """(ONNX model, artefact): `x` [4, 32] -> `y` [4, 16]."""
     folder = tmp_path_factory.mktemp("c_api")
     model = tiny.mlp(folder / "mlp.onnx")
-    compiler.build(BuildConfig(model=model, target="host", output=folder / "mlp.so"))
-    return model, folder / "mlp.so"
+    output = folder / "mlp.so"
+    compiler.build(BuildConfig(model=model, target="host", output=output, with_fallback=True))
+    return model, output
 
 
 def load(api, path):
@@ -195,18 +196,29 @@ def test_the_example_program(mlp, tmp_path):
     if paths["opencl.fallback_library"] is not None:
         env["HETERO_OPENCL_LIB"] = str(paths["opencl.fallback_library"])
     onnx, artefact = mlp
-    done = subprocess.run(
-        [str(folder / "c_app"), str(artefact)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **env},
-    )
-    assert done.returncode == 0, done.stderr
-    name, *values = done.stdout.split()
     expected = tiny.run_with_onnxruntime(onnx, x=np.ones((4, 32), np.float32))["y"]
-    assert name == "y:"
-    np.testing.assert_allclose([float(value) for value in values], expected[0, :4], atol=2e-5)
+
+    def app(**more):
+        return subprocess.run(
+            [str(folder / "c_app"), str(artefact)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **env, **more},
+        )
+
+    without = {"HETERO_OPENCL_LIB": "/no-such.so"}
+    allowed = app(**without, HETERO_ALLOW_FALLBACK="1")
+    assert "ONNX Runtime computes the model on the CPU: no OpenCL device" in allowed.stderr
+    for done in (app(), allowed):
+        assert done.returncode == 0, done.stderr
+        name, *values = done.stdout.split()
+        assert name == "y:"
+        np.testing.assert_allclose([float(value) for value in values], expected[0, :4], atol=2e-5)
+    refused = app(**without)
+    assert refused.returncode == 3, refused.stderr
+    assert "no OpenCL device: install a driver" in refused.stderr
+    assert refused.stderr.endswith("on the CPU with --allow-fallback (HETERO_ALLOW_FALLBACK=1)\n")
     missing = subprocess.run(
         [str(folder / "c_app"), "none.so"], capture_output=True, text=True, check=False
     )

@@ -21,9 +21,9 @@
 
 #include "../border.h"
 #include "../check.h"
+#include "../half.h"
 #include "../imported.h"
 #include "../whole_call.h"
-#include "machine.h"
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -56,7 +56,8 @@ class Mapped {
   size_t size_;
 };
 
-std::vector<ffi::Tensor> LoadWeights(const std::string& path, const Manifest& manifest) {
+std::vector<ffi::Tensor> LoadWeights(const std::string& path, const Manifest& manifest,
+                                     DLDevice device) {
   std::vector<ffi::Tensor> tensors(manifest.weights.size());
   if (manifest.weights.empty()) return tensors;
   const Mapped file(path);
@@ -64,7 +65,7 @@ std::vector<ffi::Tensor> LoadWeights(const std::string& path, const Manifest& ma
     for (const size_t index : program.weights) {
       if (tensors[index].defined()) continue;
       const StoredWeight& weight = manifest.weights[index];
-      tensors[index] = NewTensor(weight.tensor);
+      tensors[index] = NewTensor(weight.tensor, device);
       SetBytes(tensors[index], file.At(weight.offset, weight.tensor.bytes), weight.tensor.bytes);
     }
   }
@@ -93,24 +94,25 @@ ffi::Tensor FirstOf(const ffi::Any& result) {
 LanguageModel::LanguageModel(const std::string& path)
     : manifest_(ReadLanguageModel(path)),
       description_(manifest_.llm.value_or(LlmDescription{})),  // it is there: read just now
-      machine_(LoadMachine(path, manifest_)) {
-  const std::vector<ffi::Tensor> weights = LoadWeights(path, manifest_);
-  past_ = NewTensor(Whole("hetero_past", "int32", 1));
-  last_ = NewTensor(Whole("hetero_last", "int32", 1));
+      machine_(LoadMachine(path, &manifest_)) {
+  const std::vector<ffi::Tensor> weights = LoadWeights(path, manifest_, machine_.device);
+  past_ = NewTensor(Whole("hetero_past", "int32", 1), machine_.device);
+  last_ = NewTensor(Whole("hetero_last", "int32", 1), machine_.device);
   std::map<std::string, ffi::Tensor> given{{"hetero_past", past_}, {"hetero_last", last_}};
   for (const BorderTensor& cache : description().caches) {
-    const ffi::Tensor tensor = NewTensor(cache);
+    const ffi::Tensor tensor = NewTensor(cache, machine_.device);
     // Positions that nobody wrote are never looked at, but may take part as 0 * value.
     SetBytes(tensor, std::vector<char>(cache.bytes).data(), cache.bytes);
     given[cache.name] = tensor;
   }
   for (const Program& program : manifest_.programs) {
-    StepOf step{program.function, runtime::FunctionOf(machine_, program.function), {}, {}};
+    StepOf step{
+        program.function, runtime::FunctionOf(machine_.functions, program.function), {}, {}};
     for (const BorderTensor& input : program.inputs) {
       if (input.name == "input_ids") {
         HETERO_CHECK(input.bytes == program.length * sizeof(int64_t), ValueError)
             << program.function << " does not take " << program.length << " tokens";
-        step.ids = NewTensor(input);
+        step.ids = NewTensor(input, machine_.device);
         step.arguments.push_back(step.ids);
         continue;
       }
@@ -166,11 +168,18 @@ void LanguageModel::Step(const Chunk& chunk) {
 std::vector<float> LanguageModel::Logits() const {
   HETERO_CHECK(logits_.defined(), ValueError) << "no step was made yet";
   std::vector<float> logits(static_cast<size_t>(description().vocabulary));
-  const size_t bytes = logits.size() * sizeof(float);
+  const DLDataType dtype = logits_.dtype();
+  const bool is_half = dtype.bits == 16;
+  HETERO_CHECK(dtype.code == kDLFloat && dtype.lanes == 1 && (is_half || dtype.bits == 32),
+               ValueError)
+      << "logits of type " << ffi::DLDataTypeToString(dtype) << "; float32 and float16 are read";
+  const size_t bytes = logits.size() * (dtype.bits / 8U);
   HETERO_CHECK(ffi::GetDataSize(logits_) == bytes, ValueError)
       << "logits of " << ffi::GetDataSize(logits_) << " bytes for " << logits.size() << " tokens";
-  Imported("runtime.TVMTensorCopyToBytes")(logits_, static_cast<void*>(logits.data()),
-                                           static_cast<int64_t>(bytes));
+  std::vector<uint16_t> halves(is_half ? logits.size() : 0);
+  void* const to = is_half ? static_cast<void*>(halves.data()) : logits.data();
+  Imported("runtime.TVMTensorCopyToBytes")(logits_, to, static_cast<int64_t>(bytes));
+  if (is_half) std::transform(halves.begin(), halves.end(), logits.begin(), FloatFromHalf);
   return logits;
 }
 

@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "machine.h"
 #include "manifest.h"
 
 namespace hetero_tvm::runtime {
@@ -46,7 +47,7 @@ class LanguageModel {
   /*! \brief What each step is called in the artefact. */
   const std::string& FunctionOf(int64_t rows) const;
 
-  const tvm::ffi::Module& machine() const { return machine_; }
+  const tvm::ffi::Module& machine() const { return machine_.functions; }
 
  private:
   struct StepOf {
@@ -57,9 +58,9 @@ class LanguageModel {
   };
   const StepOf& Find(int64_t rows) const;
 
-  const Manifest manifest_;
+  Manifest manifest_;  // constant once made
   const LlmDescription description_;
-  const tvm::ffi::Module machine_;
+  const Machine machine_;
   std::map<int64_t, StepOf> steps_;  // by their rows
   tvm::ffi::Tensor past_;
   tvm::ffi::Tensor last_;

@@ -280,6 +280,9 @@ Sealed ReadSealed(std::istream& file, uint64_t size) {
     }
   }
   if (const auto llm = Part(object, "llm")) sealed.manifest.llm = ReadLlm(*llm);
+  const auto fallback = object.find(ffi::String("fallback"));
+  sealed.manifest.has_fallback =
+      fallback != object.end() && (*fallback).second.try_cast<bool>().value_or(false);
   return sealed;
 }
 

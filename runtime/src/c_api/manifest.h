@@ -56,6 +56,7 @@ struct Manifest {
   uint64_t weights_offset = 0;  // of all of them, and what the NPU takes of them, in the file
   uint64_t weights_bytes = 0;
   std::optional<LlmDescription> llm;
+  bool has_fallback = false;  // it carries its whole model for a CPU
 
   /*!
    * \brief Check every byte of the file at `path`, and that it is for this machine.

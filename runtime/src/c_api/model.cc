@@ -13,7 +13,6 @@
 #include "../check.h"
 #include "../imported.h"
 #include "../whole_call.h"
-#include "machine.h"
 
 namespace hetero_tvm::runtime {
 namespace {
@@ -55,17 +54,17 @@ void Permute(const char* from, char* to, const BorderTensor& tensor) {
 }  // namespace
 
 Model::Model(const std::string& path)
-    : manifest_(Manifest::ReadModel(path)), machine_(LoadMachine(path, manifest_)) {
+    : manifest_(Manifest::ReadModel(path)), machine_(LoadMachine(path, &manifest_)) {
   Choose(manifest_.programs.size() - 1);
 }
 
 void Model::Choose(size_t program) {
   const Program& one = manifest_.programs[program];
-  main_ = FunctionOf(machine_, one.function);
+  main_ = FunctionOf(machine_.functions, one.function);
   inputs_.clear();
   outputs_.clear();
   for (const BorderTensor& input : one.inputs) {
-    inputs_.push_back(NewTensor(input));
+    inputs_.push_back(NewTensor(input, machine_.device));
   }
   is_set_.assign(one.inputs.size(), false);
   chosen_ = program;

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "machine.h"
 #include "manifest.h"
 
 namespace hetero_tvm::runtime {
@@ -32,9 +33,9 @@ class Model {
  private:
   void Choose(size_t program);
 
-  std::mutex mutex_;  // guards everything below; held for the length of each call
-  const Manifest manifest_;
-  const tvm::ffi::Module machine_;
+  std::mutex mutex_;   // guards everything below; held for the length of each call
+  Manifest manifest_;  // constant once made
+  const Machine machine_;
   size_t chosen_ = 0;
   tvm::ffi::Function main_;  // of the chosen program
   std::vector<tvm::ffi::Tensor> inputs_;

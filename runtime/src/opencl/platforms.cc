@@ -238,6 +238,8 @@ const ClDevice* Platforms::Find(const std::function<bool(const ClDevice&)>& fits
 }
 
 ClDevice Platforms::Select() {
+  const std::string unfit = settings_.Get("opencl.unfit");
+  if (!unfit.empty()) TVM_FFI_THROW(EnvironmentProblem) << unfit;
   const std::string wanted = settings_.Get("opencl.device");
   const ClDevice* chosen = nullptr;
   if (IsIndex(wanted)) {
