@@ -25,6 +25,9 @@ from relay_passes.tir_calls import callee, is_call_tir
 
 # OpenCL 3.0, CL_DEVICE_MEM_BASE_ADDR_ALIGN: at least the size of long16.
 ALIGNMENT = 128
+# `offset_factor` of a constant. Where the offset is zero TVM makes nothing of it, and it is a field
+# that reaches the device's function.
+CONSTANT = 128
 
 
 @tvm.transform.module_pass(opt_level=0, name="AlignArguments")
@@ -35,20 +38,22 @@ class AlignArguments:
         """The module with such kernels replaced."""
         own = _own_memory(mod["main"])
         promised: dict[tvm.ir.GlobalVar, list[bool]] = {}
+        constant: dict[tvm.ir.GlobalVar, list[bool]] = {}
         for block in mod["main"].body.blocks:
             for binding in block.bindings:
                 call = binding.value
                 if callee(mod, call) is None:
                     continue
-                given = [
-                    isinstance(value, GenericConst) or value in own for value in call.args[1].fields
-                ]
-                before = promised.get(call.args[0], given)
-                promised[call.args[0]] = [a and b for a, b in zip(before, given, strict=True)]
+                fields = list(call.args[1].fields)
+                lasting = [isinstance(value, GenericConst) for value in fields]
+                given = [a or value in own for a, value in zip(lasting, fields, strict=True)]
+                for kept, new in ((promised, given), (constant, lasting)):
+                    before = kept.get(call.args[0], new)
+                    kept[call.args[0]] = [a and b for a, b in zip(before, new, strict=True)]
         result = IRModule(dict(mod.functions.items()), attrs=mod.attrs)
         for name, flags in promised.items():
             if any(flags):
-                result[name] = _promise(mod[name], flags)
+                result[name] = _promise(mod[name], flags, constant[name])
         return result
 
 
@@ -82,7 +87,7 @@ def _same_memory(value: relax.Expr) -> relax.Expr | None:
     return None
 
 
-def _promise(func: tirx.PrimFunc, flags: list[bool]) -> tirx.PrimFunc:
+def _promise(func: tirx.PrimFunc, flags: list[bool], lasting: list[bool]) -> tirx.PrimFunc:
     """`func` with aligned buffers for the parameters whose flag is set."""
     aligned = {
         param: tirx.decl_buffer(
@@ -91,8 +96,9 @@ def _promise(func: tirx.PrimFunc, flags: list[bool]) -> tirx.PrimFunc:
             param.name,
             scope=param.scope(),
             data_alignment=ALIGNMENT,
+            **({"elem_offset": 0, "offset_factor": CONSTANT} if is_constant else {}),
         )
-        for param, is_promised in zip(func.params, flags, strict=False)
+        for param, is_promised, is_constant in zip(func.params, flags, lasting, strict=False)
         if is_promised
     }
     return tvm_ffi.structural_map(func, [(tirx.Var, lambda var: aligned.get(var, var))])

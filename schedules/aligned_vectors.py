@@ -12,6 +12,8 @@ Ensures:  a buffer of whose accesses one is not a whole, aligned vector stays as
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import tvm
 import tvm_ffi
 from tvm import IRModule, ir, tirx
@@ -42,7 +44,7 @@ class AlignVectors:
 
 def _rewrite(func: tirx.PrimFunc) -> tirx.PrimFunc:
     """`func` with vectors for the buffers that are only loaded by vectors."""
-    lanes = _uniform_lanes(func)
+    lanes = uniform_lanes(func, lambda buffer: str(buffer.dtype) in _DTYPES)
     if not lanes:
         return func
     wide = {var: var.with_dtype(f"{var.dtype}x{n}") for var, n in lanes.items()}
@@ -51,7 +53,7 @@ def _rewrite(func: tirx.PrimFunc) -> tirx.PrimFunc:
     def load(node: ir.TensorLoad) -> tirx.Expr:
         if node.source not in widths:
             return node
-        return tirx.BufferLoad(node.source, [_whole(node.indices[0], widths[node.source])])
+        return tirx.BufferLoad(node.source, [whole_vector(node.indices[0], widths[node.source])])
 
     return tvm_ffi.structural_map(
         func,
@@ -62,7 +64,9 @@ def _rewrite(func: tirx.PrimFunc) -> tirx.PrimFunc:
     )
 
 
-def _uniform_lanes(func: tirx.PrimFunc) -> dict[tirx.Var, int]:
+def uniform_lanes(
+    func: tirx.PrimFunc, is_wanted: Callable[[tirx.Buffer], bool]
+) -> dict[tirx.Var, int]:
     """Buffers with the promise that are only loaded as aligned vectors of one length, and it."""
     analyzer = Analyzer()
     # Indices that occur twice are variables by now.
@@ -73,7 +77,7 @@ def _uniform_lanes(func: tirx.PrimFunc) -> dict[tirx.Var, int]:
 
     def note(load: ir.TensorLoad) -> None:
         buffer = load.source
-        is_promised = int(buffer.data_alignment) >= _BYTES and str(buffer.dtype) in _DTYPES
+        is_promised = int(buffer.data_alignment) >= _BYTES and is_wanted(buffer)
         if buffer.scope() == "global" and is_promised:
             found.setdefault(buffer, set()).add(_aligned_lanes(analyzer, load.indices[0]))
 
@@ -96,6 +100,6 @@ def _aligned_lanes(analyzer: Analyzer, index: tirx.Expr) -> int:
     return 1 if int(analyzer.modular_set(index.base).base) % lanes else lanes
 
 
-def _whole(index: prim.Ramp, lanes: int) -> tirx.Expr:
+def whole_vector(index: prim.Ramp, lanes: int) -> tirx.Expr:
     """The number of the vector at `index`."""
     return Analyzer().simplify(index.base // lanes)

@@ -20,6 +20,7 @@ from tvm.tirx import compilation_pipeline
 from schedules.aligned_vectors import AlignVectors
 from schedules.exact_constants import ExactConstants
 from schedules.group_reduction import GroupReductions, with_functions
+from schedules.image_reads import ImageReads, with_image_types
 from schedules.infinities import InfiniteStarts
 from schedules.store_half import StoreHalf
 
@@ -39,7 +40,7 @@ def host_memory_pipeline(*, native_half: bool = False) -> str:
 
     def factory() -> tuple:
         default, host, device = default_s_tir_pipeline()
-        passes = [GroupReductions(), default, AcceptUnifiedMemory(), InfiniteStarts()]
+        passes = [GroupReductions(), default, AcceptUnifiedMemory(), InfiniteStarts(), ImageReads()]
         if not native_half:
             passes.append(StoreHalf())
         passes += [ExactConstants(), AlignVectors()]
@@ -52,7 +53,7 @@ def host_memory_pipeline(*, native_half: bool = False) -> str:
 
 def _completed(source: str, _target: tvm.target.Target) -> str:
     """`source` as the device's compiler can take it."""
-    return with_functions(_allow_stored_half(source))
+    return with_functions(with_image_types(_allow_stored_half(source)))
 
 
 def _allow_stored_half(source: str) -> str:

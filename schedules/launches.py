@@ -16,6 +16,7 @@ from tvm import IRModule, ir, tirx
 from tvm.tirx.build import codegen_build, split_host_device_mods
 
 from schedules.host_memory import host_memory_pipeline
+from schedules.image_reads import FROM_MEMORY
 from schedules.trials import entry_of
 
 _AXES = ("x", "y", "z")
@@ -57,7 +58,8 @@ def launches_of(mod: IRModule, target: tvm.target.Target) -> Launches:
     if len(devices) != 1:
         raise NoLaunch("it is not one program for one device")
     ((device, kernels),) = devices.items()
-    sources = codegen_build(finish()(kernels), device).inspect_source()
+    # Whoever makes the launches binds buffers.
+    sources = FROM_MEMORY + codegen_build(finish()(kernels), device).inspect_source()
     (func,) = (f for f in host.functions.values() if isinstance(f, tirx.PrimFunc))
     # Only collected in the walk: an error that leaves its callback would damage the heap.
     buffers: list[Any] = []

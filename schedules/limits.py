@@ -35,12 +35,14 @@ class Limits:
     private_bytes: int  # of one work-item
     lanes: int
     is_core: bool  # a work-item has a core to itself
+    image_pixels: int = 0  # constants are read as images of up to so many; 0: as memory
 
     @property
     def text(self) -> str:
         """As part of a database key."""
         kind = "core" if self.is_core else "lockstep"
-        return f"{kind} items={self.items} local={self.local_bytes} lanes={self.lanes}"
+        images = f" images={self.image_pixels}" if self.image_pixels else ""
+        return f"{kind} items={self.items} local={self.local_bytes} lanes={self.lanes}{images}"
 
 
 def limits(gpu: GpuSpec) -> Limits:
@@ -52,6 +54,7 @@ def limits(gpu: GpuSpec) -> Limits:
         private_bytes=_CORE_BYTES if is_core else _ITEM_BYTES,
         lanes=min(gpu.vector_width if is_core else 4, _MAX_LANES),
         is_core=is_core,
+        image_pixels=gpu.image_pixels or 0,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import tvm
 
 from schedules.aligned_vectors import LOCKSTEP_KEY
+from schedules.image_reads import IMAGES_KEY
 from target_specs.spec import GpuSpec
 
 
@@ -31,7 +32,11 @@ def target_text(gpu: GpuSpec) -> str:
 def _opencl(gpu: GpuSpec) -> dict[str, Any]:
     return {
         "kind": "opencl",
-        "keys": ["opencl", "gpu", *([LOCKSTEP_KEY] if gpu.wave_size > 1 else [])],
+        "keys": [
+            *("opencl", "gpu"),
+            *([LOCKSTEP_KEY] if gpu.wave_size > 1 else []),
+            *([f"{IMAGES_KEY}{gpu.image_pixels}"] if gpu.image_pixels else []),
+        ],
         "max_num_threads": gpu.max_work_group_size,
         "max_shared_memory_per_block": gpu.local_memory_bytes,
         # Not the wave size: TVM would leave out the barriers inside a wave, which OpenCL does

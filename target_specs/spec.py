@@ -109,6 +109,10 @@ class GpuSpec(Table):
     half: bool  # arithmetic in float16, not only storage
     denormals: bool | None = None  # float32 arithmetic takes and gives them; None: not known
     vector_width: int = _in(1, 64, "32-bit lanes that one work-item should use")
+    # Constants are read as images of up to so many pixels; absent: as memory.
+    image_pixels: int | None = _optional_in(
+        4_096, 1 << 30, "CL_DEVICE_IMAGE_MAX_BUFFER_SIZE is 65536 at least, 2^27 on Adreno"
+    )
     matmul_gflops: float = _gflops()
     # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
     matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()

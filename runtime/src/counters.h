@@ -24,6 +24,7 @@ class Counter {
 /*! \brief Every counter with its public name, in the order in which they are shown. */
 #define HETERO_COUNTERS(X)                                               \
   X(kernel_launches) /* GPU kernels put into the queue */                \
+  X(image_arguments) /* of those, arguments read as images */            \
   X(gpu_waits)       /* times a thread waited for the GPU to catch up */ \
   X(gpu_gap_us)      /* that the GPU was left to others on purpose */    \
   X(npu_waits)       /* times a thread waited for the NPU to catch up */ \

@@ -7,7 +7,7 @@ import pytest
 import tvm
 from tvm import relax, te
 
-from relay_passes.align_arguments import ALIGNMENT, AlignArguments
+from relay_passes.align_arguments import ALIGNMENT, CONSTANT, AlignArguments
 from relay_passes.split_tensor import JOIN, SLICE
 
 
@@ -18,7 +18,13 @@ def _kernel(builder: relax.BlockBuilder) -> tvm.ir.GlobalVar:
 
 
 def _promised(second: str, *, joined: bool = False) -> list[bool]:
-    """`kernel(constant, second)`, called once; which parameters carry the promise."""
+    """Which parameters of `_kernel_of` carry the promise."""
+    params = _kernel_of(second, joined=joined).params
+    return [int(param.data_alignment) == ALIGNMENT for param in params]
+
+
+def _kernel_of(second: str, *, joined: bool = False) -> tvm.tirx.PrimFunc:
+    """`kernel(constant, second)`, called once."""
     x = relax.Var("x", relax.TensorType((8,), "float32"))
     constant = relax.const(np.ones(8, np.float32))
     builder = relax.BlockBuilder()
@@ -45,8 +51,7 @@ def _promised(second: str, *, joined: bool = False) -> list[bool]:
                 join = relax.call_pure_packed(JOIN, made, out, ty_args=[whole])
                 out = builder.emit_output(join)
         builder.emit_func_output(out)
-    mod = AlignArguments()(builder.get())
-    return [int(param.data_alignment) == ALIGNMENT for param in mod["kernel"].params]
+    return AlignArguments()(builder.get())["kernel"]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +92,17 @@ def _alignments(mod: tvm.IRModule) -> list[bool]:
 
 def test_a_constant_in_every_call():
     assert _alignments(_module(both_constant=True)) == [False, True, False]
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_constant_is_marked_where_every_call_has_one(both):
+    params = AlignArguments()(_module(both_constant=both))["kernel"].params
+    assert [int(param.offset_factor) == CONSTANT for param in params] == [False, both, False]
+
+
+def test_what_a_kernel_made_is_no_constant():
+    promised = _kernel_of("result").params
+    assert [int(param.offset_factor) == CONSTANT for param in promised] == [True, False, False]
 
 
 def test_not_where_one_call_hands_it_an_input():

@@ -1,6 +1,11 @@
-"""Constants that are only read by whole vectors are read so, where work-items run in lockstep."""
+"""Constants that are only read by whole vectors are read so, where work-items run in lockstep.
+
+On devices that do not read them as images.
+"""
 
 from __future__ import annotations
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -19,7 +24,7 @@ _WHOLE = "__global float4*)"
 def _source(mod: tvm.IRModule, target: str) -> str:
     executable = tvm.compile(
         mod,
-        target=tvm_target(gpu_spec(target)),
+        target=tvm_target(dataclasses.replace(gpu_spec(target), image_pixels=None)),
         relax_pipeline=tvm.transform.Sequential(vm_lowering.lower_to_vm()),
         tir_pipeline=host_memory_pipeline(),
     )

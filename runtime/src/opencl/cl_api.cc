@@ -24,6 +24,7 @@ constexpr std::array kErrorNames = {
     ErrorName{-4, "CL_MEM_OBJECT_ALLOCATION_FAILURE"},
     ErrorName{-5, "CL_OUT_OF_RESOURCES"},
     ErrorName{-6, "CL_OUT_OF_HOST_MEMORY"},
+    ErrorName{-10, "CL_IMAGE_FORMAT_NOT_SUPPORTED"},
     ErrorName{-11, "CL_BUILD_PROGRAM_FAILURE"},
     ErrorName{-12, "CL_MAP_FAILURE"},
     ErrorName{-13, "CL_MISALIGNED_SUB_BUFFER_OFFSET"},
@@ -33,6 +34,8 @@ constexpr std::array kErrorNames = {
     ErrorName{-34, "CL_INVALID_CONTEXT"},
     ErrorName{-36, "CL_INVALID_COMMAND_QUEUE"},
     ErrorName{-38, "CL_INVALID_MEM_OBJECT"},
+    ErrorName{-39, "CL_INVALID_IMAGE_FORMAT_DESCRIPTOR"},
+    ErrorName{-40, "CL_INVALID_IMAGE_SIZE"},
     ErrorName{-42, "CL_INVALID_BINARY"},
     ErrorName{-44, "CL_INVALID_PROGRAM"},
     ErrorName{-45, "CL_INVALID_PROGRAM_EXECUTABLE"},
@@ -90,6 +93,7 @@ std::unique_ptr<ClApi> ClApi::Load(const std::string& library, std::string* why_
   api->name.Set(reinterpret_cast<result(*) parameters>(dlsym(handle, "cl" #name)), "cl" #name);
   HETERO_CL_FUNCTIONS(HETERO_CL_RESOLVE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_RESOLVE)
+  HETERO_CL_IMAGE_FUNCTIONS(HETERO_CL_RESOLVE)
   HETERO_CL_TIMER_FUNCTIONS(HETERO_CL_RESOLVE)
 #undef HETERO_CL_RESOLVE
 #define HETERO_CL_REQUIRE(result, name, parameters)             \

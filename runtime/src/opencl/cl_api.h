@@ -59,6 +59,7 @@ constexpr cl_uint kDeviceMaxWorkGroupSize = 0x1004;
 constexpr cl_uint kDeviceMaxWorkItemSizes = 0x1005;
 constexpr cl_uint kDeviceMaxClockFrequency = 0x100C;
 constexpr cl_uint kDeviceMaxMemAllocSize = 0x1010;
+constexpr cl_uint kDeviceImageSupport = 0x1016;
 constexpr cl_uint kDeviceMemBaseAddrAlign = 0x1019;
 constexpr cl_uint kDeviceGlobalMemCacheSize = 0x101E;
 constexpr cl_uint kDeviceGlobalMemSize = 0x101F;
@@ -67,6 +68,7 @@ constexpr cl_uint kDeviceName = 0x102B;
 constexpr cl_uint kDriverVersion = 0x102D;
 constexpr cl_uint kDeviceVersion = 0x102F;
 constexpr cl_uint kDeviceExtensions = 0x1030;
+constexpr cl_uint kDeviceImageMaxBufferSize = 0x1040;  // in pixels
 constexpr cl_uint kDeviceSvmCapabilities = 0x1053;
 constexpr cl_uint kDeviceExtMemPadding = 0x40A0;  // of cl_qcom_ext_host_ptr
 
@@ -74,6 +76,7 @@ constexpr cl_bitfield kSvmCoarseGrain = 1U << 0U;
 constexpr cl_bitfield kSvmFineGrain = 1U << 1U;
 
 constexpr cl_bitfield kMemReadWrite = 1U << 0U;
+constexpr cl_bitfield kMemReadOnly = 1U << 2U;
 constexpr cl_bitfield kMemUseHostPtr = 1U << 3U;
 constexpr cl_bitfield kMemAllocHostPtr = 1U << 4U;
 constexpr cl_bitfield kMemSvmFineGrain = 1U << 10U;
@@ -81,6 +84,14 @@ constexpr cl_bool kBlocking = 1;
 constexpr cl_bool kNonBlocking = 0;
 constexpr cl_bitfield kMapReadWrite = 3;
 constexpr cl_uint kBufferCreateTypeRegion = 0x1220;
+
+constexpr cl_uint kImageOfBuffer = 0x10F6;  // CL_MEM_OBJECT_IMAGE1D_BUFFER
+constexpr cl_uint kFourChannels = 0x10B5;   // CL_RGBA
+// What a channel is.
+constexpr cl_uint kSignedInt32 = 0x10D9;
+constexpr cl_uint kUnsignedInt32 = 0x10DC;
+constexpr cl_uint kHalfFloat = 0x10DD;
+constexpr cl_uint kFloat = 0x10DE;
 
 constexpr cl_uint kProgramBinarySizes = 0x1165;
 constexpr cl_uint kProgramBinaries = 0x1166;
@@ -100,6 +111,18 @@ constexpr cl_uint kProfilingEnd = 0x1283;
 struct ClBufferRegion {
   size_t origin;
   size_t size;
+};
+
+/*! \brief Arguments of clCreateImage: a pixel's channels, and how the image lies. */
+struct ClImageFormat {
+  cl_uint order;
+  cl_uint channel;
+};
+struct ClImageDescription {
+  cl_uint type;
+  size_t width, height, depth, array_size, row_pitch, slice_pitch;
+  cl_uint mip_levels, samples;
+  cl_mem buffer;
 };
 
 /*! \brief Functions of OpenCL 1.2, which a library must have: X(result, name, parameters). */
@@ -155,6 +178,11 @@ struct ClBufferRegion {
     (cl_command_queue, cl_bool, cl_bitfield, void*, size_t, cl_uint, const cl_event*, cl_event*)) \
   X(cl_int, EnqueueSVMUnmap, (cl_command_queue, void*, cl_uint, const cl_event*, cl_event*))
 
+/*! \brief Functions for images, which a device need not have; null where the library has none. */
+#define HETERO_CL_IMAGE_FUNCTIONS(X) \
+  X(cl_mem, CreateImage,             \
+    (cl_context, cl_bitfield, const ClImageFormat*, const ClImageDescription*, void*, cl_int*))
+
 /*! \brief Functions of OpenCL 2.1; null where the library has none. */
 #define HETERO_CL_TIMER_FUNCTIONS(X) \
   X(cl_int, GetDeviceAndHostTimer, (cl_device_id, cl_ulong*, cl_ulong*))
@@ -165,6 +193,7 @@ struct ClApi {
 #define HETERO_CL_DECLARE(result, name, parameters) Watched<result parameters> name;
   HETERO_CL_FUNCTIONS(HETERO_CL_DECLARE)
   HETERO_CL_SVM_FUNCTIONS(HETERO_CL_DECLARE)
+  HETERO_CL_IMAGE_FUNCTIONS(HETERO_CL_DECLARE)
   HETERO_CL_TIMER_FUNCTIONS(HETERO_CL_DECLARE)
 #undef HETERO_CL_DECLARE
   bool HasSvm() const { return SVMAlloc != nullptr; }

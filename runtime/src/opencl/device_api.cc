@@ -11,6 +11,7 @@
 #include <cstring>
 #include <filesystem>
 #include <limits>
+#include <utility>
 
 #include "../border.h"
 #include "../check.h"
@@ -43,6 +44,19 @@ size_t MemoryLimit(const Settings& settings) {
   return count << shift;
 }
 
+/*!
+ * \brief The setting `opencl.images`: whether kernels may read weights as images where they can.
+ *
+ * A processor has no texture cache: an OpenCL device that is one reads them as memory, unless it is
+ * asked for.
+ */
+bool MayUseImages(const Settings& settings, const ClDevice& device) {
+  const std::string asked = settings.Get("opencl.images");
+  HETERO_CHECK(asked.empty() || asked == "0" || asked == "1", ValueError)
+      << "HETERO_OPENCL_IMAGES is '" << asked << "': give 0 or 1";
+  return asked.empty() ? device.type != "cpu" : asked == "1";
+}
+
 void CheckNumber(tvm::Device device) {
   HETERO_CHECK(device.device_id == 0, ValueError)
       << "opencl:" << device.device_id
@@ -56,7 +70,9 @@ ClSession& DeviceApi::Session() {
   const std::scoped_lock lock(mutex_);
   if (owner_ == nullptr) {
     Watch::Start(settings_);
-    owner_ = std::make_unique<ClSession>(platforms_.Select(), settings_.Get("opencl.memory"),
+    ClDevice device = platforms_.Select();
+    if (!MayUseImages(settings_, device)) device.image_pixels = 0;
+    owner_ = std::make_unique<ClSession>(std::move(device), settings_.Get("opencl.memory"),
                                          ProgramDirectory(settings_), MemoryLimit(settings_),
                                          options_, counters_, trace_);
     session_.store(owner_.get());
@@ -113,6 +129,7 @@ ffi::Array<ffi::Map<ffi::String, ffi::Any>> DeviceApi::Describe() {
     entry.Set("local_memory_bytes", device.local_memory_bytes);
     entry.Set("global_memory_bytes", device.global_memory_bytes);
     entry.Set("max_allocation_bytes", device.max_allocation_bytes);
+    entry.Set("image_pixels", device.image_pixels);
     entry.Set("sub_buffer_alignment_bytes", device.sub_buffer_alignment_bytes);
     all.push_back(entry);
   }

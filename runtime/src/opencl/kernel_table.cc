@@ -9,9 +9,12 @@
 #include <tvm/ffi/reflection/accessor.h>
 
 #include <algorithm>
+#include <array>
+#include <charconv>
 #include <utility>
 
 #include "../wire.h"
+#include "cl_api.h"
 
 namespace hetero_tvm::runtime::opencl {
 namespace {
@@ -20,6 +23,7 @@ namespace ffi = tvm::ffi;
 
 constexpr std::string_view kFunctionMark = "// Function: ";
 constexpr const char* kWhat = "OpenCL module";
+constexpr size_t kMostPixels = size_t{1} << 30U;  // a kernel counts them in an int
 
 KernelInfo ReadKernel(WireReader& reader) {
   KernelInfo info;
@@ -46,6 +50,55 @@ void WriteKernel(WireWriter& writer, const KernelInfo& info) {
   for (const std::string& tag : info.launch_tags) writer.Text(tag);
   writer.Number<uint64_t>(info.extra_tags.size());
   for (const int32_t tag : info.extra_tags) writer.Number<int32_t>(tag);
+}
+
+struct ImageType {
+  std::string_view name;
+  cl_uint channel;
+  size_t bytes;  // of a channel
+};
+
+constexpr std::string_view kImageMark = "hetero_image_";
+constexpr std::array kImageTypes = {
+    ImageType{"float", kFloat, 4},
+    ImageType{"half", kHalfFloat, 2},
+    ImageType{"int", kSignedInt32, 4},
+    ImageType{"uint", kUnsignedInt32, 4},
+};
+
+/*! \brief What an argument that begins with kImageMark is. Throws ValueError. */
+ImageArgument ReadImage(std::string_view declared, const std::string& kernel) {
+  declared.remove_prefix(kImageMark.size());
+  for (const ImageType& type : kImageTypes) {
+    const std::string before = std::string(type.name) + "_t /*";
+    if (declared.substr(0, before.size()) != before) continue;
+    const std::string_view digits = declared.substr(before.size());
+    size_t pixels = 0;
+    const auto parsed = std::from_chars(digits.data(), digits.data() + digits.size(), pixels);
+    if (parsed.ec == std::errc() && pixels > 0 && pixels <= kMostPixels) {
+      return {type.channel, 4 * type.bytes, pixels};
+    }
+  }
+  TVM_FFI_THROW(ValueError) << kWhat << ": kernel " << kernel << " declares an image that is none";
+  TVM_FFI_UNREACHABLE();
+}
+
+/*! \brief The images among the arguments of `kernel`, by the source's declaration of it. */
+std::map<uint32_t, ImageArgument> FindImages(std::string_view source, const std::string& kernel) {
+  std::map<uint32_t, ImageArgument> images;
+  const std::string head = " " + kernel + "(";
+  const size_t found = source.find(head);
+  if (found == source.npos) return images;
+  std::string_view rest = source.substr(found + head.size());
+  rest = rest.substr(0, rest.find(')'));
+  for (uint32_t index = 0; !rest.empty(); ++index) {
+    const size_t end = std::min(rest.find(','), rest.size());
+    const std::string_view argument = rest.substr(0, end);
+    const size_t mark = argument.find(kImageMark);
+    if (mark != argument.npos) images[index] = ReadImage(argument.substr(mark), kernel);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+  }
+  return images;
 }
 
 }  // namespace
@@ -124,6 +177,7 @@ void KernelTable::AttachSources() {
   // Code without marks was not written by TVM's generator: it is one program for all kernels.
   for (auto& [name, info] : kernels_) {
     if (info.source.empty()) info.source = code;
+    info.images = FindImages(info.source, name);
   }
 }
 

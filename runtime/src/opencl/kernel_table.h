@@ -17,12 +17,20 @@
 
 namespace hetero_tvm::runtime::opencl {
 
+/*! \brief An argument that a kernel reads as an image over a buffer, if the device has such. */
+struct ImageArgument {
+  uint32_t channel;  // OpenCL's number of what a channel is; a pixel has four
+  size_t pixel_bytes;
+  size_t pixels;
+};
+
 /*! \brief How one kernel is called: its arguments, then one integer for each launch parameter. */
 struct KernelInfo {
   std::vector<DLDataType> arg_types;
-  std::vector<std::string> launch_tags;  // "blockIdx.x", "threadIdx.x", ...
-  std::vector<int32_t> extra_tags;       // TVM's ArgExtraTags; all 0 for OpenCL
-  std::string_view source;               // self-contained part of KernelTable::code
+  std::vector<std::string> launch_tags;      // "blockIdx.x", "threadIdx.x", ...
+  std::vector<int32_t> extra_tags;           // TVM's ArgExtraTags; all 0 for OpenCL
+  std::string_view source;                   // self-contained part of KernelTable::code
+  std::map<uint32_t, ImageArgument> images;  // by the argument's number; as the source declares
 };
 
 /*!
@@ -30,6 +38,10 @@ struct KernelInfo {
  *
  * Wire format: format, {key: name, argument types, launch tags, extra tags}, code. A dtype is
  * (u8 code, u8 bits, u16 lanes). In the code each kernel's part begins with "// Function: <name>".
+ *
+ * An argument declared as hetero_image_TYPE_t, with a number of pixels as a comment before its
+ * name, is an image over a buffer. TYPE is float, half, int or uint, four of which are a pixel.
+ * Where HETERO_BUFFERS is defined the same source takes a pointer (schedules/image_reads.py).
  */
 class KernelTable {
  public:

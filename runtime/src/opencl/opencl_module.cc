@@ -32,11 +32,13 @@ void* AddressOf(const ffi::AnyView& value) {
 
 }  // namespace
 
-KernelFunction::KernelFunction(const std::string& name, const KernelInfo& info) : name_(name) {
+KernelFunction::KernelFunction(const std::string& name, const KernelInfo& info)
+    : name_(name), images_(info.images) {
   for (const DLDataType& type : info.arg_types) {
     const size_t bytes = (type.bits + 7U) / 8U;
     if (type.code == kDLOpaqueHandle) {
-      args_.push_back({ArgKind::kPointer, sizeof(void*)});
+      const bool is_image = images_.count(static_cast<uint32_t>(args_.size())) != 0;
+      args_.push_back({is_image ? ArgKind::kImage : ArgKind::kPointer, sizeof(void*)});
     } else if (type.lanes == 1 && type.code == kDLFloat &&
                (bytes == 2 || bytes == 4 || bytes == 8)) {
       args_.push_back({bytes == 2   ? ArgKind::kHalf
@@ -108,7 +110,10 @@ void KernelFunction::Launch(ClSession& session, const Kernel& kernel, ffi::Packe
   session.Launch(kernel, shape, [&](UnifiedMemory& memory, const ClApi& api) {
     for (cl_uint index = 0; index < args_.size(); ++index) {
       const ffi::AnyView value = args[static_cast<int>(index)];
-      if (args_[index].kind == ArgKind::kPointer) {
+      const ArgKind kind = args_[index].kind;
+      if (kind == ArgKind::kImage && kernel.images != 0) {
+        memory.BindImage(kernel.handle.Get(), index, AddressOf(value), images_.at(index), name_);
+      } else if (kind == ArgKind::kPointer || kind == ArgKind::kImage) {
         memory.Bind(kernel.handle.Get(), index, AddressOf(value), name_);
       } else {
         BindScalar(api, kernel, index, value);
@@ -158,7 +163,7 @@ void OpenClModule::Prepare() {
   // One after the other: the drivers measured compile under a lock of their own.
   std::map<std::string, Kernel> built;
   for (const auto& [name, info] : table_->kernels()) {
-    built.emplace(name, session.Build(name, info.source));
+    built.emplace(name, session.Build(name, info.source, info.images));
   }
   kernels_ = std::move(built);
 }

@@ -29,7 +29,7 @@ class KernelFunction {
   void Launch(ClSession& session, const Kernel& kernel, tvm::ffi::PackedArgs args) const;
 
  private:
-  enum class ArgKind { kPointer, kInteger, kHalf, kFloat, kDouble };
+  enum class ArgKind { kPointer, kImage, kInteger, kHalf, kFloat, kDouble };
   struct Arg {
     ArgKind kind;
     size_t bytes;
@@ -44,6 +44,7 @@ class KernelFunction {
 
   std::string name_;
   std::vector<Arg> args_;
+  std::map<uint32_t, ImageArgument> images_;  // of those of kind kImage
   std::vector<Extent> extents_;
   cl_uint axes_ = 1;
 };

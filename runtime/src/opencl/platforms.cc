@@ -22,6 +22,8 @@ constexpr const char* kInstallHint =
 constexpr size_t kLongestText = size_t{1} << 20U;
 constexpr cl_uint kMostObjects = 1024;
 constexpr size_t kMostPadding = size_t{1} << 20U;
+// A kernel counts pixels in an int.
+constexpr size_t kMostPixels = size_t{1} << 30U;
 
 template <typename Call, typename Object>
 std::string TextInfo(const Call& call, Object object, cl_uint key, const char* name) {
@@ -122,6 +124,10 @@ ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
   device.cache_bytes = bytes(kDeviceGlobalMemCacheSize);
   device.sub_buffer_alignment_bytes =
       std::max<int64_t>(1, NumberInfo<cl_uint>(api, id, kDeviceMemBaseAddrAlign, 8) / 8);
+  if (api.CreateImage != nullptr && NumberInfo<cl_bool>(api, id, kDeviceImageSupport) != 0) {
+    const auto pixels = NumberInfo<size_t>(api, id, kDeviceImageMaxBufferSize);
+    device.image_pixels = static_cast<int64_t>(std::min(pixels, kMostPixels));
+  }
   return device;
 }
 

@@ -46,6 +46,7 @@ struct ClDevice {
   int64_t max_allocation_bytes = 0;
   int64_t cache_bytes = 0;
   int64_t sub_buffer_alignment_bytes = 1;
+  int64_t image_pixels = 0;  // of an image over a buffer, at most; 0: it has none
 };
 
 /*! \brief The OpenCL libraries that could be opened, each with its devices. The caller serialises.

@@ -247,10 +247,19 @@ void ClSession::WaitLocked() {
   CheckCl(status, "clFinish");
 }
 
-Kernel ClSession::Build(const std::string& name, std::string_view source) {
+Kernel ClSession::Build(const std::string& name, std::string_view source,
+                        const std::map<uint32_t, ImageArgument>& images) {
   Kernel kernel;
   kernel.name = name;
-  kernel.program = cache_.Build(name, source);
+  const bool has_all = std::all_of(images.begin(), images.end(), [&](const auto& image) {
+    return image.second.pixels <= static_cast<size_t>(device_.image_pixels);
+  });
+  kernel.images = has_all ? static_cast<int64_t>(images.size()) : 0;
+  if (!has_all) {
+    kernel.program = cache_.Build(name, "#define HETERO_BUFFERS 1\n" + std::string(source));
+  } else {
+    kernel.program = cache_.Build(name, source);
+  }
   cl_int status = kSuccess;
   cl_kernel handle = api_.CreateKernel(kernel.program.Get(), name.c_str(), &status);
   CheckCl(status, handle, "no kernel " + name + " in its program: clCreateKernel");

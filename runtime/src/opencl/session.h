@@ -40,6 +40,7 @@ struct Kernel {
   std::string name;
   ClHandle<cl_program> program;
   ClHandle<cl_kernel> handle;
+  int64_t images = 0;  // arguments that are images; 0 also where it takes memory in their place
 };
 
 /*! \brief A place in the queue that can be waited for. */
@@ -110,8 +111,13 @@ class ClSession {
    */
   void SetProfiling(bool on);
 
-  /*! \brief Compile `source`, or take it from the cache, and pick kernel `name`. */
-  Kernel Build(const std::string& name, std::string_view source);
+  /*!
+   * \brief Compile `source`, or take it from the cache, and pick kernel `name`.
+   * \param images Its arguments that are images; where the device has none so large the kernel is
+   *        compiled to read memory in their place.
+   */
+  Kernel Build(const std::string& name, std::string_view source,
+               const std::map<uint32_t, ImageArgument>& images);
 
   /*!
    * \brief Put one launch into the queue.
@@ -124,6 +130,7 @@ class ClSession {
     const std::scoped_lock lock(mutex_);
     submitted_.fetch_add(1);  // first: binding alone may hand memory to the device
     bind(memory_, api_);
+    counters_.image_arguments.Add(kernel.images);
     Enqueue(kernel, shape);
   }
 

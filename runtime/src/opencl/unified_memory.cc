@@ -241,8 +241,8 @@ void UnifiedMemory::MapForHost() {
   }
 }
 
-void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
-                         const std::string& kernel_name) {
+UnifiedMemory::Table::iterator UnifiedMemory::Find(const void* data, cl_uint index,
+                                                   const std::string& kernel_name) {
   const uintptr_t address = AddressOf(data);
   auto entry = table_.upper_bound(address);  // the first allocation above `data`
   const bool is_below_all = entry == table_.begin();
@@ -252,9 +252,15 @@ void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
                               << " is not memory of " << device_.name
                               << "; allocate it on the opencl device";
   }
+  return entry;
+}
+
+void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
+                         const std::string& kernel_name) {
+  const auto entry = Find(data, index, kernel_name);
   cl_int status = kSuccess;
   if (HasBuffers()) {
-    const size_t offset = address - AddressOf(entry->second.base);
+    const size_t offset = AddressOf(data) - AddressOf(entry->second.base);
     cl_mem buffer = BufferAt(entry->second, offset, index, kernel_name);
     status = api_.SetKernelArg(kernel, index, sizeof(cl_mem), static_cast<const void*>(&buffer));
   } else {
@@ -265,6 +271,46 @@ void UnifiedMemory::Bind(cl_kernel kernel, cl_uint index, void* data,
                                  << " was refused ("
                                  << (HasBuffers() ? "clSetKernelArg" : "clSetKernelArgSVMPointer")
                                  << "): " << ClProblem(status);
+  }
+  GiveToDevice(entry);
+}
+
+void UnifiedMemory::BindImage(cl_kernel kernel, cl_uint index, void* data,
+                              const ImageArgument& image, const std::string& kernel_name) {
+  const auto entry = Find(data, index, kernel_name);
+  Allocation& allocation = entry->second;
+  const size_t begins = AddressOf(data) - entry->first;
+  if (image.pixels * image.pixel_bytes > allocation.bytes - begins) {
+    TVM_FFI_THROW(ValueError) << "argument " << index << " of kernel " << kernel_name << " has "
+                              << allocation.bytes - begins << " bytes, the kernel reads "
+                              << image.pixels * image.pixel_bytes;
+  }
+  cl_int status = kSuccess;
+  if (allocation.buffer.Get() == nullptr) {
+    // By the standard such a buffer shares the bytes of the shared virtual memory.
+    cl_mem buffer = api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr,
+                                      allocation.block_bytes, allocation.base, &status);
+    CheckCl(status, buffer, "clCreateBuffer over shared virtual memory");
+    allocation.buffer = ClHandle<cl_mem>(buffer, api_.ReleaseMemObject);
+  }
+  const size_t offset = AddressOf(data) - AddressOf(allocation.base);
+  ClHandle<cl_mem>& made = allocation.images[{offset, image.channel, image.pixels}];
+  if (made.Get() == nullptr) {
+    const ClImageFormat format{kFourChannels, image.channel};
+    ClImageDescription described{};
+    described.type = kImageOfBuffer;
+    described.width = image.pixels;
+    described.buffer = BufferAt(allocation, offset, index, kernel_name);
+    cl_mem handle = api_.CreateImage(context_, kMemReadOnly, &format, &described, nullptr, &status);
+    CheckCl(status, handle, "clCreateImage of " + std::to_string(image.pixels) + " pixels");
+    made = ClHandle<cl_mem>(handle, api_.ReleaseMemObject);
+  }
+  cl_mem handle = made.Get();
+  status = api_.SetKernelArg(kernel, index, sizeof(cl_mem), static_cast<const void*>(&handle));
+  if (status != kSuccess) {
+    TVM_FFI_THROW(DeviceFailure) << "OpenCL: argument " << index << " of kernel " << kernel_name
+                                 << ", an image, was refused (clSetKernelArg): "
+                                 << ClProblem(status);
   }
   GiveToDevice(entry);
 }
@@ -313,6 +359,9 @@ void UnifiedMemory::ReleaseFreed(uint64_t completed) {
 
 void UnifiedMemory::Release(Allocation& allocation) {
   const bool is_buffer = HasBuffers();
+  allocation.images.clear();  // before what they lie in
+  allocation.sub_buffers.clear();
+  if (!is_buffer) allocation.buffer = {};
   if (!allocation.on_device && kind_ == MemoryKind::kCoarseSvm) {
     api_.EnqueueSVMUnmap(queue_, allocation.base, 0, nullptr, nullptr);
     api_.Finish(queue_);  // clSVMFree does not wait for the unmapping

@@ -12,9 +12,11 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "cl_api.h"
+#include "kernel_table.h"
 #include "platforms.h"
 
 namespace hetero_tvm::runtime::opencl {
@@ -95,6 +97,14 @@ class UnifiedMemory {
   void Bind(cl_kernel kernel, cl_uint index, void* data, const std::string& kernel_name);
 
   /*!
+   * \brief As Bind, for an argument that is an image over the memory at `data`; copies nothing.
+   *
+   * Throws ValueError where the image would reach past the allocation.
+   */
+  void BindImage(cl_kernel kernel, cl_uint index, void* data, const ImageArgument& image,
+                 const std::string& kernel_name);
+
+  /*!
    * \brief Queue the giving back of every allocation to the host. It is done when a command that
    * is queued afterwards is.
    */
@@ -110,8 +120,10 @@ class UnifiedMemory {
     size_t bytes = 0;         // from the user's address on
     bool on_device = false;   // whose turn it is; see MemoryKind
     bool is_unsure = false;   // the driver failed to hand it over, or so it said
-    ClHandle<cl_mem> buffer;  // kBuffer and kDmaBuf only
+    ClHandle<cl_mem> buffer;  // SVM: made over it where an image is wanted
     std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset from `base`; parts of `buffer`
+    std::map<std::tuple<size_t, cl_uint, size_t>, ClHandle<cl_mem>>
+        images;  // offset, channel, pixels
   };
   struct Freed {
     uint64_t after;
@@ -124,6 +136,8 @@ class UnifiedMemory {
   bool HasBuffers() const { return kind_ == MemoryKind::kBuffer || kind_ == MemoryKind::kDmaBuf; }
   void GiveToHost(Allocation& allocation, cl_bool blocking);
   void GiveToDevice(Table::iterator entry);
+  /*! \brief The allocation that `data` lies in, as argument `index` of a kernel. */
+  Table::iterator Find(const void* data, cl_uint index, const std::string& kernel);
   cl_mem BufferAt(Allocation& allocation, size_t offset, cl_uint index, const std::string& kernel);
   void Release(Allocation& allocation);
 
