@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import faulthandler
 import importlib
 import json
 import logging
@@ -25,13 +26,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hetero_tvm import __version__, crash_report, vendor_codes
+from hetero_tvm import __version__, crash_report, crash_watch, vendor_codes
 from hetero_tvm.errors import (
     CannotWrite,
     ComparisonFailed,
     EnvironmentProblem,
     HeteroError,
     MissingPackage,
+    NativeCrash,
     OutputLost,
     UsageError,
 )
@@ -50,7 +52,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
     "debug": "find the first layer whose numbers leave the reference, on each device",
     "clean": "what the cache takes on disk; remove it",
     "explain": "say what an error's id or a driver's code means, and what to do next",
-    "doctor": "check everything that has to be right on this machine",
+    "doctor": "check everything that has to be right, here or on a device",
     "inspect": "what a model is made of, what each device takes of it, the memory it needs",
     "devices": "devices that can be reached, what they are, and what they lack",
     "deploy": "put an artefact on a device, prove it there, leave a command that runs it",
@@ -136,6 +138,40 @@ def build_parser(verbs: Sequence[str] | None = None) -> argparse.ArgumentParser:
 def entry() -> int:
     """Entry of the console script and of `python -m hetero_tvm`.
 
+    The verb runs in a child (`crash_watch`), but for `--debug`, which is for debuggers too.
+    """
+    if "--debug" in sys.argv:
+        faulthandler.enable()
+        return _entry()
+    return crash_watch.watched(_entry, _died)
+
+
+def _died(number: signal.Signals, notes: str) -> int:
+    """What is said of a verb that a signal ended, and its exit code."""
+    argv = sys.argv[1:]
+    verb = next((word for word in argv if word in VERBS), None)
+    name = f"hetero-tvm {verb}" if verb else "hetero-tvm"
+    if number == signal.SIGKILL:
+        killed = EnvironmentProblem(
+            "was killed (SIGKILL): by the system for want of memory, or by somebody; close other "
+            "programs, or use a smaller input"
+        )
+        say(_line(name, killed))
+        return killed.exit_code
+    if not crash_watch.is_fault(number):
+        return 128 + number  # as shells report it
+    path = crash_report.write(f"ended by {number.name}\n{notes}", argv)
+    work = next((line for line in notes.splitlines() if line.startswith("a thread is in ")), None)
+    where = f" while {work}" if work else ""
+    said = f"a report to attach is in {path}" if path else "no folder takes a report of it"
+    crash = NativeCrash(f"native code crashed ({number.name}){where}; {said}")
+    say(_line(name, crash))
+    return crash.exit_code
+
+
+def _entry() -> int:
+    """The verb.
+
     Vendor libraries print to file descriptor 1. It becomes stderr for the whole process, and only
     `emit` writes to the real stdout, so that `--json | jq` always works.
     """
@@ -161,7 +197,16 @@ def entry() -> int:
 
 
 def verb_main(name: str) -> int:
-    """Entry of `python -m hetero_tvm.<name>`."""
+    """Entry of `python -m hetero_tvm.<name>`.
+
+    Its imports came first. Where they have started threads, as NumPy's do, the verb begins once
+    more from `python -m hetero_tvm`: nothing may be forked beside threads.
+    """
+    words = sys.orig_argv
+    if crash_watch.has_threads() and f"hetero_tvm.{name}" in words and "--debug" not in words:
+        at = words.index(f"hetero_tvm.{name}")
+        again = [sys.executable, *words[1:at], "hetero_tvm", name, *words[at + 1 :]]
+        os.execv(sys.executable, again)  # the same process: nothing was read or said yet
     sys.argv.insert(1, name)
     return entry()
 

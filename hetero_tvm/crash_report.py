@@ -1,4 +1,6 @@
-"""A file to attach when the fault is ours: versions, the command, and the traceback."""
+"""A file to attach when the fault is ours: versions, the command, and the traceback, or what a
+process was at that a signal ended.
+"""
 
 from __future__ import annotations
 
@@ -19,36 +21,40 @@ _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime", "on
 _VARIABLES = "HETERO_"  # values of ours; nothing else of the environment is anyone's business
 
 
-def write(error: BaseException, argv: Sequence[str]) -> Path | None:
-    """Write the report of `error`; its path, or None where no folder takes it."""
+def write(what: BaseException | str, argv: Sequence[str]) -> Path | None:
+    """Write the report of an error, or of what is known of a process that died.
+
+    Returns:
+        Its path, or None where no folder takes it.
+    """
     for folder in (default_cache_dir() / "reports", Path(tempfile.gettempdir())):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             number, name = tempfile.mkstemp(prefix="hetero-tvm-", suffix=".txt", dir=folder)
             with os.fdopen(number, "w", encoding="utf-8", errors="replace") as file:
-                file.write(text(error, argv))
+                file.write(text(what, argv))
         except OSError:
             continue
         return Path(name)
     return None
 
 
-def text(error: BaseException, argv: Sequence[str]) -> str:
+def text(what: BaseException | str, argv: Sequence[str]) -> str:
     """The report; no contents of models or tensors, but the paths of the command line."""
     variables = sorted(name for name in os.environ if name.startswith(_VARIABLES))
     lines = [
         "hetero-tvm ended by a mistake of its own. Read this before you send it: it has the",
         "command line, with its paths. `hetero-tvm doctor --json` says more about the machine.",
         "",
-        f"time        {datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}",
-        f"command     hetero-tvm {' '.join(argv)}",
-        f"hetero-tvm  {__version__}",
-        f"Python      {sys.version.split()[0]}",
-        f"system      {platform.platform()}",
-        *(f"{name:<12}{_version(name)}" for name in _PACKAGES),
+        f"time            {datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')}",
+        f"command         hetero-tvm {' '.join(argv)}",
+        f"hetero-tvm      {__version__}",
+        f"Python          {sys.version.split()[0]}",
+        f"system          {platform.platform()}",
+        *(f"{name:<16}{_version(name)}" for name in _PACKAGES),
         *(f"{name}={os.environ[name]}" for name in variables),
         "",
-        "".join(traceback.format_exception(error)),
+        what if isinstance(what, str) else "".join(traceback.format_exception(what)),
     ]
     return "\n".join(lines)
 

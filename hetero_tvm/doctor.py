@@ -1,12 +1,15 @@
-"""Verb: check everything that has to be right on this machine, and say how to repair the rest."""
+"""Verb: check everything that has to be right here or on a device, and say how to repair the rest."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
+from collections.abc import Iterator
 
 from hetero_tvm import __version__, cli
+from hetero_tvm.arguments import add_device_arguments
+from hetero_tvm.config import default_cache_dir
 from hetero_tvm.doctor_checks import CHECKS, Result
 
 EXAMPLES = """\
@@ -14,6 +17,7 @@ examples:
   hetero-tvm doctor
   hetero-tvm doctor --json > doctor.json       to attach to a bug report
   hetero-tvm doctor --quick                    without running anything on a device
+  hetero-tvm doctor --to ssh://me@board        a device: drivers, rights, libraries, every part
 
 Kernels and regions run in processes of their own, so that a driver that crashes is a line too.
 
@@ -27,25 +31,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="only look, run nothing on a device (seconds)"
     )
+    add_device_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Check one after the other; each is printed as soon as it is known."""
     results: list[Result] = []
-    for check in CHECKS:
-        if args.quick and check.__name__ in _RUNS:
-            continue
-        for result in check():
-            results.append(result)
-            if not args.json and not (args.quiet and result.status == "ok"):
-                cli.emit(line(result))
+    for result in _there(args) if args.to else _here(args):
+        results.append(result)
+        if not args.json and not (args.quiet and result.status == "ok"):
+            cli.emit(line(result))
     code = exit_code(results)
     if args.json:
         data = [dataclasses.asdict(result) for result in results]
-        cli.emit_json("doctor", {"hetero_tvm": __version__, "results": data, "exit_code": code})
+        about = {"hetero_tvm": __version__, "device": args.to, "results": data, "exit_code": code}
+        cli.emit_json("doctor", about)
     elif not args.quiet:
         cli.emit(verdict(results))
     return code
+
+
+def _here(args: argparse.Namespace) -> Iterator[Result]:
+    """This machine."""
+    for check in CHECKS:
+        if not (args.quick and check.__name__ in _RUNS):
+            yield from check()
+
+
+def _there(args: argparse.Namespace) -> Iterator[Result]:
+    """A device."""
+    from hetero_tvm.device_doctor import device_checks
+
+    return device_checks(args.to, args.root, default_cache_dir(), quick=args.quick)
 
 
 def line(result: Result) -> str:

@@ -46,6 +46,12 @@ class DeviceFailure(HeteroError):
     id = "HT4000"
 
 
+class NativeCrash(HeteroError):
+    """A signal ended the process: a fault in the runtime, a driver, or a library."""
+
+    id = "HT5001"
+
+
 # The command line
 class UsageError(BadInput):
     """A command line that cannot be parsed."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hetero_tvm import (
+    crash_watch,
     fallback,
     first_load,
     memory,
@@ -348,6 +349,8 @@ def open_artefact(
 ) -> Opened:
     """Check the artefact at `path`, load its code and prepare its kernels; as `load`."""
     manifest = read_manifest(path)
+    provider = manifest.npu_provider if manifest.npu_regions else "none"
+    crash_watch.note(f"artefact: {path}, for {manifest.target}; its NPU: {provider}")
     signing.check_trusted(path)
     started = time.perf_counter()
     allowed = allow_fallback or os.environ.get("HETERO_ALLOW_FALLBACK") == "1"

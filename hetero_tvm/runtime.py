@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from hetero_tvm import errors
+from hetero_tvm import crash_watch, errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +93,12 @@ def load() -> None:
                 _call("setting_set", key, str(path))
     except ValueError as error:  # a variable of the environment
         raise errors.BadInput(str(error)) from None
+    import tvm_ffi
+
+    # None in a library that was built before; a crash report then has Python's part alone.
+    install = tvm_ffi.get_global_func("hetero_tvm.crash_report", allow_missing=True)
+    if install is not None:
+        crash_watch.arm_native(install)
 
 
 def _call(name: str, *args: Any) -> Any:

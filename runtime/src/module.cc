@@ -7,6 +7,7 @@
 #include "border.h"
 #include "check.h"
 #include "context.h"
+#include "crash_report.h"
 #include "opencl/kernel_table.h"
 #include "opencl/opencl_module.h"
 #include "opencl/timer.h"
@@ -149,6 +150,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
              [](const ffi::String& what) { Context::Get().fallbacks.Tell(std::string(what)); })
       .Typed("hetero_tvm.soc_id",
              [] { return npu::SocId(Context::Get().settings).value_or(kNoSoc); })
+      .Typed("hetero_tvm.crash_report",
+             [](int64_t fd) { CrashReport::Install(static_cast<int>(fd)); })
       .Typed("hetero_tvm.opencl_devices", [] { return Context::Get().opencl.Describe(); })
       .Typed("hetero_tvm.opencl_open", [] { Context::Get().opencl.Session(); })
       // Takes anything and returns its first argument, so that a pass can hang it into the data

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -130,6 +131,26 @@ void Watch::Start(const Settings& settings) {
 WatchSlot& Watch::OfThisThread() {
   thread_local Registration registration;
   return *registration.slot;
+}
+
+void Watch::Describe(int fd) noexcept {
+  const std::unique_lock lock(AllSlots().mutex, std::try_to_lock);
+  if (!lock.owns_lock()) return;
+  const auto say = [fd](const char* text) {
+    [[maybe_unused]] const ssize_t written = write(fd, text, std::strlen(text));
+  };
+  for (const std::shared_ptr<WatchSlot>& slot : AllSlots().all) {
+    const char* call = slot->call.load(std::memory_order_relaxed);
+    const char* work = slot->work.load(std::memory_order_relaxed);
+    if (call == nullptr && work == nullptr) continue;
+    say("a thread is in ");
+    say(call != nullptr ? call : "no driver");
+    if (work != nullptr) {
+      say(", for ");
+      say(work);
+    }
+    say("\n");
+  }
 }
 
 OnExpiry::OnExpiry(std::function<void(const char*)> handler) : slot_(Watch::OfThisThread()) {

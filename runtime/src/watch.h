@@ -19,6 +19,7 @@ namespace hetero_tvm::runtime {
 /*! \brief What one thread is calling; read by the thread that watches. */
 struct WatchSlot {
   std::atomic<const char*> call{nullptr};  // null: none of a driver's functions
+  std::atomic<const char*> work{nullptr};  // what that is for, as "npu_region_0"
   std::atomic<uint64_t> serial{0};         // of the calls so far
   std::mutex mutex;                        // guards on_expiry; held while it runs
   std::function<void(const char* call)> on_expiry;
@@ -49,6 +50,29 @@ class Watch {
 
   /*! \brief The calling thread's slot. */
   static WatchSlot& OfThisThread();
+
+  /*!
+   * \brief Write what every thread is calling, a line each; for a handler of a signal.
+   *
+   * Writes nothing where the list of threads is being changed.
+   */
+  static void Describe(int fd) noexcept;
+};
+
+/*! \brief The thread that made it is at `work` while it lives. */
+class WorkGuard {
+ public:
+  /*! \param work Lives longer than this. */
+  explicit WorkGuard(const char* work)
+      : slot_(Watch::OfThisThread()),
+        outer_(slot_.work.exchange(work, std::memory_order_relaxed)) {}
+  WorkGuard(const WorkGuard&) = delete;
+  WorkGuard& operator=(const WorkGuard&) = delete;
+  ~WorkGuard() { slot_.work.store(outer_, std::memory_order_relaxed); }
+
+ private:
+  WatchSlot& slot_;
+  const char* const outer_;
 };
 
 /*! \brief The thread that made it is in the driver's function `call` while it lives. */

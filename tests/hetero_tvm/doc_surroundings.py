@@ -6,6 +6,7 @@ The language model is tiny and has random weights; the board and adb's device ar
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import subprocess
@@ -90,23 +91,40 @@ def _checkout(folder: Path, environment: Environment) -> None:
 
 
 def _picture(folder: Path, environment: Environment) -> None:
-    """`model.onnx`, `detector.onnx`: a convolution of pictures `x` [1, 3, h, w] of any size."""
-    weight = np.random.default_rng(0).normal(0, 0.2, (8, 3, 3, 3)).astype(np.float32)
-    nodes = [
-        helper.make_node("Conv", ["x", "w"], ["h"], name="conv", strides=[4, 4], pads=[1, 1, 1, 1]),
-        helper.make_node("Relu", ["h"], ["y"], name="relu"),
-    ]
+    """`model.onnx`, `detector.onnx`: convolutions of pictures `x` [1, 3, h, w] of any size.
+
+    The second has enough of them that a Snapdragon's NPU gains something.
+    """
+    onnx.save(_convolutions([8]), folder / "model.onnx")
+    onnx.save(_convolutions([64, 64, 64, 8]), folder / "detector.onnx")
+
+
+def _convolutions(channels: list[int]) -> onnx.ModelProto:
+    random = np.random.default_rng(0)
+    weights, nodes = [], []
+    for index, (into, out) in enumerate(itertools.pairwise([3, *channels])):
+        weight = random.normal(0, (into * 9) ** -0.5, (out, into, 3, 3)).astype(np.float32)
+        weights.append(numpy_helper.from_array(weight, f"w{index}"))
+        read = f"h{index - 1}" if index else "x"
+        written = "y" if index == len(channels) - 1 else f"h{index}"
+        conv = helper.make_node(
+            "Conv",
+            [read, f"w{index}"],
+            [f"c{index}"],
+            name=f"conv{index}",
+            strides=[1, 1] if index else [4, 4],
+            pads=[1, 1, 1, 1],
+        )
+        nodes += [conv, helper.make_node("Relu", [f"c{index}"], [written], name=f"relu{index}")]
     graph = helper.make_graph(
         nodes,
         "picture",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8, "h4", "w4"])],
-        [numpy_helper.from_array(weight, "w")],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, channels[-1], "h4", "w4"])],
+        weights,
     )
     opsets = [helper.make_opsetid("", 17)]
-    model = helper.make_model(graph, opset_imports=opsets, ir_version=9)
-    for name in ("model.onnx", "detector.onnx"):
-        onnx.save(model, folder / name)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=9)
 
 
 def _minilm(folder: Path, environment: Environment) -> None:

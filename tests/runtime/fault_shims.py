@@ -11,6 +11,7 @@ takes it as it takes any library (`HETERO_OPENCL_LIB`, `HETERO_ORT_LIB`). A plan
             gives a code that does not exist (VALUE 1); what it reports is all 0xFF (VALUE 2)
     delay   it happens after VALUE milliseconds
     hang    it does not come back, until the shim is told to let go
+    crash   it reads a bad address
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ typedef int32_t cl_int;
 typedef uint32_t cl_uint, cl_bool;
 typedef uint64_t cl_ulong, cl_bitfield;
 
-enum { FAIL = 1, LIE, DELAY, HANG };
+enum { FAIL = 1, LIE, DELAY, HANG, CRASH };
 struct Call { const char* name; atomic_long count, at, kind, value; };
 static struct Call calls[CALLS];
 static atomic_int let_go;
@@ -54,7 +55,8 @@ static void load_plan(const char* plan) {
       if (strcmp(calls[i].name, name) != 0) continue;
       atomic_store(&calls[i].at, nth == 0 ? 0 : atomic_load(&calls[i].count) + nth);
       atomic_store(&calls[i].value, value);
-      const int known = *kind == 'f' ? FAIL : *kind == 'l' ? LIE : *kind == 'd' ? DELAY : HANG;
+      const char* const kinds = "fldhc";
+      const int known = (int)(strchr(kinds, *kind) - kinds) + 1;
       atomic_store(&calls[i].kind, known);
     }
   }
@@ -71,6 +73,7 @@ static long fault(int i, long* value) {
   const long kind = atomic_load(&calls[i].kind), at = atomic_load(&calls[i].at);
   if (kind == 0 || (at != 0 && at != now)) return 0;
   *value = atomic_load(&calls[i].value);
+  if (kind == CRASH) *(volatile int*)16 = 1;
   if (kind == DELAY) usleep((useconds_t)*value * 1000);
   if (kind == HANG) while (!atomic_load(&let_go)) usleep(1000);
   return kind == DELAY || kind == HANG ? 0 : kind;

@@ -49,6 +49,7 @@ class RegionJob : public Job {
       services_.wait_for_gpu(gpu_ticket_);
     }
     const TraceSpan span(services_.trace, TraceKind::kRegion, session_.region().symbol, 0, call_);
+    const WorkGuard work(session_.region().symbol.c_str());
     const OnExpiry hung([this](const char* call) { GiveUp(call); });
     session_.Run(tensors_);
     services_.counters.npu_runs.Add();

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "../crash_report.h"
 #include "dma_buf.h"
 
 namespace hetero_tvm::runtime::opencl {
@@ -45,6 +46,8 @@ ClSession::ClSession(ClDevice device, const std::string& memory_kind,
           device_, memory_kind,
           [this] { return TryDmaBuf(device_, context_.Get(), plain_queue_.Get(), cache_); })),
       memory_(device_, memory_choice_.kind, context_.Get(), queue_, memory_limit) {
+  CrashReport::Note("OpenCL device: " + device_.name + " of " + device_.platform_name +
+                    ", driver " + device_.driver_version);
   if (trace_.IsOn()) SetProfiling(true);
 }
 
@@ -273,6 +276,7 @@ void ClSession::Enqueue(const Kernel& kernel, const LaunchShape& shape) {
     global[axis] = shape.groups[axis] * shape.items[axis];
     if (global[axis] == 0) return;  // a dynamic dimension of size zero: nothing to do
   }
+  CrashReport::LastKernel(kernel.name);
   cl_event event = nullptr;
   const cl_int status = api_.EnqueueNDRangeKernel(queue_, kernel.handle.Get(), shape.axes, nullptr,
                                                   global.data(), shape.items.data(), 0, nullptr,
