@@ -152,7 +152,9 @@ def _products(
         ("npu", "float32"),
         ("split", "float32"),
     ]
-    return {(at, dtype): placed_product(at, dtype, target, system, cache_dir) for at, dtype in wanted}
+    return {
+        (at, dtype): placed_product(at, dtype, target, system, cache_dir) for at, dtype in wanted
+    }
 
 
 def _room(files: Sequence[StoredFile], facts: DeviceFacts) -> Result:

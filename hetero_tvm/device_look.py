@@ -178,7 +178,7 @@ def _npu(facts: DeviceFacts, seen: Seen) -> Result:
 
 
 def _namespaces(facts: DeviceFacts, seen: Seen) -> Result:
-    """Android's linker lets apps open only those of the vendor's libraries that are named public."""
+    """Android's linker lets apps open only the libraries that the vendor names as public."""
     wanted: Sequence[str] = ["libOpenCL.so"] + ["libcdsprpc.so"] * (facts.soc_id is not None)
     hidden = [library for library in wanted if library not in seen.public]
     if not hidden:

@@ -1,4 +1,4 @@
-"""Verb: check everything that has to be right here or on a device, and say how to repair the rest."""
+"""Verb: check everything that has to be right, here or on a device, and how to repair it."""
 
 from __future__ import annotations
 
@@ -52,14 +52,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _here(args: argparse.Namespace) -> Iterator[Result]:
-    """This machine."""
+    """Of the machine that it runs on."""
     for check in CHECKS:
         if not (args.quick and check.__name__ in _RUNS):
             yield from check()
 
 
 def _there(args: argparse.Namespace) -> Iterator[Result]:
-    """A device."""
+    """Of a device."""
     from hetero_tvm.device_doctor import device_checks
 
     return device_checks(args.to, args.root, default_cache_dir(), quick=args.quick)

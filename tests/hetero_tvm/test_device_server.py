@@ -222,3 +222,10 @@ def test_plain_lines_go_nowhere_else():
     with pytest.raises(BadInput, match="nothing is sent to another machine in plain; use rpcs"):
         rpc.parse("rpc://192.0.2.1:9180")
     assert ssl.HAS_TLSv1_3 and os.name == "posix"
+
+
+def test_the_doctor_asks_it_too(opencl, let_in, capsys):
+    assert cli.main(["doctor", "--to", let_in, "--json"]) == 0
+    by_name = {r["name"]: r for r in json.loads(capsys.readouterr().out)["results"]}
+    assert by_name["memory"]["facts"]["free_bytes"] > 0
+    assert "product right" in by_name["split product"]["words"]
