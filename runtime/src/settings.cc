@@ -27,6 +27,7 @@ constexpr std::array kSettings = {
     Setting{"opencl.unfit", "HETERO_OPENCL_UNFIT"},  // why it must not be used
     Setting{"opencl.memory", "HETERO_OPENCL_MEMORY"},  // "svm", "dma_buf", ...
     Setting{"opencl.images", "HETERO_OPENCL_IMAGES"},  // 0 or 1; else where it is no processor
+    Setting{"kernels.unproven", "HETERO_UNPROVEN_KERNELS"},  // tell or refuse
     Setting{"cache.directory", "HETERO_CACHE_DIR"},
     Setting{"memory.limit", "HETERO_MEMORY_LIMIT"},           // of device memory, with K, M or G
     Setting{"sync.implicit_waits", "HETERO_IMPLICIT_WAITS"},  // 0 or 1

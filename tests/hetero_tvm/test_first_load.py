@@ -1,5 +1,9 @@
+import ctypes
 import dataclasses
+import hashlib
+import json
 import logging
+import shutil
 import subprocess
 
 import pytest
@@ -7,7 +11,7 @@ import tuned_artefact
 import tuning_cases as cases
 
 import hetero_tvm
-from hetero_tvm import first_load
+from hetero_tvm import bundle, first_load, runtime
 from hetero_tvm.bundle import read_manifest
 from hetero_tvm.errors import RunFailed, TunedKernelWrong
 from hetero_tvm.first_load import Here, check_kernels
@@ -115,6 +119,70 @@ def test_a_check_that_cannot_run_is_not_the_kernels_fault(built, cache, monkeypa
     with pytest.raises(RunFailed, match="could not be checked: no OpenCL device"):
         check_kernels(artefact, manifest, here)
     assert not cache.exists()
+
+
+def _by_the_c_api(artefact, folder):
+    """How the C API loads the artefact, its tuned kernel proven with an older driver."""
+    manifest, here = _as_of(read_manifest(artefact))
+    (tuned,) = manifest.kernels
+    copy = folder / artefact.name
+    shutil.copy(artefact, copy)
+    with copy.open("r+b") as file:
+        _, length, _ = bundle._FOOTER.unpack(_tail(file, bundle._FOOTER.size))
+        text = _tail(file, bundle._FOOTER.size + length)[:length]
+        raw = json.loads(text)
+        raw["kernels"] = [tuned]
+        text = json.dumps(raw).encode()
+        file.seek(-bundle._FOOTER.size - length, 2)
+        file.truncate()
+        file.write(text)
+        file.write(bundle._FOOTER.pack(hashlib.sha256(text).digest(), len(text), bundle._MAGIC))
+    runtime.load()
+    library = ctypes.CDLL(str(runtime.LIBRARY))
+    library.hetero_last_error.restype = ctypes.c_char_p
+    device = runtime.open_opencl()
+    here = Here(device=str(device.device_name), driver=str(device.driver_version))
+    return library, copy, tuned, here
+
+
+def _tail(file, size):
+    file.seek(-size, 2)
+    return file.read()
+
+
+def _load(library, artefact):
+    model = ctypes.c_void_p()
+    status = library.hetero_model_load(str(artefact).encode(), ctypes.byref(model))
+    said = "" if status == 0 else library.hetero_last_error().decode()
+    if status == 0:
+        library.hetero_model_free(model)
+    return status, said
+
+
+def test_the_c_api_tells_once_of_kernels_that_nobody_checked(built, tmp_path, monkeypatch, capfd):
+    library, artefact, _, here = _by_the_c_api(built[1], tmp_path)
+    assert [_load(library, artefact)[0] for _ in range(2)] == [0, 0]
+    told = capfd.readouterr().err
+    assert told.count("1 tuned kernels, such as") == 1
+    assert f"with driver an older one, not on {here.device} with {here.driver}" in told
+    monkeypatch.setenv("HETERO_UNPROVEN_KERNELS", "refuse")
+    status, said = _load(library, artefact)
+    assert status != 0 and "HETERO_UNPROVEN_KERNELS=refuse" in said
+    monkeypatch.setenv("HETERO_UNPROVEN_KERNELS", "yes")
+    assert "give tell or refuse" in _load(library, artefact)[1]
+
+
+@pytest.mark.parametrize("reason", ["", "wrong on ones"])
+def test_the_c_api_knows_what_was_checked(built, tmp_path, capfd, reason):
+    library, artefact, tuned, here = _by_the_c_api(built[1], tmp_path)
+    first_load._remember(tuned, here, reason)
+    status, said = _load(library, artefact)
+    assert capfd.readouterr().err == ""
+    if not reason:
+        assert status == 0
+        return
+    assert status != 0
+    assert f"{tuned['function']} fails on {here.device}" in said and f"({reason})" in said
 
 
 def test_functions_travel_as_text():

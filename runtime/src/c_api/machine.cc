@@ -51,6 +51,9 @@ ffi::Module LoadCode(const std::string& path, Manifest* manifest) {
     }
     return ffi::Module(ffi::make_object<CpuMachine>(LoadModule(path), manifest->programs));
   }
+  Context& context = Context::Get();
+  const opencl::ClDevice& device = context.opencl.Session().device();
+  CheckTuned(path, manifest->tuned, device.name, device.driver_version, context.settings);
   ffi::Module module = LoadModule(path);
   if (!manifest->weights.empty()) {
     Imported("hetero_tvm.npu_weights_map")(module, ffi::String(path),

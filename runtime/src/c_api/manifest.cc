@@ -192,6 +192,19 @@ LlmDescription ReadLlm(const json::Object& object) {
   return llm;
 }
 
+/*! \brief Kernels with a proof to repeat on another driver; a default one needs none. */
+std::vector<TunedKernel> ReadTuned(const json::Array& kernels) {
+  std::vector<TunedKernel> tuned;
+  for (const json::Value& value : kernels) {
+    const auto kernel = value.cast<json::Object>();
+    if (kernel.find(ffi::String("reference")) == kernel.end()) continue;
+    const Reader reader(kernel);
+    tuned.push_back({reader.Text("function"), reader.Text("kernel"), reader.Text("scheduled"),
+                     reader.Text("device"), reader.Text("driver")});
+  }
+  return tuned;
+}
+
 /*! \brief The manifest's text, once every byte of the file agrees with its checksums. */
 Checked ReadChecked(std::istream& file, uint64_t size) {
   std::string signature = SignatureAt(file, size);
@@ -280,6 +293,9 @@ Sealed ReadSealed(std::istream& file, uint64_t size) {
     }
   }
   if (const auto llm = Part(object, "llm")) sealed.manifest.llm = ReadLlm(*llm);
+  if (object.find(ffi::String("kernels")) != object.end()) {
+    sealed.manifest.tuned = ReadTuned(reader.Get<json::Array>("kernels"));
+  }
   const auto fallback = object.find(ffi::String("fallback"));
   sealed.manifest.has_fallback =
       fallback != object.end() && (*fallback).second.try_cast<bool>().value_or(false);

@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "tuned_kernels.h"
+
 namespace hetero_tvm::runtime {
 
 /*! \brief One input or output. */
@@ -56,6 +58,7 @@ struct Manifest {
   uint64_t weights_offset = 0;  // of all of them, and what the NPU takes of them, in the file
   uint64_t weights_bytes = 0;
   std::optional<LlmDescription> llm;
+  std::vector<TunedKernel> tuned;
   bool has_fallback = false;  // it carries its whole model for a CPU
 
   /*!
