@@ -106,6 +106,7 @@ class Manifest:
     weights: Weights | None = None  # None: they are in the library
     # Built with --db: what every GPU kernel uses, tuned or not, and why.
     kernels: tuple[dict[str, Any], ...] = ()
+    gpu_share: float = 1.0  # of the GPU's time that its code takes; the rest it leaves to others
     memory_bytes: int = 0  # of devices, at least, once it has run; 0: not known
     record: str = ""  # what a report shows and nothing else reads: `hetero_tvm.build_record`
     library_bytes: int = 0
@@ -169,6 +170,8 @@ def _check(manifest: Manifest) -> None:
         weights.check()
     if not 0 <= manifest.library_bytes <= (weights.offset if weights else _MOST_BYTES):
         raise ValueError(f"{manifest.library_bytes} bytes of code")
+    if not 0 < manifest.gpu_share <= 1:
+        raise ValueError(f"a share of {manifest.gpu_share:g} of the GPU")
     llm = manifest.llm
     if llm is not None:
         check_tensors(llm.caches)

@@ -306,6 +306,7 @@ def write_artefact(
         fallback=bool(state.whole),
         kernels=first_load.described(state.kernels, state.mod),
         record=_record(state),
+        gpu_share=state.config.gpu_share,
         memory_bytes=memory_limit.artefact_bytes(
             state.memory, state.model.inputs, weights.tensors if weights is not None else ()
         ),

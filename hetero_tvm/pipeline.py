@@ -563,6 +563,7 @@ def _codegen(state: State) -> State:
         tvm_target(state.spec.gpu, _host_target(state.config)),
         npu_module,
         [region.symbol for region in state.compiled],
+        state.config.gpu_share,
     )
     calls, memory = _tables(state)
     return dataclasses.replace(state, executable=executable, calls=calls, memory=memory)

@@ -20,6 +20,7 @@ from tvm.support import cc
 
 from hetero_tvm.cross_compiler import CrossCompiler, run_compiler
 from hetero_tvm.errors import NoCompiler
+from relay_passes.keep_gpu_share import KeepGpuShare
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.ordering import CheckOrder
 from relay_passes.plan_memory import PlanMemory, npu_or_kernel
@@ -46,15 +47,18 @@ def with_memory(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
     ]
 
 
-def lower_to_vm(regions: Collection[str] = ()) -> list[tvm.ir.transform.Pass]:
+def lower_to_vm(
+    regions: Collection[str] = (), gpu_share: float = 1.0
+) -> list[tvm.ir.transform.Pass]:
     """Relax passes from legalised, scheduled IR to virtual machine calls, in order.
 
-    `regions`: symbols of the NPU's functions.
+    `regions`: symbols of the NPU's functions. `gpu_share`: of the GPU's time that is the program's.
     """
     return [
         *in_order(regions),
         *with_memory(regions),
         CheckOrder(npu_or_kernel(regions, HOST_ATTR)),
+        KeepGpuShare(gpu_share),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),
@@ -69,8 +73,12 @@ def compile_executable(
     target: tvm.target.Target,
     npu_module: Any | None,
     regions: Collection[str] = (),
+    gpu_share: float = 1.0,
 ) -> relax.VMExecutable:
-    """Generate code. `npu_module` carries the NPU regions, called `regions`, None without any."""
+    """Generate code. `npu_module` carries the NPU regions, called `regions`, None without any.
+
+    `gpu_share`: of the GPU's time that is the program's, above 0 and at most 1.
+    """
     if npu_module is not None:
         mod = mod.with_attr("external_mods", [npu_module])
     if not any(isinstance(func, tirx.PrimFunc) for func in mod.functions.values()):
@@ -80,7 +88,7 @@ def compile_executable(
     return tvm.compile(
         mod,
         target=target,
-        relax_pipeline=tvm.transform.Sequential(lower_to_vm(regions), name="LowerToVM"),
+        relax_pipeline=tvm.transform.Sequential(lower_to_vm(regions, gpu_share), name="LowerToVM"),
         tir_pipeline=host_memory_pipeline(),
     )
 

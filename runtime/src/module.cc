@@ -169,6 +169,8 @@ TVM_FFI_STATIC_INIT_BLOCK() {
                 Context::Get().ordering.Wait(args[0].cast<int64_t>(), args[1].cast<int64_t>(),
                                              behind);
               })
+      .Typed("hetero_tvm.gpu_share",  // in millionths of the GPU's time
+             [](int64_t share) { SyncOptions::TakeGpuShare(static_cast<double>(share) / 1e6); })
       .Typed("hetero_tvm.sync", [] { Context::Get().ordering.WaitForAll(); })
       .Packed("hetero_tvm.whole_call",  // a function and its arguments
               [](ffi::PackedArgs args, ffi::Any* rv) {

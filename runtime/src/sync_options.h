@@ -30,11 +30,26 @@ struct SyncOptions {
    */
   std::atomic<bool> poll_cpu{false};
 
-  /*! \brief Of the GPU's time, that our kernels may take; above 0 and at most 1. */
-  std::atomic<double> gpu_share{1.0};
+  /*!
+   * \brief Of the GPU's time, that kernels of the calling thread may take; above 0 and at most 1.
+   *
+   * What the user sets goes before what the program that runs says of itself.
+   */
+  double GpuShare() const {
+    const double set = set_gpu_share_.load(std::memory_order_relaxed);
+    return set > 0 ? set : ProgramsShare();
+  }
+
+  /*! \brief The program that this thread runs takes this share, until it says another. */
+  static void TakeGpuShare(double share);
 
   /*! \brief Take over what `settings` says. Throws ValueError where a value is none. */
   void ReadFrom(const Settings& settings);
+
+ private:
+  static double ProgramsShare();
+
+  std::atomic<double> set_gpu_share_{0};  // 0: the user said nothing
 };
 
 }  // namespace hetero_tvm::runtime

@@ -18,6 +18,7 @@ tvm::ffi::Any WholeCall(Context& context, const tvm::ffi::Function& function,
       context.ordering.WaitForAll();
       return result;
     } catch (const tvm::ffi::Error&) {
+      SyncOptions::TakeGpuShare(1);  // it did not come to say so itself
       context.ordering.Settle();
       if (again || context.counters.npu_hangs.Value() <= hangs) throw;
     }

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import forced_plans
 import numpy as np
+import onnx
 import pytest
 import tiny_models as tiny
+import tvm
+from onnx import helper
 from split_models import CASES
 
 import hetero_tvm
@@ -95,6 +98,49 @@ def test_numbers_and_descriptions(api, mlp):
         expected = tiny.run_with_onnxruntime(onnx, x=x)["y"]
         np.testing.assert_allclose(run(api, model, x, (4, 16)), expected, rtol=1e-5, atol=1e-5)
     api.hetero_model_free(model)
+
+
+def deep(path):
+    """`x` [256, 512] through eight products: enough kernels to be looked at, and some time."""
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((512, 512), np.float32) / 22.6 for _ in range(8)]
+    names = ["x", *(f"h{i}" for i in range(7)), "y"]
+    nodes = [helper.make_node("MatMul", [names[i], f"w{i}"], [names[i + 1]]) for i in range(8)]
+    ends = [helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, (256, 512)) for n in "xy"]
+    held = [onnx.numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)]
+    graph = helper.make_graph(nodes, "deep", ends[:1], ends[1:], held)
+    opsets = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    return path
+
+
+def test_the_share_of_the_gpu_that_was_built_for_is_kept(api, tmp_path):
+    """No variable, no setting: in C as in Python. What a user sets goes before it."""
+    onnx_model, artefact = deep(tmp_path / "deep.onnx"), tmp_path / "deep.so"
+    config = BuildConfig(
+        model=onnx_model, target="host", output=artefact, devices="gpu", gpu_share=0.05
+    )
+    compiler.build(config)
+    x = np.random.default_rng().standard_normal((256, 512), np.float32)
+    expected = tiny.run_with_onnxruntime(onnx_model, x=x)["y"]
+    setting = tvm.get_global_func("hetero_tvm.setting_set")
+    setting("gpu.share", "")
+
+    def gap(function):
+        runtime.reset_counters()
+        np.testing.assert_allclose(function(), expected, rtol=1e-3, atol=1e-3)
+        return runtime.counters()["gpu_gap_us"]
+
+    in_c, in_python = load(api, artefact), hetero_tvm.load(artefact)
+    assert in_python.manifest.gpu_share == 0.05
+    assert gap(lambda: run(api, in_c, x, (256, 512))) > 0
+    assert gap(lambda: in_python.run({"x": x})["y"]) > 0
+    try:
+        setting("gpu.share", "100%")
+        assert gap(lambda: run(api, in_c, x, (256, 512))) == 0
+    finally:
+        setting("gpu.share", "")
+    api.hetero_model_free(in_c)
 
 
 def test_an_output_that_lies_permuted_is_given_in_the_models_order(api, tmp_path):

@@ -371,7 +371,7 @@ def test_random_schedules(opencl, gpu, fill, seed, fast):
 def half_of_the_gpu():
     runtime.configure_sync(gpu_share=0.5)
     yield
-    runtime.configure_sync(gpu_share=1.0)
+    tvm.get_global_func("hetero_tvm.setting_set")("gpu.share", "")  # as if nobody had said a word
 
 
 def test_who_has_half_of_the_gpu_leaves_gaps(opencl, gpu, half_of_the_gpu):
@@ -404,6 +404,59 @@ def test_what_others_had_anyway_is_no_gap_of_ours(opencl, gpu, half_of_the_gpu):
         runtime.sync()
         threading.Event().wait(0.05)
     assert runtime.counters()["gpu_gap_us"] == 0
+
+
+TAKE = tvm.get_global_func("hetero_tvm.gpu_share")  # in millionths
+EIGHT = 8  # kernels, looked at every four
+
+
+def gap_of(opencl, gpu):
+    """What eight slow kernels of this thread left to others, in microseconds."""
+    source, out = tensors(opencl, 2)
+    before = runtime.counters()["gpu_gap_us"]
+    for _ in range(EIGHT):
+        gpu(out, source, slow=True)
+    runtime.sync()
+    return runtime.counters()["gpu_gap_us"] - before
+
+
+def test_a_programs_own_share_is_its_threads(opencl, gpu):
+    TAKE(500_000)
+    try:
+        elsewhere = []
+        other = threading.Thread(target=lambda: elsewhere.append(gap_of(opencl, gpu)))
+        other.start()
+        other.join()
+        assert elsewhere == [0]
+        assert gap_of(opencl, gpu) > 0
+    finally:
+        TAKE(1_000_000)
+    assert gap_of(opencl, gpu) == 0
+
+
+def test_the_users_share_goes_before_a_programs(opencl, gpu, half_of_the_gpu):
+    runtime.configure_sync(gpu_share=1.0)
+    TAKE(500_000)
+    try:
+        assert gap_of(opencl, gpu) == 0
+    finally:
+        TAKE(1_000_000)
+
+
+def test_a_program_that_fails_gives_its_share_back(opencl, gpu):
+    def fails():
+        TAKE(500_000)
+        raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        runtime.whole_call(tvm.runtime.convert(fails))
+    assert gap_of(opencl, gpu) == 0
+
+
+@pytest.mark.parametrize("share", [0, -5, 1_000_001])
+def test_a_programs_share_is_a_share(share):
+    with pytest.raises(ValueError, match="above 0, at most 1"):
+        TAKE(share)
 
 
 def test_eight_threads_share_half_of_the_gpu(opencl, gpu, fill, half_of_the_gpu):

@@ -208,8 +208,7 @@ bool ClSession::WatchEvent(const ClFence& fence, Clock::time_point expected_end)
   return was_running;
 }
 
-void ClSession::KeepShare() {
-  const double share = options_.gpu_share.load(std::memory_order_relaxed);
+void ClSession::KeepShare(double share) {
   const double rest = 1 / share - 1;  // of the others, for each of ours
   Clock::time_point began;
   {

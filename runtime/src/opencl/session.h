@@ -125,7 +125,8 @@ class ClSession {
    */
   template <typename Bind>  // void(UnifiedMemory&, const ClApi&)
   void Launch(const Kernel& kernel, const LaunchShape& shape, const Bind& bind) {
-    if (options_.gpu_share.load(std::memory_order_relaxed) < 1) KeepShare();
+    const double share = options_.GpuShare();
+    if (share < 1) KeepShare(share);
     const TraceSpan span(trace_, TraceKind::kSubmit, kernel.name);
     const std::scoped_lock lock(mutex_);
     submitted_.fetch_add(1);  // first: binding alone may hand memory to the device
@@ -156,7 +157,7 @@ class ClSession {
    * \brief Before a launch, where others have a share of the GPU: once our work took our share of
    * a frame, let the queue run dry and leave the rest of the time to them.
    */
-  void KeepShare();
+  void KeepShare(double share);
 
   void Enqueue(const Kernel& kernel, const LaunchShape& shape);
   void WaitLocked();
