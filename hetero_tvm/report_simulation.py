@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from hetero_tvm.simulation import Conditions, FolderReport, LlmReport, ModelReport, Pass
 
@@ -29,6 +29,26 @@ def llm_summary(report: LlmReport) -> str:
         lines += ["", f"Prefill holds {compiles / 1e3:.0f} ms of compiling NPU graphs, once."]
     lines += ["", *_verdict(report), *_closing(report.conditions, report.figures)]
     return "\n".join(lines)
+
+
+def lengths_summary(reports: Sequence[LlmReport]) -> str:
+    """Tokens a second of every mode, over the length of the prompt."""
+    first = reports[0]
+    lines = [
+        f"{first.llm.name} (W{first.llm.weight_bits}A16) on {first.target}: every length that the "
+        "NPU has graphs for, all simulated"
+    ]
+    for phase in ("prefill", "decode"):
+        lines += [
+            "",
+            f"{phase}, tokens/s".ljust(20) + "".join(f"{_TITLES[m]:>13}" for m in first.modes),
+        ]
+        for report in reports:
+            rates = (report.tokens_per_s(mode, phase) for mode in report.modes)
+            lines.append(
+                f"{report.prompt:>7} tokens".ljust(20) + "".join(f"{r:>13.2f}" for r in rates)
+            )
+    return "\n".join([*lines, "", *_closing(first.conditions, first.figures)])
 
 
 def folder_summary(report: FolderReport) -> str:

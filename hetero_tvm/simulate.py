@@ -29,6 +29,7 @@ examples:
   hetero-tvm simulate --llm internlm2-1.8b --no-fast-sync --json
   hetero-tvm simulate --llm llama-3-8b --trace trace.json   # open in ui.perfetto.dev
   hetero-tvm simulate --llm llama-3-8b --renderer 60 --renderer-share 0.3 --gpu-share 0.6
+  hetero-tvm simulate --llm llama-3-8b --all-lengths --estimate   # minutes once, then seconds
   hetero-tvm simulate model_folder/ --target snapdragon-8-gen-3 --prompt 300 --decode 64
   hetero-tvm simulate detector.onnx --target snapdragon-8-gen-3 --input x=1x3x320x320
 
@@ -54,6 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     llm = parser.add_argument_group("language model: an ONNX folder, or in its place --llm")
     llm.add_argument("--llm", help="architecture name or TOML file; `help` lists them")
     llm.add_argument("--prompt", type=int, default=256, metavar="N", help="tokens (default 256)")
+    llm.add_argument(
+        "--all-lengths",
+        action="store_true",
+        help="--llm: plan for every length that the NPU has graphs for, in place of --prompt",
+    )
+    llm.add_argument(
+        "--estimate",
+        action="store_true",
+        help="--llm: Qualcomm's compiler estimates the products on the NPU in many sizes (minutes "
+        "once, then it is kept)",
+    )
     llm.add_argument(
         "--decode", type=int, default=32, metavar="N", help="tokens to generate (default 32)"
     )
@@ -100,6 +112,9 @@ def run(args: argparse.Namespace) -> int:
     if args.npu_policy != _POLICY:
         raise BadInput("--npu-policy is for --llm; a model's regions are what `build` makes of it")
     config = onnx_config(args, output=None)
+    for flag in ("all_lengths", "estimate"):
+        if getattr(args, flag):
+            raise BadInput(f"--{flag.replace('_', '-')} is for --llm")
     if args.model.is_dir():
         return _run_folder(args, config, conditions)
     with Progress(quiet=args.quiet) as progress:
@@ -146,7 +161,9 @@ def _check_tokens(args: argparse.Namespace) -> None:
 
 def _run_llm(args: argparse.Namespace, conditions: Conditions) -> int:
     from hetero_tvm import report_simulation, simulation
-    from hetero_tvm.llm_graph import POLICIES
+    from hetero_tvm.config import default_cache_dir
+    from hetero_tvm.llm_costs import estimated_costs
+    from hetero_tvm.llm_graph import NPU_LENGTHS, POLICIES
     from target_specs.llm import list_llms, load_llm
     from target_specs.loader import SpecError, load_spec, resolve
 
@@ -170,23 +187,38 @@ def _run_llm(args: argparse.Namespace, conditions: Conditions) -> int:
     with Progress(quiet=args.quiet) as progress:
         if name != args.target:
             progress.note(f"target {args.target} stands for {name}")
-        progress.begin({"prefill": 1.0, "decode": 1.0})
-        report = simulation.simulate_llm(
-            spec,
-            llm,
-            prompt=args.prompt,
-            decode=args.decode,
-            policy=args.npu_policy,
-            conditions=conditions,
-            on_step=progress.step,
-        )
+        prompts = NPU_LENGTHS if args.all_lengths else (args.prompt,)
+        progress.begin({"estimate": 1.0, "prefill": 1.0, "decode": 1.0})
+        costs = None
+        if args.estimate:
+            progress.step("estimate")
+            costs = estimated_costs(
+                spec, llm, prompts, cache_dir=default_cache_dir(), progress=progress.note
+            )
+        reports = [
+            simulation.simulate_llm(
+                spec,
+                llm,
+                prompt=prompt,
+                decode=args.decode,
+                policy=args.npu_policy,
+                conditions=conditions,
+                on_step=progress.step,
+                costs=costs,
+            )
+            for prompt in prompts
+        ]
+    report = reports[-1]
     runs = {
         mode: {phase: done.run for phase, done in passes.items()}
         for mode, passes in report.modes.items()
     }
     _write_trace(args, runs, f"{llm.name} on {spec.name}")
     if args.json:
-        cli.emit_json("simulate", report.to_dict())
+        lengths = {"lengths": [one.rates() for one in reports]} if args.all_lengths else {}
+        cli.emit_json("simulate", {**report.to_dict(), **lengths})
+    elif args.all_lengths:
+        cli.emit(report_simulation.lengths_summary(reports))
     else:
         cli.emit(report_simulation.llm_summary(report))
     return 0

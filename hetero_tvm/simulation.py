@@ -127,6 +127,17 @@ class LlmReport:
         tokens = self.prompt if phase == "prefill" else 1
         return tokens / self.modes[mode][phase].us * 1e6
 
+    def rates(self) -> dict[str, Any]:
+        """The length and each mode's tokens a second, as plain data."""
+        phases = ("prefill", "decode")
+        return {
+            "prompt": self.prompt,
+            "modes": {
+                mode: {f"{phase}_tokens_per_s": self.tokens_per_s(mode, phase) for phase in phases}
+                for mode in self.modes
+            },
+        }
+
     def to_dict(self) -> dict[str, Any]:
         """As plain data, the `--json` of the verb."""
         return {
@@ -277,15 +288,16 @@ def simulate_llm(
     policy: Policy,
     conditions: Conditions,
     on_step: Callable[[str], None] = lambda name: None,
+    costs: CostModel | None = None,
 ) -> LlmReport:
     """The prompt in one pass, then a token at the mean length of the context.
 
     That token stands for all of them. On one device a token's time is a line in the context, so it
     is their mean; a split is planned for that token, and its cuts move in steps, so there it is
-    near the mean.
+    near the mean. `costs`: other than the spec's alone.
     """
     begin = time.perf_counter()
-    costs = CostModel(spec)
+    costs = costs or CostModel(spec)
     waiting = waiting_of(costs, fast=conditions.fast_sync, element_bytes=2)
     soc = machine(spec, waiting)
     passes: dict[str, dict[str, Pass]] = {mode: {} for mode in MODES}

@@ -54,6 +54,23 @@ def test_table_on_stdout(hetero):
     assert "by the drivers' own waits" in done.stdout
 
 
+def test_every_length_at_once(hetero):
+    words = ("simulate", "--llm", "internlm2-1.8b", "-t", "snapdragon", "--all-lengths", "-q")
+    table = hetero(*words)
+    assert table.returncode == 0, table.stderr
+    assert [line.split()[0] for line in table.stdout.splitlines() if " tokens  " in line] == [
+        str(length) for _ in ("prefill", "decode") for length in (32, 64, 128, 256, 512, 1024)
+    ]
+    found = hetero(*words, "--json").json
+    assert [one["prompt"] for one in found["lengths"]] == [32, 64, 128, 256, 512, 1024]
+    for one in found["lengths"]:
+        assert list(one["modes"]) == MODES
+        for phase in ("prefill_tokens_per_s", "decode_tokens_per_s"):
+            rates = {mode: rate[phase] for mode, rate in one["modes"].items()}
+            assert rates["split"] >= max(rates["gpu"], rates["npu"], rates["layer"])
+    assert found["prompt"] == 1024  # what else is said is of the longest
+
+
 def test_renderer_reports_frames(hetero):
     done = hetero(
         "simulate", "--llm", "internlm2-1.8b", "--renderer", "60", "--renderer-share", "30%",
@@ -101,6 +118,8 @@ def test_lists_architectures(hetero):
     [
         ([], "nothing to simulate: give --llm NAME (--llm help lists them) or an ONNX file"),
         (["absent.onnx"], "absent.onnx"),
+        (["absent.onnx", "--all-lengths"], "--all-lengths is for --llm"),
+        (["--llm", "llama-3-8b", "-t", "host", "--estimate"], "--estimate: "),
         (["--llm", "llama-3-9b"], "unknown llm 'llama-3-9b'; did you mean llama-3-8b"),
         (["--llm", "absent.toml"], "absent.toml: cannot be read: No such file or directory"),
         (["--llm", "llama-3-8b", "-t", "snapdragno"], "unknown target 'snapdragno'; did you mean"),
