@@ -211,7 +211,8 @@ def _gru_step(node: NodeView) -> _Step:
         h = state["h"]
         driven = _cut(out, now, hidden, 3)
         recurrent = _cut(out, _product(out, direction, h), hidden, 3)
-        update = out.op(gate, out.op("Add", driven[0], recurrent[0]))
+        updating = out.op("Add", driven[0], recurrent[0])
+        update = out.op(gate, updating)
         reset = out.op(gate, out.op("Add", driven[1], recurrent[1]))
         if reset_after:
             seen = out.op("Mul", reset, recurrent[2])
@@ -222,7 +223,10 @@ def _gru_step(node: NodeView) -> _Step:
                 bias = out.slice(direction.recurrent_bias, 0, 2 * hidden, 3 * hidden)
                 seen = out.op("Add", seen, bias)
         new = out.op(candidate, out.op("Add", driven[2], seen))
-        rest = out.op("Sub", out.const(1.0, dtype), update)
+        if gate == "Sigmoid":  # 1 - sigmoid(x) cancels near 1, where a float16 has few digits left
+            rest = out.op(gate, out.op("Neg", updating))
+        else:
+            rest = out.op("Sub", out.const(1.0, dtype), update)
         return {"h": out.op("Add", out.op("Mul", rest, new), out.op("Mul", update, h))}
 
     return step
