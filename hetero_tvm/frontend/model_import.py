@@ -13,6 +13,7 @@ from tvm import IRModule
 from hetero_tvm.frontend import converters
 from hetero_tvm.frontend.canonicalise import canonicalise
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
+from hetero_tvm.frontend.empty_tensors import refuse_empty_tensors
 from hetero_tvm.frontend.fold_affine import fold_affine
 from hetero_tvm.frontend.four_bit_weights import four_bit_weights
 from hetero_tvm.frontend.input_specs import InputShape, fix_input_shapes
@@ -78,6 +79,7 @@ def import_model(
     folded = fold_affine(folded)
     progress("importing")
     imported = canonicalise(to_relax(folded))
+    refuse_empty_tensors(imported.mod, folded.outputs, imported.node_of)
     ranges = input_ranges(folded.proto, folded.dropped, folded.dropped_constants)
     errors: tuple[OutputError, ...] = ()
     if check:
