@@ -211,6 +211,8 @@ def tokenizer(data: bytes) -> None:
     kind, rest = (data[0], data[1:]) if data[:1] in (b"\1", b"\2") else (0, data)
     texts = dict(tokenizer_texts())
     texts[names.get(kind, "tokenizer_config.json")] = rest.decode("utf-8", "replace")
+    if kind == 2:
+        _read_template(texts["chat_template.jinja"])
     with contextlib.suppress(BadInput):
         words = Tokenizer(texts)
         assert all(isinstance(token, int) for token in words.stop_tokens)
@@ -220,6 +222,14 @@ def tokenizer(data: bytes) -> None:
         stream.finish()
         if words.has_chat_template:
             words.chat([{"role": "user", "content": "dog?"}])
+
+
+def _read_template(text: str) -> None:
+    """Jinja's parser here, too: templates run in a process whose branches guide nobody."""
+    import jinja2
+
+    with contextlib.suppress(jinja2.TemplateError, RecursionError, ValueError, OverflowError):
+        jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(text)
 
 
 def llm_folder(data: bytes) -> None:
