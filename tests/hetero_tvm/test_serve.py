@@ -18,11 +18,21 @@ from hetero_tvm.errors import BadInput
 
 _ROOT = Path(__file__).parents[2]
 _PROGRAM = """
-import argparse, sys
+import argparse, sys, time
 sys.path.insert(0, "tests/hetero_tvm")
 from fake_llm import says
 from hetero_tvm import serve, text_model
-text_model.open_text_model = lambda path, device: says("yes")
+model = says("yes" * 200)
+decode = model.session.decode
+def slowly(token):
+    time.sleep(0.05)
+    return decode(token)
+if "slow" in sys.argv:
+    sys.argv.remove("slow")
+    model.session.decode = slowly
+else:
+    model = says("yes")
+text_model.open_text_model = lambda path, device: model
 parser = argparse.ArgumentParser()
 serve.add_arguments(parser)
 parser.set_defaults(quiet=False, verbose=0, json=True)
@@ -69,6 +79,68 @@ def test_it_serves_until_it_is_stopped(number):
             process.kill()
     assert process.returncode in (0, -number)
     assert signal.SIGINT != number or process.returncode == 0
+
+
+def _served(process) -> str:
+    line = process.stderr.readline()
+    assert line.startswith("serving "), line + process.stderr.read()
+    for _ in range(6):
+        process.stdout.readline()
+    return line.split(" on ")[1].split(";")[0]
+
+
+def _reached(httpx, url) -> None:
+    for _ in range(200):
+        try:
+            httpx.get(f"{url}/models")
+            return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise AssertionError(f"{url}: nobody listens")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_server_that_ends_in_mid_answer_leaves_nobody_waiting(number):
+    """The client is told at once, and the next server has the port and answers whole."""
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("uvicorn")
+    with _start("--port", "0", "slow") as process:
+        try:
+            url = _served(process)
+            _reached(httpx, url)
+            asked = {
+                "model": "fake",
+                "messages": [{"role": "user", "content": "dog?"}],
+                "stream": True,
+                "max_tokens": 500,
+            }
+            begun = time.monotonic()
+            with httpx.stream("POST", f"{url}/chat/completions", json=asked, timeout=30) as answer:
+                lines = answer.iter_lines()
+                assert next(lines).startswith("data: ")
+                process.send_signal(number)
+                rest = []
+                try:
+                    rest = [line for line in lines if line]
+                except httpx.TransportError as error:
+                    rest.append(str(error))
+            assert time.monotonic() - begun < 25
+            process.wait(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode in ((0, -number) if number == signal.SIGINT else (-number,))
+    assert rest
+    assert signal.SIGKILL != number or "[DONE]" not in rest[-1]
+    port = url.rsplit(":", 1)[1].split("/")[0]
+    with _start("--port", port) as process:
+        try:
+            assert _served(process) == url
+            _reached(httpx, url)
+            asked = {"model": "fake", "messages": [{"role": "user", "content": "dog?"}]}
+            answer = httpx.post(f"{url}/chat/completions", json=asked, timeout=30).json()
+            assert answer["choices"][0]["message"]["content"] == "yes"
+        finally:
+            process.kill()
 
 
 def test_other_machines_need_a_token():
