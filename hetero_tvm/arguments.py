@@ -80,6 +80,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "per operator",
     )
     parser.add_argument(
+        "--samples",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE.npz",
+        help="inputs such as the model will get: operators that the NPU's float16 makes wrong on "
+        "them stay off it; once per set (default: random inputs)",
+    )
+    parser.add_argument(
         "--gpu-share",
         default="100%",
         metavar="SHARE",
@@ -249,6 +258,17 @@ def _memory_limit(text: str | None) -> int | None:
     return None if text is None else read_bytes(text, "--memory-limit")
 
 
+def checked_samples(
+    paths: Sequence[str | Path], model: Path | None, length: object
+) -> tuple[Path, ...]:
+    """`--samples`, which have one shape and are for models that are one function; BadInput."""
+    if paths and length is not None:
+        raise BadInput("samples have one length: build without a length, or without samples")
+    if paths and model is not None and model.is_dir():
+        raise WrongKindOfModel(f"{model}: a language model takes no samples")
+    return tuple(Path(path) for path in paths)
+
+
 def model_config(
     args: argparse.Namespace, *, output: Path | None, length: int | None = None, **more: Any
 ) -> BuildConfig:
@@ -275,6 +295,7 @@ def model_config(
         gpu_share=read_share(args.gpu_share),
         memory_limit=_memory_limit(args.memory_limit),
         off_npu=tuple(args.off_npu),
+        samples=checked_samples(args.samples, args.model, length),
         **more,
     )
 

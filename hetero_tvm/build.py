@@ -20,6 +20,7 @@ from hetero_tvm import cli
 from hetero_tvm.arguments import (
     add_model_arguments,
     add_step_arguments,
+    checked_samples,
     is_folder,
     model_config,
     read_fill,
@@ -76,6 +77,7 @@ def build(
     gpu_share: float = 1.0,
     memory_limit: int | None = None,
     off_npu: Sequence[str] = (),
+    samples: Sequence[str | Path] = (),
     check: bool = True,
     keep_going: bool = False,
     measure: bool | None = None,
@@ -108,6 +110,8 @@ def build(
         gpu_share: of the GPU's time that is ours, above 0 and at most 1.
         memory_limit: bytes of devices' memory that the plan may need; None: no limit.
         off_npu: names of operators that the NPU must not have; `*` and `?` stand for more.
+        samples: .npz files of inputs such as the model will get; operators that the NPU's float16
+            makes wrong on them stay off it. Without any, random inputs stand for them.
         check: prove the import against ONNX Runtime.
         keep_going: move NPU regions that the vendor's compiler rejects to the GPU.
         measure: target host: build every mode, time them here, keep the fastest. None: so it is,
@@ -156,6 +160,7 @@ def build(
             gpu_share=gpu_share,
             memory_limit=memory_limit,
             off_npu=tuple(off_npu),
+            samples=checked_samples(samples, model, length),
             check=check,
             keep_going=keep_going,
             measure=measure,

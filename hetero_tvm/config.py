@@ -68,6 +68,7 @@ class BuildConfig:
     # Build every mode and follow the one that is fastest; None: where the target is this machine.
     measure: bool | None = None
     off_npu: tuple[str, ...] = ()  # operators that the NPU must not have, or patterns of them
+    samples: tuple[Path, ...] = ()  # .npz files of inputs that the model must be right on
     memory_limit: int | None = None  # bytes of devices' memory that a plan may need
     gpu_share: float = 1.0  # of the GPU's time that is ours; the rest is somebody else's
     check: bool = True

@@ -43,6 +43,7 @@ from hetero_tvm.memory_forecast import PlanMemory, plan_memory
 from hetero_tvm.plan_regions import Region, estimate_regions
 from hetero_tvm.plan_rounds import plan_by_regions
 from hetero_tvm.plan_run import plan_run
+from hetero_tvm.sample_inputs import read_sample
 from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.call_table import call_table
 from relay_passes.calls import Call
@@ -161,11 +162,12 @@ def _precision(state: State) -> State:
     if "npu" not in state.config.devices or not npu_support.is_half_inside(npu):
         return dataclasses.replace(state, unfit=kept)
     names = [parameter.name for parameter in state.mod["main"].params]
-    inputs = []
-    for seed in _PRECISION_SEEDS:
-        drawn = frontend.draw_inputs(state.model.ranges, seed)
-        inputs.append(dict(zip(names, drawn.values(), strict=True)))
-    harmed = npu_precision.precision_declines(state.mod, npu, inputs)
+    sets = [frontend.draw_inputs(state.model.ranges, seed) for seed in _PRECISION_SEEDS]
+    samples = state.config.samples
+    if samples:
+        sets = [{**sets[0], **read_sample(path, state.model.inputs)} for path in samples]
+    inputs = [dict(zip(names, each.values(), strict=True)) for each in sets]
+    harmed = npu_precision.precision_declines(state.mod, npu, inputs, strict=bool(samples))
     return dataclasses.replace(state, unfit={**harmed, **kept})
 
 

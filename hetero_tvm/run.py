@@ -156,11 +156,11 @@ def _run(args: argparse.Namespace, model: Model, given: dict[str, np.ndarray]) -
     return 1 if held is False else 0
 
 
-def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
+def read_inputs(flags: list[str], flag: str = "--inputs") -> dict[str, np.ndarray]:
     """Arrays by name from `FILE.npz` and `NAME=FILE.npy` flags; no pickles are read."""
     arrays: dict[str, np.ndarray] = {}
-    for flag in flags:
-        name, separator, file = flag.rpartition("=")
+    for text in flags:
+        name, separator, file = text.rpartition("=")
         path = Path(file)
         try:
             loaded = np.load(path, allow_pickle=False)
@@ -168,14 +168,14 @@ def read_inputs(flags: list[str]) -> dict[str, np.ndarray]:
                 arrays.update(loaded)  # reads the members
                 continue
         except OSError as error:
-            raise WrongTensors(f"--inputs {flag}: {error.strerror or error}") from None
+            raise WrongTensors(f"{flag} {text}: {error.strerror or error}") from None
         except (ValueError, EOFError, zipfile.BadZipFile):
             # numpy's own words for a file of something else advise to unpickle it
             raise WrongTensors(
-                f"--inputs {flag}: not a whole .npy or .npz file of numbers, as numpy.save writes"
+                f"{flag} {text}: not a whole .npy or .npz file of numbers, as numpy.save writes"
             ) from None
         if not separator:
-            raise WrongTensors(f"--inputs {flag}: say which input it is, as in NAME={file}")
+            raise WrongTensors(f"{flag} {text}: say which input it is, as in NAME={file}")
         arrays[name] = loaded
     return arrays
 

@@ -26,11 +26,14 @@ from onnx import TensorProto, helper
 from tvm import relax
 from tvm.ir import GenericConst
 
-from relay_passes.npu_onnx.graph import EMITTERS, FLOAT16_MAX, OnnxGraph, Operand
+from relay_passes.half_emulator_ops import EMULATED, emulated
+from relay_passes.npu_onnx.graph import FLOAT16_MAX, OnnxGraph, Operand, dtype_of
 from relay_passes.npu_onnx.model import emit_value, finish_model, value_info
-from relay_passes.op_work import VIEWS, op_name
+from relay_passes.op_work import VIEWS, op_name, tensor_args
 
 _SEGMENTS = 24
+_NUDGES = (1 + 2.0**-10, 1 - 2.0**-10)  # by a step of float16 at most, either way
+_JUMP = 0.1  # far more than a few nudges add up to: a number crossed a border
 _PRODUCTS = frozenset(
     f"relax.{name}" for name in ("matmul", "nn.conv1d", "nn.conv2d", "nn.conv2d_transpose")
 )
@@ -52,7 +55,7 @@ def bindings_of(func: relax.Function) -> list[relax.VarBinding]:
 def missing_ops(func: relax.Function) -> set[str]:
     """Operators (or TIR functions) that cannot be emulated."""
     calls = [b.value for b in bindings_of(func) if isinstance(b.value, relax.Call)]
-    return {op_name(call) for call in calls if getattr(call.op, "name", "") not in EMITTERS}
+    return {op_name(call) for call in calls if not emulated(call)}
 
 
 class HalfEmulator:
@@ -63,14 +66,20 @@ class HalfEmulator:
         func: relax.Function,
         names: Sequence[str],
         inputs: Sequence[Mapping[str, np.ndarray]],
+        *,
+        strict: bool = False,
     ) -> None:
         """`names`: the bindings that have a switch, in order; each of `inputs` by parameter name.
 
-        The sets of inputs share the sessions, which hold the weights.
+        The sets of inputs share the sessions, which hold the weights. `strict`: whatever an
+        operator reads is rounded, and outputs of whole numbers and booleans count, too; one run
+        alone must also not make anything jump when its results are a float16 step larger or
+        smaller, since an NPU does not round as a CPU does. Both are infinite errors.
         """
+        self._strict = strict
         index_of = {name: index for index, name in enumerate(names)}
         self._outputs = _variables(func.body.body, bindings_of(func))
-        self._segments = _cut(func, index_of, self._outputs)
+        self._segments = _cut(func, index_of, self._outputs, strict)
         self._before: list[list[_Values]] = []  # per set: what each segment finds, in float32
         self._exact: list[_Values] = []
         for row in inputs:
@@ -90,22 +99,32 @@ class HalfEmulator:
         if not touched:
             return 0.0
 
-        def change(row: int) -> float:
+        def after(row: int, nudge: float = 1.0) -> _Values:
             values = self._before[row][touched[0]]
             for segment in self._segments[touched[0] :]:
-                values = segment.run(values, on)
-            exact = self._exact[row]
-            return max((_change(exact[var], values[var]) for var in self._outputs), default=0.0)
+                values = segment.run(values, on, nudge)
+            return values
+
+        def change(row: int) -> float:
+            found = worst(row, after(row))
+            nudges = _NUDGES if self._strict and len(runs) == 1 else ()
+            jumped = any(worst(row, after(row, nudge)) > _JUMP for nudge in nudges)
+            return math.inf if jumped else found
+
+        def worst(row: int, values: _Values) -> float:
+            changes = (_change(self._exact[row][v], values[v], self._strict) for v in self._outputs)
+            return max(changes, default=0.0)
 
         with ThreadPoolExecutor(len(self._exact)) as pool:
             return max(pool.map(change, range(len(self._exact))), default=0.0)
 
 
-def _change(exact: np.ndarray, other: np.ndarray) -> float:
+def _change(exact: np.ndarray, other: np.ndarray, whole: bool) -> float:
     if exact.dtype.kind != "f":
-        return 0.0
+        return math.inf if whole and not np.array_equal(exact, other) else 0.0
     size = float(np.linalg.norm(exact.astype(np.float64))) or 1.0
-    change = float(np.linalg.norm(exact.astype(np.float64) - other)) / size
+    with np.errstate(invalid="ignore"):  # infinity less infinity is none of ours
+        change = float(np.linalg.norm(exact.astype(np.float64) - other)) / size
     return change if math.isfinite(change) else math.inf
 
 
@@ -119,6 +138,7 @@ class _Segment:
     outputs: list[relax.Var]
     live: set[relax.Var]  # what later segments, or the caller, read of all that is known by now
     fused: set[relax.Var]
+    strict: bool
     sessions: dict[bool, onnxruntime.InferenceSession] = dataclasses.field(default_factory=dict)
 
     @property
@@ -127,14 +147,19 @@ class _Segment:
         found = (self.index_of.get(binding.var.name) for binding in self.bindings)
         return frozenset(index for index in found if index is not None)
 
-    def run(self, values: _Values, on: frozenset[int]) -> _Values:
-        """What is live after this segment, given what was before it."""
+    def run(self, values: _Values, on: frozenset[int], nudge: float = 1.0) -> _Values:
+        """What is live after this segment, given what was before it.
+
+        `nudge`: what results are multiplied by before they are rounded.
+        """
         switched = bool(self.switches & on)
         if switched not in self.sessions:
             self.prepare(switched)
         feeds = {f"in{i}": values[var] for i, var in enumerate(self.inputs)}
         for index in self.switches if switched else ():
             feeds[f"switch{index}"] = np.asarray(index in on)
+        if switched and self.strict:
+            feeds["nudge"] = np.asarray(nudge, "float32")
         results = self.sessions[switched].run(None, feeds)
         known = values | dict(zip(self.outputs, results, strict=True))
         return {var: value for var, value in known.items() if var in self.live}
@@ -155,18 +180,30 @@ class _Segment:
         graph = _SwitchedGraph(half_inside=False)
         names: dict[relax.Var, Operand] = {var: f"in{i}" for i, var in enumerate(self.inputs)}
         inputs = [value_info(f"in{i}", var.ty) for i, var in enumerate(self.inputs)]
+        if switched and self.strict:
+            inputs.append(helper.make_tensor_value_info("nudge", TensorProto.FLOAT, []))
         limits = (graph.scalar(-FLOAT16_MAX, "float32"), graph.scalar(FLOAT16_MAX, "float32"))
         for binding in self.bindings:
             index = self.index_of.get(binding.var.name) if switched else None
             if index is not None:
                 inputs.append(helper.make_tensor_value_info(f"switch{index}", TensorProto.BOOL, []))
-            if index is None or binding.value.op.name in _MOVES:
-                names[binding.var] = emit_value(graph, binding.value, names)
+            if index is None:
+                names[binding.var] = emit_value(graph, binding.value, names, EMULATED)
+                continue
+            read = dict(names)
+            for var in _reads(binding.value) if self.strict else ():
+                if _is_rounded(var, self.strict):
+                    switch = f"switch{index}"
+                    read[var] = _round(graph, str(names[var]), switch, limits, dtype_of(var))
+            moved = binding.value.op.name in _MOVES and not _has_constant(binding.value)
+            if moved and not self.strict:
+                names[binding.var] = emit_value(graph, binding.value, read)
                 continue
             graph.switch = f"switch{index}"
-            result = emit_value(graph, binding.value, names)
-            if _is_float32(binding.var) and binding.var not in self.fused:
-                result = _round(graph, result, graph.switch, limits)
+            result = emit_value(graph, binding.value, read)
+            if _is_rounded(binding.var, self.strict) and binding.var not in self.fused:
+                nudge = "nudge" if self.strict else ""
+                result = _round(graph, result, graph.switch, limits, dtype_of(binding.var), nudge)
             graph.switch = None
             names[binding.var] = result
         outputs = []
@@ -189,14 +226,27 @@ class _SwitchedGraph(OnnxGraph):
         return self.node("Where", self.switch, super().constant(half), name)
 
 
-def _round(graph: OnnxGraph, name: str, switch: str, limits: tuple[str, str]) -> str:
-    """`name`, or where the switch is on its float16 value as float32 again."""
-    half = graph.node("Cast", graph.node("Clip", name, *limits), to=TensorProto.FLOAT16)
-    return graph.node("Where", switch, graph.node("Cast", half, to=TensorProto.FLOAT), name)
+def _round(
+    graph: OnnxGraph, name: str, switch: str, limits: tuple[str, str], dtype: str, nudge: str = ""
+) -> str:
+    """`name`, or where the switch is on its float16 value in its own type again.
+
+    `nudge`: the number that it is multiplied by before.
+    """
+    value = name if dtype == "float32" else graph.node("Cast", name, to=TensorProto.FLOAT)
+    if nudge:
+        value = graph.node("Mul", value, nudge)
+    half = graph.node("Cast", graph.node("Clip", value, *limits), to=TensorProto.FLOAT16)
+    if dtype == "float32":
+        half = graph.node("Cast", half, to=TensorProto.FLOAT)
+    return graph.node("Where", switch, half, name)
 
 
 def _cut(
-    func: relax.Function, index_of: Mapping[str, int], results: Sequence[relax.Var]
+    func: relax.Function,
+    index_of: Mapping[str, int],
+    results: Sequence[relax.Var],
+    strict: bool,
 ) -> list[_Segment]:
     """`func` in up to `_SEGMENTS` segments of about equal length."""
     bindings = bindings_of(func)
@@ -214,7 +264,7 @@ def _cut(
         live = {var for var in (*known, *made) if last_read.get(var, -1) >= end}
         inputs = [var for var in known if var in read]
         outputs = [var for var in made if var in live]
-        segments.append(_Segment(inside, index_of, inputs, outputs, live, fused))
+        segments.append(_Segment(inside, index_of, inputs, outputs, live, fused, strict))
         known = [var for var in (*known, *made) if var in live]
     return segments
 
@@ -274,5 +324,12 @@ def _variables(result: relax.Expr, bindings: Sequence[relax.VarBinding]) -> list
     return _reads(result)
 
 
-def _is_float32(var: relax.Var) -> bool:
-    return isinstance(var.ty, relax.TensorType) and str(var.ty.dtype) == "float32"
+def _has_constant(call: relax.Call) -> bool:
+    """Reads it a number that is in no other operator's result, such as the infinity of a mask?"""
+    return any(isinstance(arg, GenericConst) for arg in tensor_args(call))
+
+
+def _is_rounded(var: relax.Var, strict: bool) -> bool:
+    """Does a switch change this? What is float16 already only where infinities count."""
+    types = ("float32", "float16") if strict else ("float32",)
+    return isinstance(var.ty, relax.TensorType) and dtype_of(var) in types

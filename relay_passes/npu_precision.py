@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -44,6 +45,8 @@ def precision_declines(
     npu: NpuSpec,
     inputs: Sequence[Mapping[str, np.ndarray]],
     budget: float = BUDGET,
+    *,
+    strict: bool = False,
 ) -> dict[str, str]:
     """Binding name -> why that operator must stay off the NPU; empty when all may go.
 
@@ -52,6 +55,9 @@ def precision_declines(
         npu: the NPU; one that computes in float32 declines nothing here.
         inputs: sets of inputs, by parameter name; the worst of them counts. Two are enough.
         budget: relative error (norm) that every floating-point output may have.
+        strict: for inputs that a user vouches for. Outputs of whole numbers and booleans must not
+            change at all; else they do not count, since made-up inputs say little about where a
+            number is rounded or which is largest. See `HalfEmulator`.
     """
     main = mod["main"]
     if not npu_support.is_half_inside(npu):
@@ -67,12 +73,14 @@ def precision_declines(
     ]
     if not names:
         return {}
-    emulator = HalfEmulator(main, names, inputs)
-    if emulator.error([range(len(names))]) <= budget:
+    emulator = HalfEmulator(main, names, inputs, strict=strict)
+    if not strict and emulator.error([range(len(names))]) <= budget:
         return {}
     given_up = _give_up(_runs(len(names)), emulator.error, budget)
     return {
         names[index]: f"float16 here alone changes the model's outputs by {share:.1e}"
+        if math.isfinite(share)
+        else "float16 here alone makes an output of the model a wrong number"
         for run, share in given_up
         for index in run
     }

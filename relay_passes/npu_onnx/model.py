@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 
 import onnx
 from onnx import helper
@@ -11,6 +12,7 @@ from tvm.ir import GenericConst
 
 from relay_passes.npu_onnx.graph import (
     EMITTERS,
+    Emitter,
     OnnxGraph,
     Operand,
     element_type,
@@ -88,13 +90,22 @@ def _reads(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
                 yield from _reads(attribute.g.node)
 
 
-def emit_value(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]) -> Operand:
-    """Append what a binding's value needs; the names of its results."""
+def emit_value(
+    graph: OnnxGraph,
+    expr: relax.Expr,
+    names: dict[relax.Var, Operand],
+    more: Mapping[str, Emitter] = MappingProxyType({}),
+) -> Operand:
+    """Append what a binding's value needs; the names of its results.
+
+    `more`: emitters of operators that `EMITTERS` lacks, where it is not for an NPU.
+    """
     if isinstance(expr, relax.Call):
         op = getattr(expr.op, "name", str(expr.op))
-        if op not in EMITTERS:
+        emit = EMITTERS.get(op) or more.get(op)
+        if emit is None:
             raise NotExpressible(f"no ONNX form for {op} in an NPU region")
-        return EMITTERS[op](graph, expr, [_operand(graph, arg, names) for arg in expr.args])
+        return emit(graph, expr, [_operand(graph, arg, names) for arg in expr.args])
     return _operand(graph, expr, names)
 
 

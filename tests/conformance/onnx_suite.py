@@ -38,6 +38,7 @@ from onnx import numpy_helper
 
 LIMIT_S = 120
 _STORED_BITS = {"float16": 10, "bfloat16": 7}  # of a significand
+_NONE = np.dtype(object)
 _ROUNDINGS = (
     2  # of each value that a device with a smaller significand than the type's may have made
 )
@@ -165,12 +166,19 @@ def _run(
             if isinstance(array, np.ndarray) and not _is_static(value)
         }
         try:
+            samples = []
+            for number, (given, _) in enumerate(data if bits is not None else ()):
+                known = zip([value.name for value in _fed(model)], given, strict=False)
+                arrays = {n: x for n, x in known if getattr(x, "dtype", _NONE).kind in "fiub"}
+                samples.append(Path(folder) / f"{number}.npz")
+                np.savez(samples[-1], **arrays)
             hetero_tvm.build(
                 path,
                 target=target,
                 devices=devices,
                 inputs=shapes,
                 output=Path(folder) / "model.so",
+                samples=samples,
                 check=False,
             )
             loaded = hetero_tvm.load(Path(folder) / "model.so")
