@@ -117,12 +117,12 @@ def run(args: argparse.Namespace) -> int:
         raise BadInput("--sustained and --repeat exclude each other")
     count = args.generate
     if workload.is_llm(args.artefact):
-        llm = workload.open_llm(args, "prefill")
-        count = _GENERATE if count is None else count
-        check_room(llm, count)
-        answers: list[Answer] = []
-        timed = functools.partial(_answer, llm, count, answers)
-        return _run(args, llm, timed, answers, sustained_s, every_s)
+        with workload.open_llm(args, "prefill") as llm:
+            count = _GENERATE if count is None else count
+            check_room(llm, count)
+            answers: list[Answer] = []
+            timed = functools.partial(_answer, llm, count, answers)
+            return _run(args, llm, timed, answers, sustained_s, every_s)
     if count is not None:
         raise WrongKindOfModel(f"--generate: {args.artefact} is no language model")
     with workload.open_model(args) as model:
@@ -221,7 +221,7 @@ def check_room(work: LlmWorkload, count: int) -> None:
     Raises:
         BadInput: it does not.
     """
-    room = work.session.capacity - len(work.prompt)
+    room = work.capacity - len(work.prompt)
     if count > room:
         raise ContextFull(
             f"--generate {count}: behind {len(work.prompt)} tokens of prompt there is room for "
@@ -231,17 +231,9 @@ def check_room(work: LlmWorkload, count: int) -> None:
 
 def _answer(work: LlmWorkload, count: int, answers: list[Answer]) -> float:
     """Time one answer, greedy and without an end; noted in `answers`."""
-    start = time.perf_counter()
-    work.run()
-    prefilled = time.perf_counter()
-    decode, before = [], prefilled
-    for number in range(count - 1):
-        work.session.decode(work.prompt[number % len(work.prompt)])
-        now = time.perf_counter()
-        decode.append((now - before) * 1e3)
-        before = now
-    answers.append(Answer(len(work.prompt), (prefilled - start) * 1e3, tuple(decode)))
-    return (before - start) * 1e3
+    prefill, decode = work.answer(count)
+    answers.append(Answer(len(work.prompt), prefill, decode))
+    return prefill + sum(decode)
 
 
 def llm_figures(answers: Sequence[Answer]) -> dict[str, Any]:

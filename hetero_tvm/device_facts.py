@@ -21,7 +21,20 @@ echo "android=$(prop ro.build.version.release)"
 echo "name=$(prop ro.product.model)$(first /sys/firmware/devicetree/base/model)"
 echo "soc_id=$(first /sys/devices/soc0/soc_id)"
 echo "soc_name=$(prop ro.soc.model)"
-echo "gpu=$(first /sys/class/kgsl/kgsl-3d0/gpu_model)"
+gpu=$(first /sys/class/kgsl/kgsl-3d0/gpu_model)
+driver=
+if command -v dumpsys >/dev/null 2>&1; then  # "GLES: Qualcomm, Adreno (TM) 750, OpenGL ES 3.2 V@…"
+  gles=$(dumpsys SurfaceFlinger 2>/dev/null | sed -n 's/^ *GLES: *[^,]*, *//p' | head -n 1)
+  [ -n "$gpu" ] || gpu=${gles%%,*}
+  driver=$(echo "$gles" | sed -n 's/^[^,]*, *//p')
+fi
+[ -n "$driver" ] || driver=$(command -v clinfo >/dev/null 2>&1 && clinfo --raw 2>/dev/null |
+  sed -n 's/.*CL_DRIVER_VERSION *//p' | head -n 1)
+[ -n "$driver" ] || for f in /etc/OpenCL/vendors/*.icd /vendor/etc/OpenCL/vendors/*.icd; do
+  [ -r "$f" ] && driver=$(first "$f") && break
+done
+echo "gpu=$gpu"
+echo "gpu_driver=$driver"
 echo "memory_kb=$(awk '/^MemTotal/ {print $2}' /proc/meminfo 2>/dev/null)"
 echo "memory_free_kb=$(awk '/^MemAvailable/ {print $2}' /proc/meminfo 2>/dev/null)"
 echo "processors=$(grep -c '^processor' /proc/cpuinfo 2>/dev/null)"
@@ -64,6 +77,7 @@ class DeviceFacts:
     soc_id: int | None
     htp_arch: int | None  # None: no Snapdragon, or one that no target knows
     gpu: str
+    gpu_driver: str  # its version; else the library that OpenCL's loader finds
     memory_bytes: int | None
     memory_free_bytes: int | None
     processors: int | None
@@ -132,6 +146,7 @@ def read_facts(transport: Transport, folder: str = "/") -> DeviceFacts:
         soc_id=soc_id,
         htp_arch=htp_arch,
         gpu=values.get("gpu", ""),
+        gpu_driver=values.get("gpu_driver", ""),
         memory_bytes=_bytes(kilobytes["memory_kb"]),
         memory_free_bytes=_bytes(kilobytes["memory_free_kb"]),
         processors=_number(values.get("processors", "")),

@@ -10,7 +10,9 @@ where the kernel has Landlock nothing that runs in this process can write anywhe
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import hashlib
+import json
 import os
 import platform
 import re
@@ -48,6 +50,13 @@ class Folder:
         if path == self._root or not path.is_relative_to(self._root):
             raise BadInput(f"{name!r} is not in the session's folder")
         return path
+
+    def facts(self) -> str:
+        """What this machine is and has, as JSON; free storage is the folder's."""
+        from hetero_tvm.device_facts import read_facts
+        from hetero_tvm.transports.local import Local
+
+        return json.dumps(dataclasses.asdict(read_facts(Local(self._root), str(self._root))))
 
     def size(self, digest: str, name: str) -> int:
         """Bytes of a file that have arrived; -1 where it is whole."""
@@ -156,6 +165,7 @@ def _register(folder: Folder) -> None:
     register("tvm.rpc.server.workpath", lambda name: str(folder.path(name)))
     register("tvm.rpc.server.load_module", lambda name: code_load(str(checked(name))))
     register("hetero_tvm.language_model", lambda name: language_model(str(checked(name))))
+    register("hetero_tvm.facts_json", folder.facts)
     register("hetero_tvm.file_size", folder.size)
     register("hetero_tvm.file_append", lambda d, n, at, data: folder.append(d, n, at, bytes(data)))
     register("hetero_tvm.file_finish", folder.finish)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import os
 import sys
@@ -12,16 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hetero_tvm import cli
-from hetero_tvm.errors import BadInput, HeteroError
+from hetero_tvm.errors import BadInput, DeviceFailure, HeteroError
+from hetero_tvm.transports import rpc
 from hetero_tvm.transports.address import FORMS, open_transport
 
 if TYPE_CHECKING:
     from hetero_tvm.device_facts import DeviceFacts
+    from hetero_tvm.remote import Session
 
 EXAMPLES = """\
 examples:
   hetero-tvm devices
   hetero-tvm devices --to ssh://me@board --json
+  hetero-tvm devices --to rpc://127.0.0.1:9180         a device server; HETERO_RPC_TOKEN as for run
 
 Without --to: what the adb server has, and the addresses in devices.toml, in
 $XDG_CONFIG_HOME/hetero_tvm or ~/.config/hetero_tvm:
@@ -51,7 +55,11 @@ class Found:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `hetero-tvm devices`."""
     parser.add_argument(
-        "--to", action="append", default=[], metavar="DEVICE", help=f"look at this one: {FORMS}"
+        "--to",
+        action="append",
+        default=[],
+        metavar="DEVICE",
+        help=f"look at this one: {FORMS}, rpc[s]://host[:port]",
     )
 
 
@@ -98,16 +106,40 @@ def config_file() -> Path:
 def look(address: str) -> Found:
     """The device at `address`, or why it does not answer; only a wrong address raises."""
     from hetero_tvm.device_facts import read_facts
-    from hetero_tvm.device_store import bundle_names
+    from hetero_tvm.device_store import DeviceStore, bundle_names
+    from hetero_tvm.remote import Session
 
     try:
+        if address.partition(":")[0] in ("rpc", "rpcs"):
+            with Session.of_server(rpc.parse(address)) as session:
+                facts = _with_driver(session.facts(), session)
+                return Found(address=address, facts=facts)
         with open_transport(address) as transport:
-            facts = read_facts(transport)
-            return Found(address=address, facts=facts, bundles=bundle_names(transport))
+            facts, bundles = read_facts(transport), bundle_names(transport)
+            if bundles:  # then there is a program that asks OpenCL itself
+                script = f"{DeviceStore(transport).root}/bundles/{bundles[0]}/run"
+                with (
+                    contextlib.suppress(DeviceFailure),
+                    Session.of_bundle(transport, script) as session,
+                ):
+                    facts = _with_driver(facts, session)
+            return Found(address=address, facts=facts, bundles=bundles)
     except BadInput:
         raise
     except HeteroError as error:
         return Found(address=address, error=str(error))
+
+
+def _with_driver(facts: DeviceFacts, session: Session) -> DeviceFacts:
+    """`facts` with GPU and driver by OpenCL's own word, of its first GPU if it has one."""
+    gpus = sorted(session.gpus(), key=lambda device: device["type"] != "gpu")
+    if not gpus:
+        return facts
+    first = gpus[0]
+    words = f"{first['driver_version']} ({first['platform']})"
+    gpu = facts.gpu or str(first["name"])
+    opencl = facts.opencl or str(first["library"])
+    return dataclasses.replace(facts, gpu=gpu, gpu_driver=words, opencl=opencl)
 
 
 def text(found: Found) -> str:
@@ -123,6 +155,7 @@ def text(found: Found) -> str:
         f"  SoC          {soc}{arch}",
         f"  GPU          {facts.gpu or 'not named by its kernel'}; "
         f"OpenCL {facts.opencl or 'not found'}",
+        f"  GPU driver   {facts.gpu_driver or 'not known: it is asked once something is deployed'}",
         f"  NPU driver   {facts.fastrpc or 'not found'}",
         f"  memory       {_gigabytes(facts.memory_bytes)}, "
         f"free {_gigabytes(facts.memory_free_bytes)}",

@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.trace is not None:
         check_save(args.trace, [args.artefact], flag="--trace")
     if workload.is_llm(args.artefact):
-        return _run(args, workload.open_llm(args, args.phase or "decode"))
+        with workload.open_llm(args, args.phase or "decode") as llm:
+            return _run(args, llm)
     if args.phase is not None:
         raise WrongKindOfModel(f"--phase: {args.artefact} is no language model")
     with workload.open_model(args) as model:

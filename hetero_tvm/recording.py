@@ -133,12 +133,13 @@ def record(
     return Recording(recorder.events, recorder.lost, tuple(bounds))
 
 
-def record_there(call: Callable[..., str], machine: Any, function: str, count: int) -> Recording:
-    """As `record`, of `function` in a virtual machine on a device; its inputs are set.
+def record_there(call: Callable[[int, int], str], count: int) -> Recording:
+    """As `record`, on a device.
 
-    `call`: the runtime's `hetero_tvm.record` there.
+    `call`: records there; takes `count` and events for each thread, gives what the runtime's
+    `RecordRuns` does.
     """
-    found = json.loads(call(machine, function, count, _EVENTS_PER_THREAD))
+    found = json.loads(call(count, _EVENTS_PER_THREAD))
     *rows, lost = found["rows"]
     events = sorted(map(_event, rows), key=lambda event: event.start_ns)
     return Recording(tuple(events), lost, tuple((start, end) for start, end in found["bounds"]))

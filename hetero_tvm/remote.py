@@ -7,6 +7,7 @@ and adb have settled who may do that, nothing listens on a port, and the program
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shlex
@@ -19,8 +20,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetero_tvm import fallback, npu_targets
+from hetero_tvm import fallback, npu_targets, typed_json
 from hetero_tvm.bundle import Manifest
+from hetero_tvm.device_facts import DeviceFacts
 from hetero_tvm.device_store import StoredFile
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.loader import Around, Fed, Model, Results, nothing_around
@@ -144,6 +146,19 @@ class Session:
         """See `Model.gpus`: those of the device."""
         return json.loads(self.call("hetero_tvm.opencl_devices_json"))
 
+    def facts(self) -> DeviceFacts:
+        """What a device server says of its machine.
+
+        Raises:
+            DeviceFailure: it says something else, or is of another version.
+        """
+        found = str(self.call("hetero_tvm.facts_json"))
+        try:
+            facts = typed_json.from_object(DeviceFacts, typed_json.parse_object(found))
+        except ValueError as error:
+            raise DeviceFailure(f"{self._where}: no description of a device: {error}") from None
+        return dataclasses.replace(facts, where=self._where)
+
     def load(self, path: str, manifest: Manifest) -> RemoteModel:
         """The artefact at `path` there, described by `manifest`.
 
@@ -251,12 +266,10 @@ class RemoteModel(Model):
         function = self._programs[fed.way[0].length if fed.way else None].call
         with self._session.failures():
             function.set_inputs(*tensors)
-            return record_there(
-                partial(self._session.call, "hetero_tvm.record"),
-                self._remote.module,
-                function.name,
-                runs,
+            call = partial(
+                self._session.call, "hetero_tvm.record", self._remote.module, function.name
             )
+            return record_there(call, runs)
 
     @property
     def surroundings(self) -> Surroundings:

@@ -21,6 +21,9 @@ _DECODE = 1
 Chooser = Callable[[np.ndarray, Sequence[int]], int]
 """(logits [vocabulary] float32, tokens so far) -> the next token. The array is only lent."""
 
+Step = tuple[int, list[int]]
+"""Rows of a step of the artefact, and as many tokens or fewer."""
+
 
 def greedy(logits: np.ndarray, _tokens: Sequence[int]) -> int:
     """The most likely token; of equals the first."""
@@ -81,14 +84,18 @@ class TokenSequence(abc.ABC):
         Raises:
             BadInput: no tokens, one that the model does not have, or more than there is room for.
         """
+        steps = self.steps(tokens)
+        logits = np.empty(0, np.float32)
+        for number, (rows, part) in enumerate(steps, 1):
+            logits = self._step(rows, part, wanted=number == len(steps))
+        return logits
+
+    def steps(self, tokens: Sequence[int]) -> list[Step]:
+        """How `prefill` takes `tokens` in, by the plans' predictions; raises as it does."""
         checked = self._checked(tokens)
         pieces = way(len(checked), self._predicted_us, padding=True, chunking=True)
         assert pieces is not None
-        logits = np.empty(0, np.float32)
-        for piece in pieces:
-            part = checked[piece.start : piece.start + piece.size]
-            logits = self._step(piece.length, part, wanted=piece is pieces[-1])
-        return logits
+        return [(piece.length, checked[piece.start : piece.start + piece.size]) for piece in pieces]
 
     def decode(self, token: int) -> np.ndarray:
         """Append one token; the logits of what follows. See `prefill`."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import argparse
 import contextlib
 import time
@@ -14,14 +15,17 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from hetero_tvm import bundle, llm_session, loader, recording, runtime
+from hetero_tvm import bundle, loader, recording, runtime
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.errors import BadInput, ContextFull, WrongKindOfModel
+from hetero_tvm.llm_session import LlmSession
 from hetero_tvm.loader import Around, nothing_around
-from hetero_tvm.open_model import opened
+from hetero_tvm.open_model import opened, opened_llm
 from hetero_tvm.recording import Recording
+from hetero_tvm.remote_llm import RemoteLlm
 from hetero_tvm.run import complete_inputs, read_inputs
 from hetero_tvm.surroundings import Surroundings
+from hetero_tvm.token_sequence import TokenSequence
 from hetero_tvm.workload_arguments import PROMPT, refuse_device_there
 
 Phase = Literal["prefill", "decode"]
@@ -78,28 +82,49 @@ def _selected(gpus: Sequence[Mapping[str, Any]]) -> str:
     return next((str(gpu["name"]) for gpu in gpus if gpu["selected"]), "no OpenCL device")
 
 
-class LlmWorkload:
+class LlmWorkload(abc.ABC):
     """A prompt of random tokens taken in, or one more token behind it."""
 
-    def __init__(
-        self, session: llm_session.LlmSession, phase: Phase, prompt: int, seed: int
-    ) -> None:
-        if not 1 <= prompt < session.capacity:
+    def __init__(self, sequence: TokenSequence, phase: Phase, prompt: int, seed: int) -> None:
+        if not 1 <= prompt < sequence.capacity:
             raise ContextFull(
-                f"--prompt {prompt}: 1 to {session.capacity - 1} tokens, of the "
-                f"{session.capacity} that the artefact holds"
+                f"--prompt {prompt}: 1 to {sequence.capacity - 1} tokens, of the "
+                f"{sequence.capacity} that the artefact holds"
             )
-        self.manifest, self.load_seconds = session.manifest, session.load_seconds
-        self.simulated = session.simulated
-        self.session, self.phase = session, phase
-        self.surroundings = Surroundings()
+        self.manifest, self.load_seconds = sequence.manifest, sequence.load_seconds
+        self.simulated, self.capacity = sequence.simulated, sequence.capacity
+        self.surroundings, self.phase = sequence.surroundings, phase
         self.length: int | None = prompt if phase == "prefill" else 1
-        drawn = np.random.default_rng(seed).integers(session.description.vocabulary, size=prompt)
+        drawn = np.random.default_rng(seed).integers(sequence.description.vocabulary, size=prompt)
         self.prompt = [int(token) for token in drawn]
-        session.prefill(self.prompt)
+        sequence.prefill(self.prompt)
+
+    @abc.abstractmethod
+    def measure(self) -> float:
+        """Milliseconds of one phase, each time from where it began the first time."""
+
+    @abc.abstractmethod
+    def record(self, runs: int) -> Recording:
+        """Of the same."""
+
+    @abc.abstractmethod
+    def answer(self, count: int) -> tuple[float, tuple[float, ...]]:
+        """Milliseconds of taking the prompt in, and of each of `count` tokens but the first."""
+
+    @abc.abstractmethod
+    def gpu_name(self) -> str:
+        """The OpenCL device that it runs on."""
+
+
+class LlmHere(LlmWorkload):
+    """In this process."""
+
+    def __init__(self, session: LlmSession, phase: Phase, prompt: int, seed: int) -> None:
+        super().__init__(session, phase, prompt, seed)
+        self.session = session
 
     def run(self, around: Around = nothing_around) -> None:
-        """One phase, each time from where it began the first time."""
+        """One phase."""
         self.session.around = around
         try:
             if self.phase == "prefill":
@@ -112,18 +137,62 @@ class LlmWorkload:
             self.session.around = nothing_around
 
     def measure(self) -> float:
-        """Of one phase."""
+        """See `LlmWorkload.measure`."""
         start = time.perf_counter()
         self.run()
         return (time.perf_counter() - start) * 1e3
 
     def record(self, runs: int) -> Recording:
-        """Of `run`."""
+        """See `LlmWorkload.record`."""
         return recording.record(self.session, self.run, runs)
 
+    def answer(self, count: int) -> tuple[float, tuple[float, ...]]:
+        """See `LlmWorkload.answer`."""
+        self.session.reset()
+        times = []
+        for number in range(count):
+            start = time.perf_counter()
+            if number == 0:
+                self.session.prefill(self.prompt)
+            else:
+                self.session.decode(self.prompt[(number - 1) % len(self.prompt)])
+            times.append((time.perf_counter() - start) * 1e3)
+        return times[0], tuple(times[1:])
+
     def gpu_name(self) -> str:
-        """Of the machine that it runs on, which is this one."""
+        """See `LlmWorkload.gpu_name`."""
         return runtime.device_name()
+
+
+class LlmThere(LlmWorkload):
+    """On a device, timed and recorded there."""
+
+    def __init__(self, sequence: RemoteLlm, phase: Phase, prompt: int, seed: int) -> None:
+        super().__init__(sequence, phase, prompt, seed)
+        self._sequence = sequence
+        sequence.reset()
+        self._prefill = sequence.steps(self.prompt)
+        self._past = 0 if phase == "prefill" else prompt
+        self._phase_steps = self._prefill if phase == "prefill" else [(1, self.prompt[:1])]
+
+    def measure(self) -> float:
+        """See `LlmWorkload.measure`."""
+        return sum(self._sequence.measure(self._phase_steps, self._past))
+
+    def record(self, runs: int) -> Recording:
+        """See `LlmWorkload.record`."""
+        return self._sequence.record(self._phase_steps, self._past, runs)
+
+    def answer(self, count: int) -> tuple[float, tuple[float, ...]]:
+        """See `LlmWorkload.answer`."""
+        tokens = (self.prompt[number % len(self.prompt)] for number in range(count - 1))
+        times = self._sequence.measure([*self._prefill, *((1, [token]) for token in tokens)], 0)
+        behind = len(self._prefill)
+        return sum(times[:behind]), tuple(times[behind:])
+
+    def gpu_name(self) -> str:
+        """See `LlmWorkload.gpu_name`."""
+        return _selected(self._sequence.gpus())
 
 
 def is_llm(path: Path) -> bool:
@@ -151,18 +220,19 @@ def open_model(args: argparse.Namespace) -> Iterator[ModelWorkload]:
         yield ModelWorkload(model, inputs)
 
 
-def open_llm(args: argparse.Namespace, phase: Phase) -> LlmWorkload:
+@contextlib.contextmanager
+def open_llm(args: argparse.Namespace, phase: Phase) -> Iterator[LlmWorkload]:
     """As `open_model`, of a language model."""
     _check(args)
     if args.inputs or args.length is not None:
         raise WrongKindOfModel(f"{args.artefact} is a language model: use --prompt TOKENS")
-    if args.to is not None:
-        raise WrongKindOfModel(
-            f"--to {args.to}: {args.artefact} is a language model: they run here"
-        )
-    session = llm_session.load_llm(args.artefact)
-    prompt = min(PROMPT, session.capacity - 1) if args.prompt is None else args.prompt
-    return LlmWorkload(session, phase, prompt, args.seed)
+    with opened_llm(args.artefact, args.to, args.root) as sequence:
+        prompt = min(PROMPT, sequence.capacity - 1) if args.prompt is None else args.prompt
+        if isinstance(sequence, LlmSession):
+            yield LlmHere(sequence, phase, prompt, args.seed)
+        else:
+            assert isinstance(sequence, RemoteLlm)
+            yield LlmThere(sequence, phase, prompt, args.seed)
 
 
 def _check(args: argparse.Namespace) -> None:

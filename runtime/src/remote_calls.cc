@@ -5,6 +5,8 @@
  * A caller behind TVM's RPC cannot time or record through it: the way there would be in every
  * figure. So each of these does a whole measurement and answers with one text of JSON.
  */
+#include "remote_calls.h"
+
 #include <glob.h>
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/map.h>
@@ -53,33 +55,17 @@ ffi::String Measure(const ffi::Module& machine, const ffi::String& function, int
   return ffi::json::Stringify(times);
 }
 
-/*!
- * \brief Record `runs` calls of `function`, whose inputs are set, and one before that sets up.
- * \return As JSON: "rows" as Trace::Take gives them, and "bounds", the start and end of each run,
- *         in nanoseconds of the same clock.
- */
+/*! \brief RecordRuns of `function`, whose inputs are set. */
 ffi::String Record(const ffi::Module& machine, const ffi::String& function, int64_t runs,
                    int64_t events_per_thread) {
   const ffi::Function invoke = FunctionOf(machine, "invoke_stateful");
-  const ffi::Function instrument = FunctionOf(machine, "set_instrument");
   const ffi::Function sync = Imported("hetero_tvm.sync");
-  const ffi::Function note = Imported("hetero_tvm.trace_function");
-  Imported("hetero_tvm.trace_start")(events_per_thread);
-  instrument(ffi::Function::GetGlobalRequired("hetero_tvm.trace_instrument"));
-  ffi::Array<ffi::Any> bounds;
-  for (int64_t i = 0; i <= runs; ++i) {
-    const int64_t start = Nanoseconds(Clock::now());
-    invoke(function);
-    sync();
-    const int64_t end = Nanoseconds(Clock::now());
-    note(function, start, end);
-    if (i > 0) bounds.push_back(ffi::Array<ffi::Any>{start, end});
-  }
-  instrument(nullptr);
-  ffi::Map<ffi::String, ffi::Any> found;
-  found.Set("rows", Imported("hetero_tvm.trace_stop")());
-  found.Set("bounds", bounds);
-  return ffi::json::Stringify(found);
+  return RecordRuns(machine, runs, events_per_thread, [&] {
+    Noted(std::string(function), [&] {
+      invoke(function);
+      sync();
+    });
+  });
 }
 
 /*! \brief Path -> first bytes, as JSON, of the files below /sys and /proc that match a pattern. */
@@ -106,6 +92,31 @@ ffi::String ReadFiles(const ffi::String& patterns) {
 }
 
 }  // namespace
+
+void Noted(const std::string& name, const std::function<void()>& function) {
+  const int64_t start = Nanoseconds(Clock::now());
+  function();
+  Imported("hetero_tvm.trace_function")(ffi::String(name), start, Nanoseconds(Clock::now()));
+}
+
+ffi::String RecordRuns(const ffi::Module& machine, int64_t runs, int64_t events_per_thread,
+                       const std::function<void()>& run) {
+  const ffi::Function instrument = FunctionOf(machine, "set_instrument");
+  Imported("hetero_tvm.trace_start")(events_per_thread);
+  instrument(ffi::Function::GetGlobalRequired("hetero_tvm.trace_instrument"));
+  ffi::Array<ffi::Any> bounds;
+  for (int64_t i = 0; i <= runs; ++i) {
+    const int64_t start = Nanoseconds(Clock::now());
+    run();
+    const int64_t end = Nanoseconds(Clock::now());
+    if (i > 0) bounds.push_back(ffi::Array<ffi::Any>{start, end});
+  }
+  instrument(nullptr);
+  ffi::Map<ffi::String, ffi::Any> found;
+  found.Set("rows", Imported("hetero_tvm.trace_stop")());
+  found.Set("bounds", bounds);
+  return ffi::json::Stringify(found);
+}
 
 TVM_FFI_STATIC_INIT_BLOCK() {
   GlobalNames()

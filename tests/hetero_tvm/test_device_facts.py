@@ -57,6 +57,38 @@ def test_a_snapdragon(device, phone):
     assert facts.missing() == []
 
 
+def _tool(folder, name, output):
+    """A program `name` that prints `output`, found before the system's."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\n")
+    (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_the_gpus_driver_on_android(device, phone, monkeypatch):
+    gles = "GLES: Qualcomm, Adreno (TM) 750, OpenGL ES 3.2 V@0744.4 (GIT@1, I2) (Date:01/02/24)"
+    path = _tool(phone / "bin", "dumpsys", f"Build configuration: x\n{gles}\nEGL: y")
+    monkeypatch.setenv("PATH", path)
+    facts = read_facts(device)
+    assert facts.gpu == "Adreno750v2" and facts.gpu_driver.startswith("OpenGL ES 3.2 V@0744.4 (GIT")
+    (phone / "sys/class/kgsl/kgsl-3d0/gpu_model").unlink()
+    assert read_facts(device).gpu == "Adreno (TM) 750"
+
+
+def test_the_gpus_driver_on_linux(device, phone, monkeypatch):
+    (phone / "vendors").mkdir()
+    (phone / "vendors" / "x.icd").write_text("libpocl.so.2.10.0\n")
+    script = device_facts._SCRIPT.replace("/etc/OpenCL/vendors", f"{phone}/vendors")
+    monkeypatch.setattr(device_facts, "_SCRIPT", script.replace("v clinfo", "v no-clinfo", 1))
+    assert read_facts(device).gpu_driver == "libpocl.so.2.10.0"
+    monkeypatch.setattr(device_facts, "_SCRIPT", script)
+    path = _tool(
+        phone / "bin", "clinfo", "[P/0]  CL_DEVICE_NAME  x\n[P/0]  CL_DRIVER_VERSION  24.13"
+    )
+    monkeypatch.setenv("PATH", path)
+    assert read_facts(device).gpu_driver == "24.13"
+
+
 @pytest.mark.parametrize(
     ("gone", "words"),
     [

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import platform
 import socket
 import ssl
 import struct
@@ -138,6 +139,19 @@ def test_a_wrong_token_in_words(server, monkeypatch, deployed_here):
     monkeypatch.setenv("HETERO_RPC_TOKEN", "x" * 43)
     with pytest.raises(DeviceFailure, match=r"rpc://127.*: wrong token: put that of"):
         runs(deployed_here, f"rpc://127.0.0.1:{server.port}")
+
+
+def test_it_is_listed_with_what_its_machine_is(server, let_in, monkeypatch, capsys):
+    assert cli.main(["devices", "--to", let_in, "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["devices"]
+    facts = found["facts"]
+    assert found["address"] == facts["where"] == let_in
+    assert facts["machine"] == platform.machine() and facts["memory_bytes"] > 1 << 28
+    assert facts["storage_free_bytes"] > 0 and facts["opencl"] and facts["gpu_driver"]
+    assert not any("OpenCL" in line for line in facts["missing"])
+    monkeypatch.setenv("HETERO_RPC_TOKEN", "another")
+    assert cli.main(["devices", "--to", let_in]) == 4
+    assert "not reached: " in (said := capsys.readouterr().out) and "wrong token" in said
 
 
 def test_one_session_at_a_time(server, let_in, deployed_here):

@@ -5,7 +5,7 @@ import json
 import pytest
 from adb_server import SERIAL, adb_server
 
-from hetero_tvm import cli, devices
+from hetero_tvm import cli, devices, runtime
 from hetero_tvm.errors import BadInput
 
 
@@ -37,7 +37,11 @@ def test_one_that_answers_and_one_that_does_not(configured, tmp_path, capsys):
 
 def test_what_is_deployed_is_named(deployed_here, capsys):
     assert cli.main(["devices", "--to", deployed_here.address]) == 0
-    assert "deployed     mlp" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "deployed     mlp" in said
+    # By the word of the program that is there.
+    gpus = sorted(runtime.opencl_devices(), key=lambda gpu: gpu["type"] != "gpu")
+    assert f"GPU driver   {gpus[0]['driver_version']} ({gpus[0]['platform']})" in said
 
 
 def test_those_of_adb_come_first(configured, tmp_path, monkeypatch):

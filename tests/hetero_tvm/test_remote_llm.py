@@ -1,5 +1,6 @@
 """A language model in another process, asked from here."""
 
+import json
 import os
 import signal
 import subprocess
@@ -9,11 +10,13 @@ import time
 import device_fixture
 import numpy as np
 import pytest
+import tvm_ffi
 
 import hetero_tvm
-from hetero_tvm import errors, runtime
+from hetero_tvm import cli, errors, runtime
 from hetero_tvm.errors import BadInput, DeviceFailure
 from hetero_tvm.open_model import opened, opened_llm
+from hetero_tvm.remote_llm import _packed
 from hetero_tvm.transports.local import Local
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
@@ -117,3 +120,48 @@ def test_ctrl_c_ends_the_program_there_too(there, address):
     while subprocess.run(["pgrep", "-f", program], capture_output=True, check=False).stdout:
         assert time.monotonic() < end, "its program is still there"
         time.sleep(0.1)
+
+
+def test_float16_logits_are_those_of_the_session_here(tmp_path):
+    folder = build(TinyLlm(layers=1, packed=False, dtype="float16"), tmp_path / "model")
+    artefact = tmp_path / "half.so"
+    hetero_tvm.build(folder, target="host", output=artefact, devices="gpu", context=40, prefill=[4])
+    here = hetero_tvm.load_llm(artefact)
+    # What a device's program offers, in this process.
+    step = tvm_ffi.get_global_func("hetero_tvm.language_model")(str(artefact))
+    for past, tokens in ((0, PROMPT[:4]), (4, PROMPT[4:5])):
+        found = step(_packed([(len(tokens), tokens)], past), True)
+        wanted = here.prefill(tokens)
+        assert (
+            wanted.dtype == np.float32 and here.manifest.variants[0].outputs[0].dtype == "float16"
+        )
+        np.testing.assert_array_equal(np.frombuffer(bytes(found), "<f4"), wanted)
+
+
+def test_bench_and_profile_measure_there(there, address, capsys):
+    flags = ["--to", address, "--prompt", "6", "--json"]
+    words = [str(there[1]), *flags]
+    assert cli.main(["bench", *words, "--generate", "4", "--repeat", "2", "--warm-up", "0"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    figures = data["llm"]
+    assert (figures["prompt_tokens"], figures["generated_tokens"]) == (6, 4)
+    assert figures["prefill_ms"]["runs"] == 2 and figures["decode_ms"]["runs"] == 2 * 3
+    assert 0 < figures["prefill_ms"]["p50"] < data["times_ms"]["p50"]
+    assert data["machine"]["opencl"] and data["peak_memory_bytes"] > 1e6
+    for phase, functions in (("prefill", 2), ("decode", 1)):  # 6 tokens in steps of 4
+        assert cli.main(["profile", *words, "--phase", phase, "--runs", "2"]) == 0
+        data = json.loads(capsys.readouterr().out)
+        assert data["length"] == (6 if phase == "prefill" else 1)
+        assert len(data["functions"]) == functions and data["lost_events"] == 0
+        assert data["summary"]["busy_us"]["gpu"] > 0
+
+
+def test_measuring_leaves_what_came_before(there, address):
+    here = hetero_tvm.load_llm(there[1])
+    with opened_llm(there[1], address) as session:
+        session.prefill(PROMPT)
+        here.prefill(PROMPT)
+        steps = [(1, [3]), (1, [4])]
+        assert all(ms > 0 for ms in session.measure(steps, 5)) and session.tokens == (*PROMPT[:5],)
+        here.reset(5)
+        np.testing.assert_allclose(session.decode(9), here.decode(9), atol=1e-5)

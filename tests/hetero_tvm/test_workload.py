@@ -36,12 +36,12 @@ def test_a_model_runs_what_it_was_fed():
 def test_phases_of_a_language_model(llm):
     assert workload.is_llm(Path(llm))
     session = hetero_tvm.load_llm(llm)
-    decode = workload.LlmWorkload(session, "decode", 11, seed=2)
+    decode = workload.LlmHere(session, "decode", 11, seed=2)
     assert session.tokens == tuple(decode.prompt)
     for _ in range(3):  # always the same token, at the same place
         decode.run()
         assert len(session.tokens) == 12
-    prefill = workload.LlmWorkload(hetero_tvm.load_llm(llm), "prefill", 11, seed=2)
+    prefill = workload.LlmHere(hetero_tvm.load_llm(llm), "prefill", 11, seed=2)
     assert prefill.prompt == decode.prompt
     prefill.run()
     assert prefill.session.tokens == tuple(prefill.prompt)
@@ -122,11 +122,6 @@ def test_profile_on_a_device(hetero, deployed_here, tmp_path):
     assert done.json["plain_run_us"] > 0
     events = json.loads(trace.read_text())["traceEvents"]
     assert sum(event.get("cat") == "function" for event in events) == 3
-
-
-def test_a_language_model_stays_here(capsys, llm):
-    assert cli.main(["bench", llm, "--to", "ssh://board"]) == 2
-    assert "is a language model: they run here" in capsys.readouterr().err
 
 
 def test_the_opencl_device_there_is_named_when_deploying(capsys):

@@ -15,6 +15,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <memory>
 #include <utility>
@@ -23,6 +24,7 @@
 #include "../check.h"
 #include "../half.h"
 #include "../imported.h"
+#include "../remote_calls.h"
 #include "../whole_call.h"
 
 namespace hetero_tvm::runtime {
@@ -205,18 +207,56 @@ std::vector<Chunk> Unpack(const ffi::Bytes& bytes) {
   return chunks;
 }
 
+/*! \brief Milliseconds of each chunk, until all devices are done, as JSON. */
+ffi::String Measure(LanguageModel* model, const std::vector<Chunk>& chunks) {
+  ffi::Array<ffi::Any> times;
+  for (const Chunk& chunk : chunks) {
+    const auto begin = std::chrono::steady_clock::now();
+    model->Step(chunk);
+    const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - begin;
+    times.push_back(took.count());
+  }
+  return ffi::json::Stringify(times);
+}
+
+/*! \brief RecordRuns of `chunks`; a second run writes the same rows of the caches again. */
+ffi::String Record(LanguageModel* model, const std::vector<Chunk>& chunks, int64_t runs,
+                   int64_t events_per_thread) {
+  return RecordRuns(model->machine(), runs, events_per_thread, [&] {
+    for (const Chunk& chunk : chunks) {
+      Noted(model->FunctionOf(chunk.rows), [&] { model->Step(chunk); });
+    }
+  });
+}
+
+ffi::Bytes Take(LanguageModel* model, const std::vector<Chunk>& chunks, bool is_wanted) {
+  for (const Chunk& chunk : chunks) model->Step(chunk);
+  if (!is_wanted) return {};
+  const std::vector<float> logits = model->Logits();
+  return {reinterpret_cast<const char*>(logits.data()), logits.size() * sizeof(float)};
+}
+
 /*!
  * \brief The artefact at `path` as a function of packed chunks, which it runs in their order.
  *
- * It gives the logits behind the last one as bytes (float32), or none where they are not wanted.
+ * (chunks, whether they are wanted) gives the logits behind the last one as bytes (float32), or
+ * none; (chunks, "measure") their times; (chunks, "record", runs, events for each thread) a
+ * recording.
  */
 ffi::Function OpenForCaller(const ffi::String& path) {
   const auto model = std::make_shared<LanguageModel>(std::string(path));
-  return Shielded(ffi::Function::FromTyped([model](const ffi::Bytes& packed, bool wanted) {
-    for (const Chunk& chunk : Unpack(packed)) model->Step(chunk);
-    if (!wanted) return ffi::Bytes();
-    const std::vector<float> logits = model->Logits();
-    return ffi::Bytes(reinterpret_cast<const char*>(logits.data()), logits.size() * sizeof(float));
+  return Shielded(ffi::Function::FromPacked([model](ffi::PackedArgs args, ffi::Any* result) {
+    HETERO_CHECK(args.size() == 2 || args.size() == 4, TypeError) << "two or four arguments";
+    const std::vector<Chunk> chunks = Unpack(args[0].cast<ffi::Bytes>());
+    const auto what = args[1].try_cast<ffi::String>();
+    if (!what.has_value()) {
+      *result = Take(model.get(), chunks, args[1].cast<bool>());
+    } else if (*what == "measure") {
+      *result = Measure(model.get(), chunks);
+    } else {
+      HETERO_CHECK(*what == "record" && args.size() == 4, ValueError) << "measure, or record";
+      *result = Record(model.get(), chunks, args[2].cast<int64_t>(), args[3].cast<int64_t>());
+    }
   }));
 }
 
