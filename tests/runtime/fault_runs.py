@@ -28,7 +28,7 @@ import fault_shims
 import numpy as np
 from runtime_harness import HERE, ROOT
 
-MEMORIES = ("svm", "coarse_svm", "buffer")
+MEMORIES = ("svm", "dma_buf", "coarse_svm", "buffer")
 LIMIT_S = 5  # HETERO_DEVICE_LIMIT_S where something hangs; what does not may take longer there
 PATIENCE_S = 90  # for what ends after some of these limits, on a loaded machine
 
@@ -54,6 +54,15 @@ def libraries() -> dict[str, str]:
     paths = runtime.library_paths()
     opencl = os.environ.get("HETERO_OPENCL_LIB") or runtime.opencl_devices()[0]["library"]
     return {"FAULT_REAL_OPENCL": str(opencl), "FAULT_REAL_ORT": str(paths["ort.library"])}
+
+
+def _driver(memory: str) -> dict[str, str]:
+    """Variables for a driver that has `memory`, where the machine's own has not."""
+    if memory != "dma_buf":
+        return {}
+    import dma_buf_shims  # it needs this module
+
+    return dma_buf_shims.variables()
 
 
 def build(folder: Path, seed: int = 0) -> Path:
@@ -99,6 +108,7 @@ class Subject:
                 "HETERO_CACHE_DIR": self._cache.name,
                 "HETERO_DEVICE_LIMIT_S": str(limit_s),
                 **libraries(),
+                **_driver(memory),
                 **variables,
             },
         )
