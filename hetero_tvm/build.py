@@ -174,6 +174,7 @@ def build(
         lengths = [length] if isinstance(length, int) else list(length or ())
     if length is not None and ends is None and (not lengths or min(lengths) < 1):
         raise BadInput(f"length {length}: whole numbers above 0")
+    _check_overrides(quantize, overrides)
     try:
         config = at(None)
     except ValueError as error:
@@ -318,6 +319,9 @@ def run(args: argparse.Namespace) -> int:
             dump_ir=folder / str(length) if folder is not None and length is not None else folder,
         )
 
+    if args.measure and args.plan_only:
+        raise BadInput("--measure times what was built, and --plan-only builds nothing")
+    _check_overrides(args.quantize, args.overrides)
     if args.report is not None:
         if args.plan_only:
             raise BadInput("--report shows an artefact, and --plan-only makes none")
@@ -362,6 +366,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check_overrides(scheme: str | None, overrides: str | Path | None) -> None:
+    if overrides is not None and scheme is None:
+        raise BadInput("--overrides go with --quantize")
+
+
 def _refuse_for_llm(config: BuildConfig) -> None:
     """What is for models that are one function."""
     if config.more_targets or config.with_fallback:
@@ -396,8 +405,6 @@ def _quantized(
 ) -> Iterator[BuildConfig]:
     """`config` with its model quantised, if that is asked for; the copy goes when this closes."""
     if scheme is None:
-        if overrides is not None:
-            raise BadInput("--overrides go with --quantize")
         yield config
         return
     settings = read_settings(group, symmetric)

@@ -150,6 +150,11 @@ def prepare(config: BuildConfig, progress: Progress) -> CostModel:
         signing.load_key(config.sign)  # a wrong one is said now, not after the work
     if config.dump_ir is not None and config.dump_ir.exists() and not config.dump_ir.is_dir():
         raise BadOutputPath(f"--dump-ir {config.dump_ir}: is a file; name a folder")
+    pipeline.check_measure(config, costs.spec)
+    if config.db is not None:
+        from hetero_tvm import tuning
+
+        tuning.check_db(config.db)
     _others(config, costs.spec, progress)
     _cross_compiler(config)
     runtime.load()

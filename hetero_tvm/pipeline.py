@@ -365,15 +365,23 @@ def _power(spec: SocSpec, *, needed: bool) -> dict[str, float]:
     return known if len(known) == len(power) else {}
 
 
+def check_measure(config: BuildConfig, spec: SocSpec) -> None:
+    """Refuse to measure what does not run on this machine.
+
+    Raises:
+        BadInput: says what `measure` goes with.
+    """
+    if config.measure and spec.soc_ids:
+        raise BadInput("--measure runs on this machine: use it with --target host")
+    if config.measure and config.os is not None:
+        raise BadInput("--measure runs on this machine: use it without --os")
+
+
 def _measure(state: State) -> State:
     """Where the target is this machine: the plan that is the fastest, and all that it becomes."""
-    here = not state.spec.soc_ids
-    if state.config.measure and not here:
-        raise BadInput("--measure runs on this machine: use it with --target host")
+    check_measure(state.config, state.spec)
     if not state.config.measure:
         return state
-    if state.config.os is not None:
-        raise BadInput("--measure runs on this machine: use it without --os")
     assert state.model is not None
     limit = state.config.memory_limit
     allowed = allowed_modes(state.config) if limit is None else _fitting(state, limit)

@@ -56,6 +56,17 @@ def open_db(folder: Path, *, tell: Tell, write: bool = False) -> TuningDb:
         raise TuningDbUnusable(str(error)) from None
 
 
+def check_db(folder: Path) -> None:
+    """Refuse what is no database of tuned kernels, before a build begins.
+
+    Raises:
+        BadInput: it is none, or cannot be used.
+    """
+    if not folder.is_dir():
+        raise TuningDbUnusable(f"--db {folder}: no such folder; `hetero-tvm tune` makes one")
+    open_db(folder, tell=lambda _: None)  # whatever it has to say is said when it is used
+
+
 def jobs_of(state: pipeline.State) -> list[Job]:
     """The GPU kernels that the plan's program calls, as they are before scheduling."""
     gpu = state.spec.gpu
@@ -73,8 +84,7 @@ def schedule_with(
         BadInput: the database cannot be used.
         DeviceFailure: a kernel has no schedule that is right on this device.
     """
-    if not folder.is_dir():
-        raise TuningDbUnusable(f"--db {folder}: no such folder; `hetero-tvm tune` makes one")
+    check_db(folder)
     gpu = state.spec.gpu
     limit = limits(gpu)
     db = open_db(folder, tell=tell)

@@ -145,11 +145,17 @@ def test_host_code_for_another_machine(tmp_path, name, magic):
     assert "measured_us" not in manifest.plan or not manifest.plan["measured_us"]
 
 
-def test_measuring_for_another_machine_is_refused(tmp_path):
-    model = tiny.mlp(tmp_path / "mlp.onnx")
-    config = BuildConfig(
-        model=model, target="host", output=tmp_path / "m.so", os="linux-aarch64", measure=True
-    )
-    pytest.importorskip("ziglang")
-    with pytest.raises(BadInput, match="use it without --os"):
-        compiler.build(config)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"db": "nowhere"}, "--db .*nowhere: no such folder"),
+        ({"measure": True, "target": "snapdragon"}, "use it with --target host"),
+        ({"measure": True, "os": "linux-aarch64"}, "use it without --os"),
+    ],
+    ids=["a database that is none", "measuring a phone", "measuring another machine"],
+)
+def test_what_cannot_be_used_is_refused_before_the_work(tmp_path, monkeypatch, words, message):
+    monkeypatch.setattr(compiler, "run_phases", lambda *_, **__: pytest.fail("work began"))
+    words = {name: tmp_path / value if name == "db" else value for name, value in words.items()}
+    with pytest.raises(BadInput, match=message):
+        compiler.build(config(tmp_path, **words))

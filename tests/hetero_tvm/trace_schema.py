@@ -17,6 +17,7 @@ def check_schema(document):
         if event["ph"] == "X":
             assert event["dur"] >= 0
             assert (event["pid"], event["tid"]) in threads
+    check_nesting(event for event in document["traceEvents"] if event["ph"] == "X")
     flows = {}
     for event in document["traceEvents"]:
         if event["ph"] in "sf":
@@ -25,3 +26,18 @@ def check_schema(document):
         assert [event["ph"] for event in ends] == ["s", "f"]
         assert ends[0]["ts"] <= ends[1]["ts"]
     return threads
+
+
+def check_nesting(spans):
+    """On one thread spans are within one another or apart, else Perfetto drops the ends of some.
+
+    Half a nanosecond is what a time in microseconds is rounded by.
+    """
+    open_ends = {}
+    for span in sorted(spans, key=lambda span: (span["ts"], -span["dur"])):
+        ends = open_ends.setdefault((span["pid"], span["tid"]), [])
+        while ends and ends[-1] <= span["ts"] + 5e-4:
+            ends.pop()
+        end = span["ts"] + span["dur"]
+        assert not ends or end <= ends[-1] + 5e-4, f"{span['name']} ends after what it is in"
+        ends.append(end)
