@@ -79,9 +79,12 @@ class GroupReductions:
             target = func.attrs.get("target") if isinstance(func, tirx.PrimFunc) else None
             if target is None or target.kind.name != "opencl":
                 continue
-            items = _items_along_one_axis(func)
+            items, along_x = _items_along_one_axis(func)
             if items:
-                rewrite = (s_tir.SBlock, lambda block, items=items: _with_call(block, items))
+                rewrite = (
+                    s_tir.SBlock,
+                    lambda block, items=items, along_x=along_x: _with_call(block, items, along_x),
+                )
                 result[name] = tvm_ffi.structural_map(func, [rewrite])
         return result
 
@@ -104,12 +107,18 @@ def with_functions(source: str) -> str:
     return "".join([_EXTENSION, *functions, source])
 
 
-def _items_along_one_axis(func: tirx.PrimFunc) -> int:
-    """Work-items of a group that lie along x; 0 where there are none, or others beside them."""
+def _items_along_one_axis(func: tirx.PrimFunc) -> tuple[int, set[tirx.Var]]:
+    """Work-items of a group that lie along x, and the variables that count them.
+
+    None where others lie beside them.
+    """
     extents: dict[str, set[int]] = {}
+    along_x: set[tirx.Var] = set()
 
     def bound(loop: tirx.For) -> None:
         if loop.thread_binding is not None:
+            if loop.thread_binding.thread_tag == "threadIdx.x":
+                along_x.update((loop.loop_var, loop.thread_binding.var))
             known = isinstance(loop.extent, tirx.IntImm)
             extents.setdefault(loop.thread_binding.thread_tag, set()).add(
                 int(loop.extent) if known else 0
@@ -118,10 +127,10 @@ def _items_along_one_axis(func: tirx.PrimFunc) -> int:
     tvm_ffi.structural_walk(func.body, (tirx.For, bound))
     beside = extents.get("threadIdx.y", {1}) | extents.get("threadIdx.z", {1})
     along = extents.get("threadIdx.x", set())
-    return along.pop() if len(along) == 1 and beside == {1} else 0
+    return (along.pop() if len(along) == 1 and beside == {1} else 0), along_x
 
 
-def _with_call(block: s_tir.SBlock, items: int) -> s_tir.SBlock:
+def _with_call(block: s_tir.SBlock, items: int, along_x: set[tirx.Var]) -> s_tir.SBlock:
     scope, reduction = block.body, None
     if isinstance(scope, tirx.AttrStmt) and scope.attr_key == "reduce_scope":
         reduction = scope.body.value
@@ -131,6 +140,9 @@ def _with_call(block: s_tir.SBlock, items: int) -> s_tir.SBlock:
     op = _COMBINERS.get(type(scope.node.result[0]))
     dtype = str(value.ty)
     if op is None or dtype not in _TYPES or int(count) != 1 or len(axes) != 1:
+        return block
+    # One item along y, say, has a sum that its neighbours along x have no part in.
+    if axes[0] not in along_x:
         return block
     if not (isinstance(condition, tirx.IntImm) and int(condition)):
         return block

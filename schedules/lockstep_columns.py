@@ -9,6 +9,7 @@ meet in local memory. A short column is one item's (`column_reduction.py`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tvm import s_tir, tirx
@@ -43,20 +44,35 @@ class LockstepColumns(Rule):
             return None
         if math.prod(extent(sch, loop) for loop in axes(sch, found[0])[1]) <= WINDOW_MAX_TAPS:
             return None
-        self._tile(sch, *found)
+        sizes = {"columns": _COLUMNS, "rows": _ITEMS}
+        share_columns(
+            sch, *found, lambda name, loop: (*sch.split(loop, [None, sizes[name]]), sizes[name])
+        )
         return sch
 
-    def _tile(self, sch: s_tir.Schedule, reduction: Any, final: Any) -> None:
-        sch.set_scope(reduction, 0, "shared")
-        (*outer, column), reduced = axes(sch, reduction)
-        row = sch.fuse(*reduced) if len(reduced) > 1 else reduced[0]
-        strips, near = sch.split(column, [None, _COLUMNS])
-        steps, item = sch.split(row, [None, _ITEMS])
-        sch.reorder(*outer, strips, near, item, steps)
-        group = sch.fuse(*outer, strips)
-        sch.bind(group, "blockIdx.x")
-        sch.bind(near, "threadIdx.x")
-        sch.bind(item, "threadIdx.y")
-        sch.reverse_compute_at(final, group, preserve_unit_loops=True)
-        _, near = sch.split(sch.get_loops(final)[-1], [None, _COLUMNS])
-        sch.bind(near, "threadIdx.x")
+
+# Cuts the loop of a name in two; and what the inner one's extent is, a number or an expression.
+Split = Callable[[str, Any], tuple[Any, Any, Any]]
+
+
+def share_columns(sch: s_tir.Schedule, reduction: Any, final: Any, split: Split) -> None:
+    """Let the items of a group share columns.
+
+    Args:
+        sch: the schedule.
+        reduction: the block that sums, and `final` what follows it, as `take_columns` gives them.
+        split: cuts "columns" into groups and neighbours, "rows" into steps and items.
+    """
+    sch.set_scope(reduction, 0, "shared")
+    (*outer, column), reduced = axes(sch, reduction)
+    row = sch.fuse(*reduced) if len(reduced) > 1 else reduced[0]
+    strips, near, neighbours = split("columns", column)
+    steps, item, _ = split("rows", row)
+    sch.reorder(*outer, strips, near, item, steps)
+    group = sch.fuse(*outer, strips)
+    sch.bind(group, "blockIdx.x")
+    sch.bind(near, "threadIdx.x")
+    sch.bind(item, "threadIdx.y")
+    sch.reverse_compute_at(final, group, preserve_unit_loops=True)
+    _, near = sch.split(sch.get_loops(final)[-1], [None, neighbours])
+    sch.bind(near, "threadIdx.x")

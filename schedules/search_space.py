@@ -121,6 +121,8 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
         for neighbours in (4, 2, 1):
             choices = {"columns": [1, lanes], "neighbours": [1, neighbours], "groups": [1, items]}
             found.append(("columns", choices))
+        for sharing in (16, 32, 8):
+            found.append(("shared_columns", {"columns": [1, 16], "rows": [1, sharing]}))
         found += [("rows", {"rows": [1, n]}) for n in (1, items)]
     return found
 

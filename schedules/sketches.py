@@ -4,7 +4,8 @@
                   the left side, or both, in local memory, where work-items run in lockstep;
                   with few rows there, items along the depth)
     row           rows of one work-item and of one group
-    column        lanes, neighbours, items of a reduction whose result is contiguous
+    column        lanes, neighbours, items of a reduction whose result is contiguous; also items
+                  that share a column, where they run in lockstep
     elementwise   lanes, items and stretches, loops fused or kept
 
 All choices are perfect tiles, which divide a loop without a rest, so TVM's own mutator can change
@@ -17,7 +18,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tvm import s_tir
+from tvm import s_tir, tirx
 
 from schedules.blocks import (
     annotate_unroll,
@@ -27,18 +28,20 @@ from schedules.blocks import (
     inline_all_but,
     is_reduction,
 )
-from schedules.column_reduction import walks_contiguously
+from schedules.column_reduction import take_columns, walks_contiguously
 from schedules.conditions import is_bool
 from schedules.elementwise import is_flat, uniform_lanes
 from schedules.gemv import schedule_split_depth
 from schedules.limits import Limits
 from schedules.local_tile import schedule_shared
+from schedules.lockstep_columns import share_columns
 from schedules.register_tile import TILE_ATTR, stores_along_rows, take_contraction
 from schedules.row_reduction import ROW_ATTR, schedule_rows
 
 SKETCH_ATTR = "hetero.sketch"
 _MAX_ROWS = 16
 _MAX_TAPS = 25
+_MAX_SHARING = 64  # items of a group that share a column, and columns of a group
 
 
 class Choices:
@@ -252,6 +255,21 @@ def _columns(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
     sch.decompose_reduction(reduction, reduced[0])
 
 
+def _shared_columns(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    """Columns that the items of a group sum together."""
+    found = None if limit.is_core else take_columns(sch)
+    if found is None or TILE_ATTR in sch.get(found[0]).annotations:
+        raise s_tir.ScheduleError("no columns, or nothing to share them in")
+    if not isinstance(sch.get(found[0]).body.value, tirx.Add):
+        raise s_tir.ScheduleError("TVM adds up what items have, and no more")
+
+    def split(name: str, loop: Any) -> tuple[Any, Any, Any]:
+        (rest, part), (_, size) = choose.split(sch, name, loop, 2, innermost=_MAX_SHARING)
+        return rest, part, size
+
+    share_columns(sch, *found, split)
+
+
 def _elementwise(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, fused: bool) -> None:
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     if not blocks or any(is_reduction(sch, block) for block in blocks):
@@ -295,6 +313,7 @@ SKETCHES: dict[str, Sketch] = {
     "split_depth": _split_depth,
     "rows": _rows,
     "columns": _columns,
+    "shared_columns": _shared_columns,
     "flat": _flat,
     "kept": _kept,
 }

@@ -94,5 +94,15 @@ FAMILIES = {
         functools.partial(_one, lambda x: relax.op.sum(x, 0), ((9, 48), "float32")),
         CORE,
     ),
+    "shared_column_sum": (
+        {"columns", "shared_columns"},
+        functools.partial(_one, lambda x: relax.op.sum(x, 0), ((90, 48), "float32")),
+        LOCKSTEP,
+    ),
+    "column_maximum": (
+        {"columns"},
+        functools.partial(_one, lambda x: relax.op.max(x, 0), ((90, 48), "float32")),
+        LOCKSTEP,
+    ),
     "addition": ({"flat", "kept"}, lambda: cases.addition(), CORE),
 }
