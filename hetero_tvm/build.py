@@ -375,7 +375,9 @@ def _refuse_for_llm(config: BuildConfig) -> None:
     """What is for models that are one function."""
     if config.more_targets or config.with_fallback:
         raise WrongKindOfModel(
-            f"{config.model}: a language model is built for one target, and without a fallback"
+            f"{config.model}: a language model is built for one target, and without a fallback: "
+            "build one artefact for each target, and with --devices gpu for devices without its "
+            "NPU; `deploy A.so --allow-fallback B.so` takes the first that runs there"
         )
 
 

@@ -183,8 +183,11 @@ def test_without_being_asked_nothing_is_carried(model, tmp_path):
 
 
 def test_not_for_language_models(tmp_path):
-    with pytest.raises(WrongKindOfModel, match="built for one target, and without a fallback"):
+    with pytest.raises(WrongKindOfModel, match="without a fallback: build one artefact for each"):
         hetero_tvm.build(tmp_path, target="host", output=tmp_path / "m.so", with_fallback=True)
+    several = ",".join(TARGETS)
+    with pytest.raises(WrongKindOfModel, match=r"built for one target, .* --allow-fallback B\.so"):
+        hetero_tvm.build(tmp_path, target=several, output=tmp_path / "m.so")
 
 
 def test_names():
