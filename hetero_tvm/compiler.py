@@ -313,7 +313,7 @@ def write_artefact(
         record=_record(state),
         gpu_share=state.config.gpu_share,
         memory_bytes=memory_limit.artefact_bytes(
-            state.memory, state.model.inputs, weights.tensors if weights is not None else ()
+            state.memory, state.model.inputs, weights.nbytes if weights is not None else 0
         ),
         **{"reference": _reference(state), **more},
     )

@@ -24,6 +24,7 @@ from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
 from hetero_tvm.variants import Merger, result_of, variant_of, with_shared_weights
 from hetero_tvm.weights import WeightStore
+from relay_passes.constant_file import in_file
 from schedules.cost_model import CostModel
 
 _CHECK = "compare"  # the step that proves the result against ONNX Runtime
@@ -107,12 +108,13 @@ def _build(
             note=progress.note,
             place_weight=store.offset_of if store is not None else None,
         )
-        state, spent = compiler.run_phases(
-            one, costs, each, progress, start=start, step=f"{{}} {rows}"
-        )
-        seconds = compiler.summed(seconds, spent)
-        if config.output is not None:
-            state = merger.add(rows, state)
+        with in_file(config.output.parent if config.output is not None else None):
+            state, spent = compiler.run_phases(
+                one, costs, each, progress, start=start, step=f"{{}} {rows}"
+            )
+            seconds = compiler.summed(seconds, spent)
+            if config.output is not None:
+                state = merger.add(rows, state)
         states[rows] = state
     final, manifest = states[first], None
     assert final.model is not None and final.plan is not None

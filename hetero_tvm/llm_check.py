@@ -8,19 +8,21 @@ Runtime gave is recorded in the artefact, for a device to be held against.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from hetero_tvm import llm_session, reference
+from hetero_tvm import llm_session, memory, reference, runtime
 from hetero_tvm.errors import ArtefactUnreadable, BadInput, ImportDiffers, ReferenceRefuses
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.self_check import relative_error
+from hetero_tvm.loader import Around
 from hetero_tvm.output_error import OutputError, Tolerance
 from hetero_tvm.token_sequence import TokenSequence
 
@@ -133,7 +135,12 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
     Raises:
         BadInput: they differ by more than rounding.
     """
-    found = _logits(llm_session.load_llm(artefact), wanted.prompt, wanted.then)
+    with runtime.unpacked_npu_weights():
+        session = llm_session.load_llm(artefact)
+    session.around = _forgetting(artefact, session)
+    with session.around(""):  # what loading has read
+        pass
+    found = _logits(session, wanted.prompt, wanted.then)
     errors = [relative_error(*pair) for pair in zip(found, wanted.logits, strict=True)]
     if not max(errors) <= wanted.limit:
         part = "decoding" if errors[0] <= wanted.limit else "a prompt"
@@ -144,6 +151,22 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
         )
     note(f"logits differ from ONNX Runtime's by {max(errors):.1e} (relative)")
     return max(errors)
+
+
+def _forgetting(artefact: Path, session: llm_session.LlmSession) -> Around:
+    """A context for each step: of its weights, none stay in memory behind it.
+
+    All steps read all weights, each in its own split; together they would be several models.
+    """
+    weights = session.manifest.weights
+
+    @contextlib.contextmanager
+    def around(_function: str) -> Iterator[None]:
+        yield
+        if weights is not None:
+            memory.forget_mapped(artefact, weights.offset)
+
+    return around
 
 
 def _tolerance(folder: LlmFolder) -> float:

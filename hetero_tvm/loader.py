@@ -424,16 +424,25 @@ def _on_cpu(
 
 
 def _weights(path: Path, manifest: Manifest, device: Any) -> tuple[Any, ...]:
-    """The weights as tensors on the device, each read once from the file; None: the NPU's alone."""
+    """The weights as tensors of the device, on the mapped file where it can; None: the NPU's alone.
+
+    Elsewhere each is read once, views as weights of their own.
+    """
     import tvm
 
-    if manifest.weights is None:
+    part = manifest.weights
+    if part is None:
         return ()
-    of_functions = {n for taken in manifest.weights.of_function.values() for n in taken}
+    of_functions = {n for taken in part.of_function.values() for n in taken}
+    mapped = runtime.map_weights(path, offset=part.offset, nbytes=part.nbytes)
     found: list[Any] = []
-    for index, array in enumerate(read_weights(path, manifest.weights)):
+    for index, array in enumerate(read_weights(path, part)):
         if index not in of_functions:
             found.append(None)
+            continue
+        if mapped is not None:
+            place, dtype = part.places[index], array.dtype.name
+            found.append(runtime.view_as(mapped, place, array.shape, dtype))
             continue
         tensor = tvm.runtime.empty(array.shape, array.dtype.name, device)
         runtime.host_view(tensor)[...] = array

@@ -38,6 +38,25 @@ def forget_pages(array: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
+def forget_mapped(path: Path, since: int) -> None:
+    """Let the pages go that this process has mapped of the file at `path` behind byte `since`.
+
+    They are read again when they are looked at. Only of mappings that cannot be written; only where
+    the system lists mappings as Linux does.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return
+    libc = ctypes.CDLL(None)
+    for line in maps.splitlines():
+        span, allowed, offset, _, _, *name = line.split(maxsplit=5)
+        if name != [str(path.resolve())] or "w" in allowed or int(offset, 16) < since:
+            continue
+        begin, end = (int(number, 16) for number in span.split("-"))
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+
+
 def peak_bytes() -> int:
     """High-water mark of this process's resident memory.
 

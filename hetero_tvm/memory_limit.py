@@ -59,11 +59,11 @@ def refusal(
 def artefact_bytes(
     tables: Mapping[str, MemoryTable],
     inputs: Sequence[TensorSpec],
-    weights: Sequence[TensorSpec],
+    weight_bytes: int,
 ) -> int:
     """What an artefact takes at least, once it has run: its largest function, and its weights."""
     own = max((sum(table.storages) + table.constants for table in tables.values()), default=0)
-    return own + sum(spec.size_bytes for spec in (*inputs, *weights))
+    return own + weight_bytes + sum(spec.size_bytes for spec in inputs)
 
 
 def check_load(path: Path, manifest: Manifest, in_use: int) -> None:

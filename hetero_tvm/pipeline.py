@@ -47,6 +47,7 @@ from hetero_tvm.sample_inputs import read_sample
 from relay_passes import gpu_support, npu_precision, npu_support
 from relay_passes.call_table import call_table
 from relay_passes.calls import Call
+from relay_passes.constant_file import forget_pages
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
@@ -661,6 +662,7 @@ def run(
         if phase.name == "compile_npu":
             unplaced = None  # nothing is rejected any more, and it holds every weight
         relax.analysis.well_formed(state.mod)  # raises and names the node
+        forget_pages()
         after_phase(phase, state)
         position += 1
     return state

@@ -9,6 +9,7 @@ Ensures:  after `load()`, TVM has the device `opencl` and loads modules of kinds
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import importlib.metadata
@@ -16,7 +17,7 @@ import importlib.util
 import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -200,6 +201,20 @@ def configure(
             _call("setting_set", key, str(value))
 
 
+@contextlib.contextmanager
+def unpacked_npu_weights() -> Iterator[None]:
+    """Have ONNX Runtime's CPU use weights as they lie in artefacts that are loaded in here.
+
+    Else it keeps a copy of each that its products read faster.
+    """
+    load()
+    _call("setting_set", "npu.packed", "0")
+    try:
+        yield
+    finally:
+        _call("setting_set", "npu.packed", "1")
+
+
 def select_device(device: str | int) -> None:
     """Choose the OpenCL device, as `configure` does."""
     configure(opencl_device=device)
@@ -353,6 +368,27 @@ def view(tensor: tvm.runtime.Tensor, byte_offset: int, shape: Sequence[int]) -> 
     from tvm_ffi import Shape
 
     return _call("view", tensor, byte_offset, Shape(tuple(shape)))
+
+
+def view_as(
+    tensor: tvm.runtime.Tensor, byte_offset: int, shape: Sequence[int], dtype: str
+) -> tvm.runtime.Tensor:
+    """As `view`, of any type: `tensor` is bytes that hold many."""
+    load()
+    import tvm_ffi
+
+    return _call("view_as", tensor, byte_offset, tvm_ffi.Shape(tuple(shape)), tvm_ffi.dtype(dtype))
+
+
+def map_weights(path: Path, *, offset: int, nbytes: int) -> tvm.runtime.Tensor | None:
+    """Map bytes of the file at `path` as one tensor of bytes that kernels may read; None: cannot.
+
+    `offset` is a multiple of the page size. Nobody may write to the tensor, nor look at it from
+    here; use `view_as`. The device must take pages that it has not made (fine-grain system SVM, or
+    buffers over the process's memory), at most as much as it gives at once in a buffer.
+    """
+    load()
+    return _call("weights_map", str(path), offset, nbytes)
 
 
 def counters() -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from hetero_tvm.frontend.tensor_spec import TensorSpec, check_tensors
 
 ALIGNMENT = 4096  # of the whole and of each weight in it: pages, so that they can be mapped
+VIEW_ALIGNMENT = 128  # of a weight that is a part of another: OpenCL's largest type
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,8 @@ class Weights:
     offset: int  # in the artefact
     nbytes: int
     sha256: str
-    tensors: tuple[TensorSpec, ...]  # one after the other, each at a multiple of `ALIGNMENT`
+    tensors: tuple[TensorSpec, ...]
+    places: tuple[int, ...]  # where each begins in them, at a multiple of `VIEW_ALIGNMENT`
     of_function: Mapping[str, tuple[int, ...]]  # which of them a function takes, last in its inputs
 
     def check(self) -> None:
@@ -28,9 +30,11 @@ class Weights:
         check_tensors(self.tensors)
         if self.offset < 0 or self.offset % ALIGNMENT:
             raise ValueError(f"weights at {self.offset}")
-        needed = sum(aligned(spec.size_bytes) for spec in self.tensors)
-        if needed > self.nbytes:
-            raise ValueError(f"{len(self.tensors)} weights in {self.nbytes} bytes")
+        if len(self.places) != len(self.tensors):
+            raise ValueError(f"{len(self.places)} places of {len(self.tensors)} weights")
+        for spec, at in zip(self.tensors, self.places, strict=True):
+            if at < 0 or at % VIEW_ALIGNMENT or spec.size_bytes > self.nbytes - at:
+                raise ValueError(f"{spec.name} at {at} of {self.nbytes} bytes")
         for name, indices in self.of_function.items():
             if any(not 0 <= index < len(self.tensors) for index in indices):
                 raise ValueError(f"{name} takes weights that are not there")
@@ -41,18 +45,9 @@ def aligned(nbytes: int) -> int:
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 
-def offsets(tensors: Sequence[TensorSpec]) -> list[int]:
-    """Where each tensor begins, from the beginning of the weights."""
-    found, at = [], 0
-    for spec in tensors:
-        found.append(at)
-        at += aligned(spec.size_bytes)
-    return found
-
-
 def read_weights(path: Path, weights: Weights) -> list[np.ndarray]:
     """The weights of the artefact at `path`, mapped: pages are read when they are looked at."""
     found: list[np.ndarray] = []
-    for spec, at in zip(weights.tensors, offsets(weights.tensors), strict=True):
+    for spec, at in zip(weights.tensors, weights.places, strict=True):
         found.append(np.memmap(path, np.dtype(spec.dtype), "r", weights.offset + at, spec.shape))
     return found

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from tvm import relax, runtime
+from tvm import relax
 from tvm.ir import GenericConst
+
+from relay_passes.constant_file import held_constant
 
 
 def array_of(expr: relax.Expr) -> np.ndarray | None:
@@ -26,4 +28,4 @@ def is_number(expr: relax.Expr, value: float, tolerance: float = 1e-6) -> bool:
 
 def tensor_constant(array: np.ndarray) -> relax.Expr:
     """A constant holding a copy of `array`."""
-    return relax.const(runtime.tensor(np.asarray(array, order="C")))
+    return held_constant(array)

@@ -21,6 +21,8 @@ from tvm.ir.expr import GenericConst
 from tvm.ir.transform import PassContext
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from relay_passes.constant_file import held_constant
+
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstantViews")
 class FoldConstantViews:
@@ -64,7 +66,9 @@ class _Folder(PyExprMutator):
         if not isinstance(constant, GenericConst):
             return None
         array = _FOLDS[value.op](constant.value.numpy(), value)
-        return relax.const(np.ascontiguousarray(array).reshape(array.shape), str(value.ty.dtype))
+        folded = np.ascontiguousarray(array).reshape(array.shape)
+        dtype = str(value.ty.dtype)
+        return held_constant(folded) if folded.dtype.name == dtype else relax.const(folded, dtype)
 
 
 def _is_tensor(value: relax.Call) -> bool:

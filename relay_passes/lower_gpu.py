@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tvm
 from tvm import IRModule, relax, tirx
+from tvm.ir import Op
 from tvm.ir.transform import PassContext
 from tvm.relax import transform
 from tvm.s_tir import dlight
@@ -26,6 +27,7 @@ from tvm.target import Target
 
 from relay_passes.align_arguments import AlignArguments
 from relay_passes.channels_last import ChannelsLast
+from relay_passes.constant_file import moved
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.keep_joined_parts import KeepJoinedParts
@@ -81,7 +83,7 @@ class FuseKernels:
     """Legalise and fuse; give every kernel the names of the bindings that it computes."""
 
     def __init__(self, legalizations: Mapping[str, Legalize]) -> None:
-        self.legalizations = dict(legalizations)
+        self.legalizations = {op: _in_file(legal) for op, legal in legalizations.items()}
 
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         """`call_tir` on fused PrimFuncs, each with the attribute `hetero.ops`."""
@@ -115,6 +117,20 @@ class FuseKernels:
         by_call = {var: computed for (var, _), (_, computed) in zip(made, calls, strict=True)}
         merged["main"] = main.with_attr(CALLS_ATTR, by_call)
         return merged
+
+
+def _in_file(legalize: Legalize) -> Legalize:
+    """`legalize` with the constants that it makes where large ones are held."""
+
+    def held(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        made = legalize(builder, call)
+        if not (isinstance(made, relax.Call) and made.op == Op.get("relax.call_tir")):
+            return made
+        callee, operands, *rest = made.args
+        fields = relax.Tuple([moved(field) for field in operands.fields])
+        return relax.Call(made.op, [callee, fields, *rest], made.attrs, made.ty_args)
+
+    return held
 
 
 @relax.expr_functor.mutator

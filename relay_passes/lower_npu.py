@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
+from relay_passes.constant_file import forget_pages
 from relay_passes.npu_onnx import ChooseForm, emit_region, htp_form
 from relay_passes.npu_onnx.graph import shape_of_type
 from relay_passes.npu_onnx.product import as_written
@@ -100,9 +101,11 @@ def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -
     outputs = [_tensor_spec(f"out{i}", ty) for i, ty in enumerate(results)]
     bindings = [binding for block in func.body.blocks for binding in block.bindings]
     calls = [binding for binding in bindings if isinstance(binding.value, relax.Call)]
+    serialized = model.SerializeToString()
+    forget_pages()  # the model has its own copy of the constants
     return NpuRegion(
         symbol,
-        model.SerializeToString(),
+        serialized,
         tuple(inputs),
         tuple(outputs),
         ops=tuple(str(binding.value.op.name) for binding in calls),

@@ -33,7 +33,7 @@ from schedules.layout import (
     unravel,
 )
 from schedules.local_tile import product_tile
-from schedules.register_tile import RegisterTile, choose_tile, contraction
+from schedules.register_tile import RegisterTile, choose_tile, contraction, weight_strip
 from target_specs.spec import GpuSpec
 
 # A right side this small stays in the first-level cache however its rows lie.
@@ -57,8 +57,8 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
             batch = tuple(np.broadcast_shapes(lhs_shape[:-2], rhs_shape[:-2]))
             rows = lhs_shape[-2]
         out_dtype = str(call.ty.dtype)
-        tile, packed, panels = _right_side(builder, gpu, rhs, rows)
-        if panels:
+        tile, packed, strip = _right_side(builder, gpu, rhs, rows)
+        if strip:
             shape = (math.prod(batch), rows, rhs_shape[-1])
             tile = blocked(gpu, tile, shape, rhs_shape[-2])
         source, axes = behind_permutations(builder, lhs)
@@ -69,7 +69,7 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
             out_shape=known_shape(call),
             columns=rhs_shape[-1],
             tile=tile,
-            panels=panels,
+            strip=strip,
             out_dtype=out_dtype,
         )
         return builder.call_te(
@@ -95,7 +95,7 @@ class _Product:
         out_shape: tuple[int, ...],
         columns: int,
         tile: RegisterTile,
-        panels: bool,
+        strip: int,
         out_dtype: str,
     ) -> None:
         self.lhs_shape = lhs_shape
@@ -104,13 +104,13 @@ class _Product:
         self.out_shape = out_shape
         self.columns = columns
         self.tile = tile
-        self.panels = panels
+        self.strip = strip
         self.out_dtype = out_dtype
 
     def compute(self, lhs: te.Tensor, rhs: te.Tensor) -> te.Tensor:
         """`lhs`: `lhs_shape` [.., M, K] before a permutation by `lhs_axes`.
 
-        `rhs`: [.., K, N], or panels [.., N / panel, K, panel].
+        `rhs`: [.., K, N], or, where there is a strip, panels [.., N / strip, K, strip].
         """
         shape = self.lhs_shape
         depth = shape[-1]
@@ -118,7 +118,7 @@ class _Product:
         k = te.reduce_axis((0, depth), name="k")
         # What the batch, or else the row, counts through.
         leading = self.batch or shape[:-1]
-        panel = self.tile.panel
+        strip = self.strip
 
         def term(z: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
             if self.batch:
@@ -127,7 +127,7 @@ class _Product:
             else:
                 place = []
                 left = self._left(lhs, *unravel(row, leading), k)
-            trailing = (column // panel, k, column % panel) if self.panels else (k, column)
+            trailing = (column // strip, k, column % strip) if strip else (k, column)
             right = rhs(*broadcast_index(place, rhs.shape[: -len(trailing)]), *trailing)
             return left.astype(sum_dtype) * right.astype(sum_dtype)
 
@@ -151,26 +151,30 @@ class _Product:
 
 def _right_side(
     builder: relax.BlockBuilder, gpu: GpuSpec, rhs: relax.Expr, rows: int
-) -> tuple[RegisterTile, relax.Expr, bool]:
-    """The tile, the right side as the kernel reads it, and whether that is panels."""
+) -> tuple[RegisterTile, relax.Expr, int]:
+    """The tile, the right side as the kernel reads it, and the width of its panels; 0: none."""
     shape = known_shape(rhs)
     depth, columns = shape[-2:]
     batch = math.prod(shape[:-2])
     tile = product_tile(gpu, (batch, rows, columns), depth)
     if isinstance(rhs, GenericConst):
-        few = split_depth_tile(gpu, rows, depth)
-        tile = few or tile
-        return tile, relax.const(pack_panels(rhs.value.numpy(), tile.panel)), True
+        strip = weight_strip(gpu, columns)
+        if strip:
+            tile = choose_tile(gpu, rows, columns, strip=strip)
+        else:
+            tile = split_depth_tile(gpu, rows, depth) or tile
+            strip = tile.panel
+        return tile, relax.const(pack_panels(rhs.value.numpy(), strip)), strip
     size_bytes = depth * columns * 4
     pays = size_bytes >= _REPACK_MIN_BYTES and rows >= _REPACK_MIN_ROWS
     if columns % tile.panel == 0 and not pays:
-        return tile, rhs, False
+        return tile, rhs, 0
     lanes = math.gcd(columns, tile.lanes)
     if lanes >= 4 and gpu.wave_size == 1 and not pays:
         narrow = choose_tile(gpu, rows, columns, lanes=lanes)
         if columns % narrow.panel == 0:
-            return narrow, rhs, False
+            return narrow, rhs, 0
     packed = builder.emit_te(
         lambda tensor: panel_tensor(tensor, tile.panel), rhs, primfunc_name_hint="pack"
     )
-    return tile, packed, True
+    return tile, packed, tile.panel

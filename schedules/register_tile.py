@@ -41,6 +41,8 @@ _STORED_TOGETHER = 16
 # Columns that a work-item stores at a time then: each is a cache line of its own, and where columns
 # lie a power of two apart, a first-level cache of eight ways holds no more.
 _COLUMNS_AT_A_TIME = 8
+# Whole tiles of any height up to `_MAX_ROWS`, so that only the columns decide.
+_MANY_ROWS = math.lcm(*range(1, _MAX_ROWS + 1))
 # Two multiply-adds of four cycles each in flight: fewer accumulators wait for each other.
 _ACCUMULATORS_IN_FLIGHT = 8
 
@@ -88,10 +90,13 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def choose_tile(gpu: GpuSpec, rows: int, columns: int, lanes: int | None = None) -> RegisterTile:
+def choose_tile(
+    gpu: GpuSpec, rows: int, columns: int, lanes: int | None = None, strip: int = 0
+) -> RegisterTile:
     """The tile for a `[rows, columns]` result, with the least waste at the edges.
 
     `lanes` fixes the vector length (a weight that cannot be repacked must be read as it lies).
+    `strip`: the weight lies in strips of so many columns already; whole strips, or parts of one.
     """
     rows, columns = max(rows, 1), max(columns, 1)  # any tile does for a result without elements
     if gpu.wave_size > 1:
@@ -113,9 +118,27 @@ def choose_tile(gpu: GpuSpec, rows: int, columns: int, lanes: int | None = None)
         for vectors in (2, 3, 1, 4)
         for tile_rows in range(min(_MAX_ROWS, rows), 0, -1)
         if tile_rows * vectors <= _MAX_ACCUMULATORS
+        and _reads_strips(vectors * lanes, strip, columns)
     ]
     tile_rows, vectors = max(shapes, key=speed)
     return RegisterTile(rows=tile_rows, vectors=vectors, lanes=lanes, items_x=1, items_y=1)
+
+
+def weight_strip(gpu: GpuSpec, columns: int) -> int:
+    """Columns of a constant weight that lie side by side, however many rows read them; 0: any.
+
+    What many rows read best; so a model's steps of one token and of many have one weight.
+    """
+    if gpu.wave_size > 1:
+        return 0
+    return choose_tile(gpu, _MANY_ROWS, columns).panel
+
+
+def _reads_strips(panel: int, strip: int, columns: int) -> bool:
+    """Whether panels of such width are strips, or parts of strips, and cover no more of them."""
+    if not strip:
+        return True
+    return strip % panel == 0 or (panel % strip == 0 and round_up(columns, strip) % panel == 0)
 
 
 def _wave_tile(gpu: GpuSpec, rows: int, lanes: int) -> RegisterTile:

@@ -28,7 +28,14 @@ from schedules.cache_block import blocked
 from schedules.four_bit_codes import CODES_PER_WORD, Codes, IntegerCodes, SubnormalCodes
 from schedules.gemv import MAX_LANES, shared_depth_tile, split_depth_tile
 from schedules.layout import CONTRACTION_ATTRS, known_shape, pack_panels, unravel
-from schedules.register_tile import HELD_ATTR, RegisterTile, choose_tile, contraction, round_up
+from schedules.register_tile import (
+    HELD_ATTR,
+    RegisterTile,
+    choose_tile,
+    contraction,
+    round_up,
+    weight_strip,
+)
 from target_specs.spec import GpuSpec
 
 # The zero point of symmetric weights, in whose place exporters store none.
@@ -111,7 +118,7 @@ class W4Weight:
 class W4Layout:
     """How the words of a weight lie."""
 
-    panel: int  # columns of a work-group
+    panel: int  # columns that are filled up to whole ones
     strip: int = 0  # columns side by side in memory; 0: the panel
     items: int = 1  # that share the depth
     words: int = 1  # of a column that an item reads at a step
@@ -230,12 +237,14 @@ def w4a16_tile(
                 return tile, W4Layout(
                     panel=tile.panel, strip=tile.lanes, items=tile.items_k, words=words
                 )
-    tile = choose_tile(gpu, rows, columns)
+    strip = weight_strip(gpu, columns)
+    tile = choose_tile(gpu, rows, columns, strip=strip)
+    strip = strip or tile.panel
     block = blocked(gpu, tile, (1, rows, columns), depth)
     if block.block_rows > 1 and (block.block_depth or depth) <= _MAX_HELD_DEPTH:
-        return block, W4Layout(panel=tile.panel, as_floats=True)
+        return block, W4Layout(panel=strip, as_floats=True)
     tile = blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
-    return tile, W4Layout(panel=tile.panel)
+    return tile, W4Layout(panel=strip)
 
 
 def _depth_tile(
@@ -306,7 +315,7 @@ class W4Product:
     ) -> te.Tensor:
         """The same where many rows read a word: as a product with panels of floats."""
         *leading, depth = self.shape
-        panel = self.tile.panel
+        lanes = self.layout.lanes
 
         def weight(strip: tirx.Var, k: tirx.Var, lane: tirx.Var) -> tirx.Expr:
             shift = (k % CODES_PER_WORD * 4).astype("uint32")
@@ -318,13 +327,13 @@ class W4Product:
                 zero = zeros[at].astype("float32")
             return (code.astype("float32") - zero) * scales[at].astype("float32")
 
-        shape = (int(words.shape[0]), depth, panel)
+        shape = (int(words.shape[0]), depth, lanes)
         panels = te.compute(shape, weight, name="dequantised", attrs={HELD_ATTR: True})
         k = te.reduce_axis((0, depth), name="k")
 
         def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
             left = x(*unravel(row, leading), k).astype("float32")
-            return left * panels[column // panel, k, column % panel]
+            return left * panels[column // lanes, k, column % lanes]
 
         rows = math.prod(leading)
         return self._result(contraction((1, rows, self.columns), [k], term, self.tile))

@@ -6,6 +6,7 @@ of the compile cache).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -96,7 +97,7 @@ class OnnxGraph:
             # Float16 would make an infinity of it; nothing but a mask is that large (npu_support
             # declines other uses), and a mask works with any number that softmax turns into 0.
             value = np.clip(value, -FLOAT16_MAX, FLOAT16_MAX)
-        key = (value.dtype.str, value.shape, value.tobytes())
+        key = (value.dtype.str, value.shape, hashlib.sha256(value.data).digest())
         if key not in self._known:
             self._known[key] = f"c{len(self._known)}"
             self.initializers.append(numpy_helper.from_array(value, self._known[key]))

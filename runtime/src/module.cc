@@ -184,6 +184,11 @@ TVM_FFI_STATIC_INIT_BLOCK() {
       .Typed("hetero_tvm.opencl_held_bytes",
              [] { return static_cast<int64_t>(Context::Get().opencl.HeldBytesIfOpen()); })
       .Typed("hetero_tvm.view", ViewTensor)
+      .Typed("hetero_tvm.view_as", ViewTensorAs)
+      .Typed("hetero_tvm.weights_map",
+             [](const ffi::String& path, int64_t offset, int64_t bytes) {
+               return Context::Get().opencl.MapFile(path, offset, bytes);
+             })
       .Typed("hetero_tvm.npu_module_create", CreateNpu)
       .Typed("hetero_tvm.npu_module_prepare", Prepare)
       .Typed("hetero_tvm.npu_weights_map", MapWeights)

@@ -36,9 +36,10 @@ constexpr std::array kSettings = {
     Setting{"gpu.share", "HETERO_GPU_SHARE"},                 // of its time: 0.6, or 60%
     Setting{"trusted.keys", "HETERO_TRUSTED_KEYS"},           // file; else nothing has to be signed
     Setting{"npu.threads", "HETERO_NPU_THREADS"},             // of regions on ONNX Runtime's CPU
-    Setting{"device.limit_s", "HETERO_DEVICE_LIMIT_S"},       // of a call into a driver; 0: none
-    Setting{"device.soc_id", "HETERO_SOC_ID"},                // else the kernel's word
-    Setting{"npu.target", "HETERO_NPU_TARGET"},               // of a bundle's; else by the SoC
+    Setting{"npu.packed", "HETERO_NPU_PACKED"},  // 0: ONNX Runtime's CPU makes no faster copies
+    Setting{"device.limit_s", "HETERO_DEVICE_LIMIT_S"},  // of a call into a driver; 0: none
+    Setting{"device.soc_id", "HETERO_SOC_ID"},           // else the kernel's word
+    Setting{"npu.target", "HETERO_NPU_TARGET"},          // of a bundle's; else by the SoC
     Setting{"npu.unfit", "HETERO_NPU_UNFIT"},  // why it must not be used, as a reader may know
     Setting{"fallback.allow", "HETERO_ALLOW_FALLBACK"},  // 0 or 1: see Fallbacks
     Setting{"ort.library", "HETERO_ORT_LIB"},

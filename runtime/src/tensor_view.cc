@@ -16,6 +16,11 @@ namespace hetero_tvm::runtime {
 namespace ffi = tvm::ffi;
 
 ffi::Tensor ViewTensor(const ffi::Tensor& base, int64_t byte_offset, const ffi::Shape& shape) {
+  return ViewTensorAs(base, byte_offset, shape, base.dtype());
+}
+
+ffi::Tensor ViewTensorAs(const ffi::Tensor& base, int64_t byte_offset, const ffi::Shape& shape,
+                         DLDataType dtype) {
   HETERO_CHECK(base.IsContiguous(), ValueError)
       << "view: the tensor has gaps between its elements; make it contiguous";
   const size_t available = ffi::GetDataSize(*base.GetDLTensorPtr());
@@ -28,7 +33,7 @@ ffi::Tensor ViewTensor(const ffi::Tensor& base, int64_t byte_offset, const ffi::
     elements =
         count != 0 && elements > 8 * available / count + 1 ? 8 * available + 8 : elements * count;
   }
-  const size_t bytes = ffi::GetDataSize(elements, base.dtype());
+  const size_t bytes = ffi::GetDataSize(elements, dtype);
   const bool inside = byte_offset >= 0 && static_cast<size_t>(byte_offset) <= available &&
                       bytes <= available - static_cast<size_t>(byte_offset);
   HETERO_CHECK(inside, ValueError) << "view: shape " << shape << " at byte " << byte_offset
@@ -42,6 +47,7 @@ ffi::Tensor ViewTensor(const ffi::Tensor& base, int64_t byte_offset, const ffi::
   DLTensor view = *base.GetDLTensorPtr();
   view.data = static_cast<char*>(view.data) + view.byte_offset + byte_offset;
   view.byte_offset = 0;
+  view.dtype = dtype;
   view.ndim = static_cast<int>(shape.size());
   view.shape = const_cast<int64_t*>(shape.data());  // read only, and copied
   view.strides = strides.data();

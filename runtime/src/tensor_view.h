@@ -22,6 +22,10 @@ namespace hetero_tvm::runtime {
 tvm::ffi::Tensor ViewTensor(const tvm::ffi::Tensor& base, int64_t byte_offset,
                             const tvm::ffi::Shape& shape);
 
+/*! \brief The same of any type: `base` is bytes that hold many tensors. */
+tvm::ffi::Tensor ViewTensorAs(const tvm::ffi::Tensor& base, int64_t byte_offset,
+                              const tvm::ffi::Shape& shape, DLDataType dtype);
+
 }  // namespace hetero_tvm::runtime
 
 #endif  // HETERO_TVM_RUNTIME_TENSOR_VIEW_H_

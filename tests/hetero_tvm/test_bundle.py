@@ -233,8 +233,10 @@ _VARIANT = {
         (lambda raw: raw.update(library_bytes=-1), "-1 bytes of code"),
         (lambda raw: raw.update(plan=None), "plan is"),
         (
-            lambda raw: raw.update(weights={**_WEIGHTS, "tensors": [{**raw["inputs"][0]}] * 2}),
-            "2 weights in 4096 bytes",
+            lambda raw: raw.update(
+                weights={**_WEIGHTS, "tensors": [{**raw["inputs"][0]}] * 2, "places": [0, 4096]}
+            ),
+            "at 4096 of 4096 bytes",
         ),
         (
             lambda raw: raw.update(variants=[{**_VARIANT, "length": 0, "function": "f"}]),

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 import hetero_tvm
@@ -86,3 +89,43 @@ def test_both_devices_work_on_every_layer_alike(tmp_path, opencl):
     session = hetero_tvm.load_llm(output)
     got = list(session.generate(prompt, max_new_tokens=24, stop_tokens=()))
     assert got == Reference(folder / "model.onnx").greedy(prompt, 24)
+
+
+def test_steps_of_one_and_of_many_tokens_take_the_same_weights(folder, tmp_path, opencl):
+    output = tmp_path / "llm.so"
+    hetero_tvm.build(folder, target="host", output=output, devices="gpu", context=24, prefill=[8])
+    taken = bundle.read_manifest(output).weights.of_function
+    assert set(taken["main_1"]) == set(taken["main_8"])
+    assert len(taken["main_1"]) > 4
+
+
+# A model whose weights are most of what its build holds, and one with next to none.
+MEDIUM = TinyLlm(layers=3, heads=8, groups=4, depth=96, hidden=768, inner=2048, vocabulary=6000)
+BUILD = """
+import sys
+import hetero_tvm
+from hetero_tvm import memory
+hetero_tvm.build(sys.argv[1], target="host", output=sys.argv[2], context=64, prefill=[16])
+print(memory.peak_bytes())
+"""
+
+
+def test_a_build_takes_two_and_a_half_times_the_file_at_most(tmp_path, opencl):
+    """With its comparison; over what the same program takes for a model of no size."""
+    peaks, size = [], 0
+    for spec in (TinyLlm(layers=3), MEDIUM):
+        folder = build(spec, tmp_path / f"model-{spec.hidden}")
+        path = folder / "model.onnx"
+        model = onnx.load(path)
+        onnx.save(model, path, save_as_external_data=True, location="model.onnx.data")
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        done = subprocess.run(
+            [sys.executable, "-c", BUILD, str(folder), str(tmp_path / f"{spec.hidden}.so")],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        peaks.append(int(done.stdout))
+    assert size > 100e6
+    # Page tables, compilers and threads are not the weights' part: some noise of either peak.
+    assert peaks[1] - peaks[0] < 2.5 * size

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -221,3 +223,68 @@ def test_damaged_weights_are_found_before_anything_is_loaded(artefact, tmp_path)
         file.write(b"\xff\x00\xff")
     with pytest.raises(BadInput, match="its weights do not match their checksum"):
         hetero_tvm.load_llm(copy)
+
+
+IN_MEMORY_OF = """
+import sys
+import hetero_tvm
+from hetero_tvm import runtime
+from hetero_tvm.bundle import read_manifest
+from pathlib import Path
+path, kind, *prompt = sys.argv[1:]
+runtime.configure(opencl_memory=kind)
+part = read_manifest(Path(path)).weights
+mapped = runtime.map_weights(Path(path), offset=part.offset, nbytes=part.nbytes)
+session = hetero_tvm.load_llm(path)
+print(mapped is not None, *session.generate([*map(int, prompt)], max_new_tokens=9, stop_tokens=()))
+"""
+
+
+@pytest.mark.parametrize(("kind", "maps"), [("svm", True), ("buffer", True), ("coarse_svm", False)])
+def test_weights_are_read_where_the_file_is_mapped(artefact, folder, kind, maps):
+    """Or copied, where memory is of a kind that takes no foreign pages; the same numbers."""
+    here = next(device for device in runtime.opencl_devices() if device["selected"])
+    if here["memory"] != "svm" or here["type"] != "cpu":
+        pytest.skip(f"{here['name']} may have no such memory")
+    done = subprocess.run(
+        [sys.executable, "-c", IN_MEMORY_OF, str(artefact), kind, *map(str, PROMPT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    mapped, *tokens = done.stdout.split()
+    assert mapped == str(maps)
+    assert [*map(int, tokens)] == Reference(folder / "model.onnx").greedy(PROMPT, 9)
+
+
+def test_a_file_that_is_not_there_is_not_mapped(opencl, tmp_path):
+    runtime.open_opencl()
+    assert runtime.map_weights(tmp_path / "none.so", offset=0, nbytes=4096) is None
+    with pytest.raises(ValueError, match="4096 bytes at -4096"):
+        runtime.map_weights(tmp_path / "none.so", offset=-4096, nbytes=4096)
+
+
+def test_a_view_of_another_type_lies_inside(opencl, tmp_path):
+    file = tmp_path / "weights"
+    np.arange(2048, dtype=np.float32).tofile(file)
+    mapped = runtime.map_weights(file, offset=4096, nbytes=4096)
+    if mapped is None:
+        pytest.skip("this device copies")
+    view = runtime.view_as(mapped, 128, (4, 5), "float32")
+    np.testing.assert_array_equal(
+        runtime.host_view(view), np.arange(1056, 1076, dtype=np.float32).reshape(4, 5)
+    )
+    with pytest.raises(ValueError, match="reaches beyond the tensor's 4096 bytes"):
+        runtime.view_as(mapped, 4000, (4, 5), "float64")
+
+
+def test_weights_that_are_not_packed_give_the_same_numbers(tmp_path, opencl):
+    folder = build(TinyLlm(), tmp_path / "model")
+    output = tmp_path / "npu.so"
+    hetero_tvm.build(
+        folder, target="host", output=output, devices="npu", context=CONTEXT, prefill=[4]
+    )
+    with runtime.unpacked_npu_weights():
+        plain = hetero_tvm.load_llm(output)
+    logits = hetero_tvm.load_llm(output).prefill(PROMPT).copy()
+    assert_same(plain.prefill(PROMPT), logits)

@@ -54,6 +54,24 @@ def test_large_blocks_are_given_back_and_pages_forgotten(tmp_path):
     memory.forget_pages(np.ones(3))  # nothing to do
 
 
+def test_mapped_pages_are_forgotten_by_file_and_offset(tmp_path):
+    file = tmp_path / "artefact"
+    np.ones(8 << 20, np.uint8).tofile(file)
+    read = np.memmap(file, np.uint8, "r", 4 << 20)
+    assert read.sum() == 4 << 20
+    memory.forget_mapped(file, 5 << 20)
+    assert _mapped_mib(file) == 4  # it begins before that
+    memory.forget_mapped(file, 1 << 20)
+    assert _mapped_mib(file) == 0
+    assert read[-1] == 1  # read again
+    del read
+    written = np.memmap(file, np.uint8, "c")
+    written[5 << 20] = 7
+    memory.forget_mapped(file, 0)
+    assert written[5 << 20] == 7  # what was written is not lost
+    memory.forget_mapped(tmp_path / "another", 0)
+
+
 def _mapped_mib(file):
     """MiB of `file` that are in this process's memory."""
     lines = (Path("/proc/self/smaps")).read_text().splitlines()

@@ -7,7 +7,7 @@ import pytest
 from tvm import relax
 
 from hetero_tvm.weights import WeightStore
-from hetero_tvm.weights_layout import ALIGNMENT, read_weights
+from hetero_tvm.weights_layout import ALIGNMENT, VIEW_ALIGNMENT, read_weights
 
 LARGE = np.arange(40 * 50, dtype=np.float32).reshape(40, 50)
 SMALL = np.ones((4,), np.float32)
@@ -70,6 +70,52 @@ def test_a_weight_of_an_npu_region_is_the_same_as_that_of_a_function(store):
     assert store.offset_of(LARGE) == 0
     assert store.offset_of(LARGE + 1) == 2 * ALIGNMENT  # 8000 bytes before it: two pages
     assert store.of_function == {"main": (0,)}
+    assert store.description(0).places == (0, 2 * ALIGNMENT)
+
+
+PANELS = np.random.default_rng(3).standard_normal((6, 8, 32)).astype(np.float32)  # 1024 bytes each
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 2, 1, 0), (1, 3, 0, 2)])
+def test_parts_of_a_weight_are_views_in_any_order(store, tmp_path, order):
+    """What two steps of a model cut differently is stored once."""
+    parts = [PANELS, PANELS[2:5], PANELS[:4], PANELS[3:]]
+    numbers = [store.index_of(parts[n]) for n in order]
+    described = store.description(0)
+    assert described.nbytes == store.nbytes == 2 * ALIGNMENT  # 6144 bytes
+    assert all(place % VIEW_ALIGNMENT == 0 for place in described.places)
+    described.check()
+    found = read_weights(store.path, described)
+    for number, n in zip(numbers, order, strict=True):
+        np.testing.assert_array_equal(found[number], parts[n])
+
+
+def test_what_is_no_part_is_stored_beside_it(store):
+    strange = PANELS[[0, 2]]  # not neighbours
+    other_type = PANELS[:2].view(np.int32)
+    columns = np.ascontiguousarray(PANELS[:, :, :3])  # 96 bytes each: no view can begin there
+    for array in (PANELS, strange, other_type, columns, columns[1:3]):
+        store.index_of(array)
+    described = store.description(0)
+    assert described.nbytes == (2 + 1 + 1 + 1 + 1) * ALIGNMENT
+    for array, want in zip(
+        read_weights(store.path, described), (PANELS, strange, other_type, columns), strict=False
+    ):
+        np.testing.assert_array_equal(array, want)
+
+
+def test_what_an_npu_region_knows_stays_where_it_is(store):
+    """A region is told its weight's place before the longer one of a function is seen."""
+    store.index_of(PANELS[:2])
+    place = store.offset_of(PANELS[:3])
+    store.index_of(PANELS)
+    described = store.description(0)
+    assert place == 0
+    assert described.places == (0, 0, ALIGNMENT)
+    first, pinned, whole = read_weights(store.path, described)
+    np.testing.assert_array_equal(first, PANELS[:2])
+    np.testing.assert_array_equal(pinned, PANELS[:3])
+    np.testing.assert_array_equal(whole, PANELS)
 
 
 def test_nothing_is_left_behind(tmp_path):

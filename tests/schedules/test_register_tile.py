@@ -16,6 +16,7 @@ from schedules.register_tile import (
     choose_tile,
     contraction,
     round_up,
+    weight_strip,
 )
 
 _TARGETS = ["host", "snapdragon-8-gen-2", "snapdragon-8-gen-3", "snapdragon-x-elite"]
@@ -37,6 +38,16 @@ def test_a_core_wastes_about_half_at_most(rows, columns):
     tile = choose_tile(gpu_spec(), rows, columns)
     work = round_up(rows, tile.group_rows) * round_up(columns, tile.panel)
     assert rows * columns / work >= 0.45
+
+
+@given(rows=st.integers(1, 300), columns=st.integers(1, 5000))
+def test_a_core_reads_one_form_of_a_weight_with_any_number_of_rows(rows, columns):
+    gpu = gpu_spec()
+    strip = weight_strip(gpu, columns)
+    panel = choose_tile(gpu, rows, columns, strip=strip).panel
+    assert strip % panel == 0 or panel % strip == 0
+    assert round_up(columns, panel) <= round_up(columns, strip)  # no more than is there
+    assert weight_strip(gpu_spec("snapdragon-8-gen-3"), columns) == 0
 
 
 def test_the_annotation_holds_the_tile():

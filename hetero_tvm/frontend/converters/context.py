@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 from tvm import relax
-from tvm.runtime import tensor
 
 from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend.node_view import NodeView, ValueType
+from relay_passes.constant_file import held_constant
 
 
 class NodeBuilder(relax.BlockBuilder):
@@ -86,7 +86,7 @@ def constant(array: np.ndarray) -> relax.Expr:
 
     (Given a numpy array, `relax.const` would turn int64 into int32 and float64 into float32.)
     """
-    return relax.const(tensor(np.asarray(array, order="C")))
+    return held_constant(array)
 
 
 def static_shape(expr: relax.Expr) -> tuple[int, ...]:

@@ -25,6 +25,7 @@
 #include "../half.h"
 #include "../imported.h"
 #include "../remote_calls.h"
+#include "../tensor_view.h"
 #include "../whole_call.h"
 
 namespace hetero_tvm::runtime {
@@ -62,13 +63,28 @@ std::vector<ffi::Tensor> LoadWeights(const std::string& path, const Manifest& ma
                                      DLDevice device) {
   std::vector<ffi::Tensor> tensors(manifest.weights.size());
   if (manifest.weights.empty()) return tensors;
+  ffi::Optional<ffi::Tensor> mapped;
+  if (device.device_type == kDLOpenCL) {
+    mapped = Imported("hetero_tvm.weights_map")(ffi::String(path),
+                                                static_cast<int64_t>(manifest.weights_offset),
+                                                static_cast<int64_t>(manifest.weights_bytes))
+                 .cast<ffi::Optional<ffi::Tensor>>();
+  }
   const Mapped file(path);
   for (const Program& program : manifest.programs) {  // what no program takes is the NPU's
     for (const size_t index : program.weights) {
       if (tensors[index].defined()) continue;
       const StoredWeight& weight = manifest.weights[index];
-      tensors[index] = NewTensor(weight.tensor, device);
-      SetBytes(tensors[index], file.At(weight.offset, weight.tensor.bytes), weight.tensor.bytes);
+      const BorderTensor& tensor = weight.tensor;
+      if (mapped.has_value()) {
+        tensors[index] =
+            ViewTensorAs(*mapped, static_cast<int64_t>(weight.place),
+                         ffi::Shape(tensor.shape.begin(), tensor.shape.end()), tensor.dtype);
+        continue;
+      }
+      tensors[index] = NewTensor(tensor, device);
+      SetBytes(tensors[index], file.At(manifest.weights_offset + weight.place, tensor.bytes),
+               tensor.bytes);
     }
   }
   return tensors;

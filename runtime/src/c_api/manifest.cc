@@ -32,7 +32,7 @@ constexpr uint64_t kSignatureBlockBytes = 64 + 32 + 8;  // signature, public key
 constexpr uint64_t kDigestBytes = 32;
 constexpr uint64_t kFooterBytes = kDigestBytes + 8 + 8;  // digest, length, magic
 constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
-constexpr uint64_t kPageBytes = 4096;  // each weight begins at a multiple, from the first
+constexpr int64_t kViewBytes = 128;  // each weight begins at a multiple, from the first
 #ifdef __ANDROID__
 constexpr const char* kSystem = "android";
 #else
@@ -151,15 +151,18 @@ std::optional<json::Object> Part(const json::Object& object, const char* key) {
 
 std::vector<StoredWeight> ReadWeights(const json::Object& object) {
   const Reader reader(object);
-  auto at = static_cast<uint64_t>(reader.Get<int64_t>("offset"));
-  const uint64_t end = at + static_cast<uint64_t>(reader.Get<int64_t>("nbytes"));
+  const auto bytes = static_cast<uint64_t>(reader.Get<int64_t>("nbytes"));
+  const std::vector<int64_t> places = Numbers(reader.Get<json::Array>("places"));
   std::vector<StoredWeight> weights;
   for (const json::Value& value : reader.Get<json::Array>("tensors")) {
-    StoredWeight weight{ReadTensor(value), at};
-    HETERO_CHECK(weight.tensor.bytes <= end - at, ValueError)
+    HETERO_CHECK(weights.size() < places.size(), ValueError)
+        << places.size() << " places for more weights";
+    const int64_t place = places[weights.size()];
+    StoredWeight weight{ReadTensor(value), static_cast<uint64_t>(place)};
+    HETERO_CHECK(place >= 0 && place % kViewBytes == 0 && weight.place <= bytes &&
+                     weight.tensor.bytes <= bytes - weight.place,
+                 ValueError)
         << weight.tensor.name << " reaches out of the weights";
-    const uint64_t taken = (weight.tensor.bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-    at += std::min(taken, end - at);
     weights.push_back(std::move(weight));
   }
   return weights;

@@ -40,7 +40,7 @@ struct Program {
 /*! \brief A tensor that lies in the artefact behind its code. */
 struct StoredWeight {
   BorderTensor tensor;
-  uint64_t offset;  // in the file
+  uint64_t place;  // in the weights
 };
 
 /*! \brief What a sequence needs to know of a language model; its steps are the programs. */

@@ -43,6 +43,7 @@ using OrtPathChar = std::filesystem::path::value_type;  // ORTCHAR_T: wide on Wi
      const char* const*, size_t, OrtValue**))                                                     \
   X(10, OrtStatus*, CreateSessionOptions, (OrtSessionOptions**))                                  \
   X(22, OrtStatus*, SetSessionLogSeverityLevel, (OrtSessionOptions*, int))                        \
+  X(23, OrtStatus*, SetSessionGraphOptimizationLevel, (OrtSessionOptions*, int))                  \
   X(24, OrtStatus*, SetIntraOpNumThreads, (OrtSessionOptions*, int))                              \
   X(49, OrtStatus*, CreateTensorWithDataAsOrtValue,                                               \
     (const OrtMemoryInfo*, void*, size_t, const int64_t*, size_t, int, OrtValue**))               \
@@ -60,6 +61,8 @@ using OrtPathChar = std::filesystem::path::value_type;  // ORTCHAR_T: wide on Wi
   X(169, OrtStatus*, CreateSessionFromArrayWithPrepackedWeightsContainer,                         \
     (const OrtEnv*, const void*, size_t, const OrtSessionOptions*, OrtPrepackedWeightsContainer*, \
      OrtSession**))                                                                               \
+  X(210, OrtStatus*, AddExternalInitializers,                                                     \
+    (OrtSessionOptions*, const char* const*, const OrtValue* const*, size_t))                     \
   X(279, OrtStatus*, AddExternalInitializersFromFilesInMemory,                                    \
     (OrtSessionOptions*, const char* const*, char* const*, const size_t*, size_t))                \
   X(301, OrtStatus*, RegisterExecutionProviderLibrary, (OrtEnv*, const char*, const char*))       \

@@ -21,6 +21,7 @@ namespace ffi = tvm::ffi;
 constexpr const char* kQnnProvider = "QNNExecutionProvider";
 constexpr const char* kQnnHint =
     "this model's NPU regions need Qualcomm's runtime: pip install onnxruntime-qnn==2.7.0";
+constexpr int kNoOptimizations = 0;  // ORT_DISABLE_ALL
 constexpr int kLogErrorsOnly = 3;
 
 /*! \brief How many threads a region on the host's processor gets; 0 leaves it to ONNX Runtime. */
@@ -108,29 +109,33 @@ void OrtEnvironment::AppendQnn(OrtSessionOptions* options, const Region& region)
 }
 
 void OrtEnvironment::AddFiles(OrtSessionOptions* options, const Region& region) {
-  if (region.files.empty() && region.outside.empty()) return;
+  const std::string where = "NPU region " + region.symbol;
+  if (!region.files.empty()) {
+    std::vector<const char*> names;
+    std::vector<char*> contents;
+    std::vector<size_t> sizes;
+    for (const SharedFile& file : region.files) {
+      names.push_back(file.name.c_str());
+      contents.push_back(const_cast<char*>(file.content.data()));  // read only, whatever it says
+      sizes.push_back(file.content.size());
+    }
+    api_->Check(api_->AddExternalInitializersFromFilesInMemory(
+                    options, names.data(), contents.data(), sizes.data(), names.size()),
+                where + ": AddExternalInitializersFromFilesInMemory");
+  }
+  if (region.outside.empty()) return;
   std::vector<const char*> names;
-  std::vector<char*> contents;
-  std::vector<size_t> sizes;
-  for (const SharedFile& file : region.files) {
-    names.push_back(file.name.c_str());
-    contents.push_back(const_cast<char*>(file.content.data()));  // read only, whatever it says
-    sizes.push_back(file.content.size());
-  }
-  if (!region.outside.empty()) {
-    const std::string_view part = region.part->Content();
-    names.push_back(WeightPart::kFileName);
-    contents.push_back(const_cast<char*>(part.data()));
-    sizes.push_back(part.size());
-  }
-  api_->Check(api_->AddExternalInitializersFromFilesInMemory(options, names.data(), contents.data(),
-                                                             sizes.data(), names.size()),
-              "NPU region " + region.symbol + ": AddExternalInitializersFromFilesInMemory");
-  // Once more as values: only what sessions share as such is packed once for all of them.
+  std::vector<const OrtValue*> values;
   for (const OutsideWeight& weight : region.outside) {
-    api_->Check(api_->AddInitializer(options, weight.spec.name.c_str(),
-                                     region.part->Value(*api_, host_memory_.Get(), weight)),
-                "NPU region " + region.symbol + ": AddInitializer");
+    names.push_back(weight.spec.name.c_str());
+    values.push_back(region.part->Value(*api_, host_memory_.Get(), weight));
+  }
+  // In place of the file that the model names. Its bytes would be kept as a copy.
+  api_->Check(api_->AddExternalInitializers(options, names.data(), values.data(), names.size()),
+              where + ": AddExternalInitializers");
+  // Once more: only what sessions share as such is packed once for all of them, or not copied.
+  for (size_t i = 0; i < names.size(); ++i) {
+    api_->Check(api_->AddInitializer(options, names[i], values[i]), where + ": AddInitializer");
   }
 }
 
@@ -142,6 +147,7 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   const OrtHandle<OrtSessionOptions> owner(raw_options, api.ReleaseSessionOptions);
   api.Check(api.SetSessionLogSeverityLevel(raw_options, kLogErrorsOnly),
             where + ": SetSessionLogSeverityLevel");
+  const bool packs = settings_.Get("npu.packed") != "0";
   std::unique_lock<std::mutex> qnn;
   if (region.provider == "qnn") {
     // A region that says NPU is on the NPU: without this, parts of it go to the CPU silently.
@@ -153,6 +159,13 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
     const int threads = Threads(settings_, region);
     if (threads != 0) {
       api.Check(api.SetIntraOpNumThreads(raw_options, threads), where + ": SetIntraOpNumThreads");
+    }
+    // A weight that is packed is in memory twice: faster, but a check has no use for that.
+    if (!packs) {
+      api.Check(api.SetSessionGraphOptimizationLevel(raw_options, kNoOptimizations),
+                where + ": SetSessionGraphOptimizationLevel");
+      api.Check(api.AddSessionConfigEntry(raw_options, "session.disable_prepacking", "1"),
+                where + ": AddSessionConfigEntry");
     }
     // Threads that spin after a run would take the processor from the OpenCL kernels that follow.
     api.Check(api.AddSessionConfigEntry(raw_options, "session.intra_op.allow_spinning", "0"),
@@ -173,7 +186,7 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   std::optional<QuietStdout> quiet;
   if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;
-  if (!region.outside.empty()) {
+  if (!region.outside.empty() && packs) {
     api.Check(api.CreateSessionFromArrayWithPrepackedWeightsContainer(
                   env_.Get(), region.model.data(), region.model.size(), raw_options,
                   region.part->Packed(api), &session),

@@ -74,6 +74,7 @@ constexpr cl_uint kDeviceExtMemPadding = 0x40A0;  // of cl_qcom_ext_host_ptr
 
 constexpr cl_bitfield kSvmCoarseGrain = 1U << 0U;
 constexpr cl_bitfield kSvmFineGrain = 1U << 1U;
+constexpr cl_bitfield kSvmFineGrainSystem = 1U << 2U;
 
 constexpr cl_bitfield kMemReadWrite = 1U << 0U;
 constexpr cl_bitfield kMemReadOnly = 1U << 2U;

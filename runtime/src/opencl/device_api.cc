@@ -98,6 +98,22 @@ size_t DeviceApi::HeldBytesIfOpen() {
   return open == nullptr ? 0 : open->HeldBytes();
 }
 
+ffi::Optional<ffi::Tensor> DeviceApi::MapFile(const ffi::String& path, int64_t offset,
+                                              int64_t bytes) {
+  HETERO_CHECK(offset >= 0 && bytes >= 0, ValueError) << bytes << " bytes at " << offset;
+  ClSession& session = Session();
+  void* data =
+      session.MapFile(std::string(path), static_cast<uint64_t>(offset), static_cast<size_t>(bytes));
+  if (data == nullptr) return std::nullopt;
+  struct Mapped {
+    ClSession* session;
+    void AllocData(DLTensor* tensor, void* data) { tensor->data = data; }
+    void FreeData(DLTensor* tensor) { session->Free(tensor->data); }
+  };
+  return ffi::Tensor::FromNDAlloc(Mapped{&session}, ffi::Shape({bytes}), DLDataType{kDLUInt, 8, 1},
+                                  DLDevice{kDLOpenCL, 0}, data);
+}
+
 void DeviceApi::SetProfilingIfOpen(bool on) {
   if (ClSession* open = session_.load()) open->SetProfiling(on);
 }

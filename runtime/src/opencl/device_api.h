@@ -7,6 +7,9 @@
 
 #include <tvm/ffi/container/array.h>
 #include <tvm/ffi/container/map.h>
+#include <tvm/ffi/container/tensor.h>
+#include <tvm/ffi/optional.h>
+#include <tvm/ffi/string.h>
 #include <tvm/runtime/device_api.h>
 
 #include <atomic>
@@ -54,6 +57,15 @@ class DeviceApi : public tvm::runtime::DeviceAPI {
 
   /*! \brief ClSession::HeldBytes, if a device was ever opened. */
   size_t HeldBytesIfOpen();
+
+  /*!
+   * \brief `bytes` at `offset`, a multiple of the page size, of the file at `path` as one tensor of
+   *        bytes that kernels read where the file is mapped; nothing where the device cannot.
+   *
+   * Only kernels may read it, and nobody may write.
+   */
+  tvm::ffi::Optional<tvm::ffi::Tensor> MapFile(const tvm::ffi::String& path, int64_t offset,
+                                               int64_t bytes);
 
   /*! \brief ClSession::SetProfiling, if a device was ever opened. */
   void SetProfilingIfOpen(bool on);

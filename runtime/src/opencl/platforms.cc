@@ -106,6 +106,7 @@ ClDevice Describe(const ClApi& api, cl_platform_id platform, cl_device_id id) {
   const auto svm = api.HasSvm() ? NumberInfo<cl_bitfield>(api, id, kDeviceSvmCapabilities) : 0;
   device.has_coarse_svm = (svm & kSvmCoarseGrain) != 0;
   device.has_fine_svm = (svm & kSvmFineGrain) != 0;
+  device.has_system_svm = (svm & kSvmFineGrainSystem) != 0;
   device.compute_units = NumberInfo<cl_uint>(api, id, kDeviceMaxComputeUnits, 1);
   device.clock_mhz = NumberInfo<cl_uint>(api, id, kDeviceMaxClockFrequency);
   device.max_work_group_size =

@@ -34,6 +34,7 @@ struct ClDevice {
   bool has_half = false;
   bool keeps_programs = false;  // its driver keeps what it compiled, and recompiles for a binary
   bool has_fine_svm = false;
+  bool has_system_svm = false;  // any memory of the process, not only what the driver gave
   bool has_coarse_svm = false;
   DmaBufImport dma_buf = DmaBufImport::kNone;
   size_t import_padding_bytes = 0;  // behind what is imported, for the driver

@@ -92,6 +92,11 @@ void* ClSession::Alloc(size_t bytes, size_t alignment) {
   return data;
 }
 
+void* ClSession::MapFile(const std::string& path, uint64_t offset, size_t bytes) {
+  const std::scoped_lock lock(mutex_);
+  return memory_.MapFile(path, offset, bytes);
+}
+
 void ClSession::Free(void* data) {
   const std::scoped_lock lock(mutex_);
   memory_.Free(data, submitted_.load());

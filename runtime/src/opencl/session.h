@@ -87,6 +87,9 @@ class ClSession {
 
   void* Alloc(size_t bytes, size_t alignment);
 
+  /*! \brief See UnifiedMemory::MapFile. */
+  void* MapFile(const std::string& path, uint64_t offset, size_t bytes);
+
   /*! \brief Give memory back; what queued kernels still use lives until they are done. */
   void Free(void* data);
 

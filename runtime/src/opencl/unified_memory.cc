@@ -4,6 +4,10 @@
  */
 #include "unified_memory.h"
 
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
@@ -137,6 +141,40 @@ void* UnifiedMemory::Alloc(size_t bytes, size_t alignment) {
   held_bytes_ += allocation.block_bytes;
   table_[address] = std::move(allocation);
   return reinterpret_cast<void*>(address);  // NOLINT(performance-no-int-to-ptr)
+}
+
+void* UnifiedMemory::MapFile(const std::string& path, uint64_t offset, size_t bytes) {
+  const bool any_page = kind_ == MemoryKind::kFineSvm && device_.has_system_svm;
+  const auto most = static_cast<size_t>(std::max<int64_t>(device_.max_allocation_bytes, 0));
+  const bool as_buffer = kind_ == MemoryKind::kBuffer && bytes <= most;
+  if (bytes == 0 || !(any_page || as_buffer)) return nullptr;
+  if (bytes > memory_limit_ - std::min(held_bytes_, memory_limit_)) return nullptr;
+  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (file < 0) return nullptr;
+  // Private: nobody writes to it, but drivers pin pages of a buffer only where they could.
+  void* found = mmap(nullptr, bytes, PROT_READ | (as_buffer ? PROT_WRITE : 0), MAP_PRIVATE, file,
+                     static_cast<off_t>(offset));
+  close(file);
+  if (found == MAP_FAILED) return nullptr;
+  Allocation allocation;
+  if (as_buffer) {
+    cl_int status = kSuccess;
+    cl_mem buffer =
+        api_.CreateBuffer(context_, kMemReadWrite | kMemUseHostPtr, bytes, found, &status);
+    if (status != kSuccess || buffer == nullptr) {
+      munmap(found, bytes);
+      return nullptr;
+    }
+    allocation.buffer = ClHandle<cl_mem>(buffer, api_.ReleaseMemObject);
+  }
+  allocation.base = static_cast<char*>(found);
+  allocation.block_bytes = bytes;
+  allocation.bytes = bytes;
+  allocation.on_device = true;
+  allocation.is_mapped = true;
+  held_bytes_ += bytes;
+  table_[AddressOf(found)] = std::move(allocation);
+  return found;
 }
 
 UnifiedMemory::Allocation UnifiedMemory::AllocSvm(size_t bytes) {
@@ -358,6 +396,14 @@ void UnifiedMemory::ReleaseFreed(uint64_t completed) {
 }
 
 void UnifiedMemory::Release(Allocation& allocation) {
+  if (allocation.is_mapped) {
+    // No kernel uses it any more, so the driver lets go of it now.
+    allocation.images.clear();
+    allocation.sub_buffers.clear();
+    allocation.buffer = {};
+    munmap(allocation.base, allocation.block_bytes);
+    return;
+  }
   const bool is_buffer = HasBuffers();
   allocation.images.clear();  // before what they lie in
   allocation.sub_buffers.clear();

@@ -78,6 +78,16 @@ class UnifiedMemory {
   void* Alloc(size_t bytes, size_t alignment);
 
   /*!
+   * \brief Map `bytes` at `offset`, a multiple of the page size, of the file at `path`, for kernels
+   *        to read where they lie.
+   *
+   * Null where this kind of memory cannot have foreign pages without a copy, or the file cannot be
+   * mapped. Not for the host to write, nor to be handed over: nobody changes it. Free() gives it
+   * back.
+   */
+  void* MapFile(const std::string& path, uint64_t offset, size_t bytes);
+
+  /*!
    * \brief Give memory back once the queue has finished all work up to `after`.
    *
    * Kernels that are still queued may use it. Ignores null.
@@ -120,6 +130,7 @@ class UnifiedMemory {
     size_t bytes = 0;         // from the user's address on
     bool on_device = false;   // whose turn it is; see MemoryKind
     bool is_unsure = false;   // the driver failed to hand it over, or so it said
+    bool is_mapped = false;   // pages of a file; on_device from the beginning
     ClHandle<cl_mem> buffer;  // SVM: made over it where an image is wanted
     std::map<size_t, ClHandle<cl_mem>> sub_buffers;  // by offset from `base`; parts of `buffer`
     std::map<std::tuple<size_t, cl_uint, size_t>, ClHandle<cl_mem>>
