@@ -44,3 +44,27 @@ def test_a_sentence_encoder_is_right_there_in_time(hetero, built, model_path, lo
     flags = ("--to", ADDRESS, "--seed", 7, "--repeat", 0, "--compare", model, "--json")
     ran = hetero("run", artefact, *flags, env=login)
     assert ran.returncode == 0 and ran.json["held"], ran.stderr
+
+
+@pytest.mark.nightly
+def test_without_opencl_it_says_so_and_runs_on_the_cpu_where_that_is_allowed(
+    hetero, login, tmp_path
+):
+    artefact, model = tmp_path / "cpu.so", tiny.mlp(tmp_path / "mlp.onnx")
+    config = BuildConfig(
+        model=model, target="host", output=artefact, os="linux-aarch64", with_fallback=True
+    )
+    compiler.build(config)
+    to = (artefact, "--to", ADDRESS)
+    without = ("--opencl-library", "/no-such.so")
+    refused = hetero("deploy", *to, *without, env=login)
+    assert refused.returncode == 4, refused.stderr
+    assert "no OpenCL device: install a driver" in refused.stderr
+    assert "or let its CPU do that with --allow-fallback" in refused.stderr
+    done = hetero("deploy", *to, *without, "--allow-fallback", env=login)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^model +held", done.stdout, re.MULTILINE), done.stdout
+    assert "FALLBACK: the CPU computes the whole model there: its GPU failed: no Op" in done.stdout
+    ran = hetero("run", *to, "--seed", 7, "--compare", model, "--json", env=login)
+    assert ran.returncode == 0 and ran.json["held"], ran.stderr
+    assert "no OpenCL device" in ran.json["fallbacks"][0]
