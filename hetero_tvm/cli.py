@@ -21,6 +21,7 @@ import re
 import shlex
 import signal
 import sys
+import types
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,7 @@ VERBS = {  # verb, module `hetero_tvm.<verb>` -> what it is for
 }
 SCHEMA_VERSION = 1
 _INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+_struck: list[int] = []  # signals by which the user ended this process
 _TERMINATED = 143  # 128 + SIGTERM
 _OUR_BUG = HeteroError.exit_code
 _COMPLETION = "--print-completion"
@@ -102,6 +104,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(f"{name}: interrupted; nothing was left half-written")
         return _INTERRUPTED
     except Exception as error:
+        # Native code in which Ctrl-C arrives, such as a module being imported, may make an error
+        # of its own of it.
+        if _struck:
+            say(f"{name}: interrupted; nothing was left half-written")
+            return _INTERRUPTED
         if "--debug" in argv or _is_of_stdout(error):
             raise  # of stdout: `entry` says it, since a result that nobody can read is not one
         known = _as_known(error)
@@ -176,6 +183,8 @@ def _entry() -> int:
     `emit` writes to the real stdout, so that `--json | jq` always works.
     """
     signal.signal(signal.SIGTERM, _terminated)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else somebody ignores it
+        signal.signal(signal.SIGINT, _interrupt)
     try:
         if sys.stdout is not None:  # None where the shell closed it
             sys.stdout.flush()
@@ -194,6 +203,12 @@ def _entry() -> int:
         sys.stdout = Path(os.devnull).open("w")
         return lost.exit_code
     return code
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    """Python's own handler, remembered: not every caller lets its exception through."""
+    _struck.append(number)
+    signal.default_int_handler(number, frame)
 
 
 def verb_main(name: str) -> int:

@@ -4,6 +4,7 @@ import importlib
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 
@@ -292,3 +293,15 @@ def test_flags_that_cannot_be_read(tmp_path, capsys, content):
     assert cli.main(["clean", "--flags", str(flags)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert cli.main(["clean", "--flags"]) == 2
+
+
+def test_ctrl_c_that_became_another_error_is_an_interruption(monkeypatch, capsys):
+    def doctor(_args):
+        with pytest.raises(KeyboardInterrupt):
+            cli._interrupt(signal.SIGINT, None)
+        raise ImportError("initialization failed")  # as a native module says it
+
+    monkeypatch.setattr(cli, "_struck", [])
+    monkeypatch.setattr("hetero_tvm.doctor.run", doctor)
+    assert cli.main(["doctor"]) == 130
+    assert "interrupted" in capsys.readouterr().err
