@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,9 +66,19 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
     return difference / scale if scale > 0 else difference
 
 
-def is_close(found: np.ndarray, wanted: np.ndarray, tolerance: Mapping[str, float]) -> bool:
-    """Within the tolerance of its dtype; integers and booleans must be equal."""
+def is_close(
+    found: np.ndarray,
+    wanted: np.ndarray,
+    tolerance: Mapping[str, float],
+    computed_in: str | None = None,
+) -> bool:
+    """Within the tolerance of its dtype; integers and booleans must be equal.
+
+    `computed_in`: the type whose tolerance counts where it is not its own, see `coarsest_types`.
+    """
     kind = wanted.dtype.name
+    if computed_in is not None and kind in tolerance:
+        kind = computed_in
     if relative_error(found, wanted) <= tolerance.get(kind, 0.0):
         return True
     return found.shape == wanted.shape and largest_error(found, wanted) <= NO_DIFFERENCE.get(
@@ -81,6 +91,22 @@ def largest_error(found: np.ndarray, wanted: np.ndarray) -> float:
     with np.errstate(invalid="ignore"):
         gap = np.abs(found.astype(np.float64) - wanted.astype(np.float64))
     return float(gap[found != wanted].max(initial=0.0))
+
+
+def coarsest_types(nodes: Iterable[onnx.NodeProto], dtypes: Mapping[str, str]) -> dict[str, str]:
+    """Value -> the floating type of the largest tolerance that a value behind it was rounded to.
+
+    `nodes` in topological order; `dtypes`: of what they give. Inputs and constants do not count:
+    both sides have the same.
+    """
+    coarsest: dict[str, str] = {}
+    for node in nodes:
+        behind = [coarsest[name] for name in node.input if name in coarsest]
+        for name in node.output:
+            own = [dtypes[name]] if dtypes.get(name) in TOLERANCE else []
+            if own or behind:
+                coarsest[name] = max([*own, *behind], key=TOLERANCE.__getitem__)
+    return coarsest
 
 
 def check_import(
@@ -98,10 +124,11 @@ def check_import(
     wanted = _run_original(original, folded, inputs)
     params = [spec.name for spec in folded.inputs]
     found = run_on_cpu(imported.mod, params, inputs)
+    computed_in = _computed_in(folded)
     errors = []
     good = True
     for spec, mine, reference in zip(folded.outputs, found, wanted, strict=True):
-        good = good and is_close(mine, reference, TOLERANCE)
+        good = good and is_close(mine, reference, TOLERANCE, computed_in.get(spec.name))
         errors.append(
             OutputError(
                 name=spec.name,
@@ -112,6 +139,11 @@ def check_import(
     if not good:
         raise _blame(original, folded, imported, inputs, errors, every_node)
     return tuple(errors)
+
+
+def _computed_in(folded: FoldedModel) -> dict[str, str]:
+    dtypes = {name: known.dtype for name, known in folded.types.items()}
+    return coarsest_types(folded.proto.graph.node, dtypes)
 
 
 def _session(model: Path | bytes) -> onnxruntime.InferenceSession:
@@ -245,12 +277,13 @@ def _differing_bindings(
 ) -> list[str]:
     """Bindings of the final module whose value is not that of the ONNX value they stand for."""
     mod, names = _with_all_bindings(imported.mod)
+    computed_in = _computed_in(folded)
     found = run_on_cpu(mod, [spec.name for spec in folded.inputs], inputs)
     return [
         repr(imported.node_of[name])
         for name, mine in zip(names, found, strict=True)
-        if name in imported.tensor_of
-        and not is_close(mine, truth[imported.tensor_of[name]], TOLERANCE)
+        if (tensor := imported.tensor_of.get(name)) is not None
+        and not is_close(mine, truth[tensor], TOLERANCE, computed_in.get(tensor))
     ]
 
 

@@ -6,7 +6,7 @@ from tvm import relax
 
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend import canonicalise, contrib_ops, converters, decompose, import_model
-from hetero_tvm.frontend.self_check import is_close, relative_error
+from hetero_tvm.frontend.self_check import coarsest_types, is_close, relative_error
 from relay_passes.rewrite_bindings import is_call, rewrite_main
 from tests.hetero_tvm.frontend.onnx_cases import FLOAT, INT64, model, node, randn, save
 
@@ -139,3 +139,15 @@ def test_closeness(found, wanted, close):
 
 def test_shapes_must_agree():
     assert not is_close(np.zeros((2, 1)), np.zeros(2), {"float64": 1.0})
+
+
+def test_what_was_rounded_to_half_on_the_way_is_compared_as_half():
+    nodes = [node("Softmax", "x", "h"), node("Cast", "h", "y", to=FLOAT), node("Relu", "z", "w")]
+    found = coarsest_types(nodes, {"h": "float16", "y": "float32", "w": "float32"})
+    assert found == {"h": "float16", "y": "float16", "w": "float32"}
+    mine, reference = np.float32([1.0004]), np.float32([1.0])
+    limits = {"float32": 1e-4, "float16": 1e-2}
+    assert is_close(mine, reference, limits, found["y"])
+    assert not is_close(mine, reference, limits, found["w"])
+    whole = np.array([1]), np.array([2])
+    assert not is_close(*whole, limits, found["y"])  # whole numbers stay equal
