@@ -90,6 +90,7 @@ def _real(name: str) -> tuple[Path, dict[str, Any]]:
 def measure(name: str, rounds: int) -> dict[str, Any]:
     """One case in this process: medians of every mode, in ms."""
     from hetero_tvm import compiler, measure_plans, pipeline, runtime
+    from hetero_tvm.build_state import State
     from hetero_tvm.config import BuildConfig, default_cache_dir
     from hetero_tvm.progress import Progress
 
@@ -99,7 +100,7 @@ def measure(name: str, rounds: int) -> dict[str, Any]:
         path, inputs = _product(name, Path(folder)) if gemm else _real(name)
         costs = compiler.target_costs("host", progress, cache_dir=default_cache_dir())
         config = BuildConfig(model=path, target="host", output=None, inputs=inputs, check=False)
-        state = pipeline.State(config=config, spec=costs.spec, costs=costs, note=progress.note)
+        state = State(config=config, spec=costs.spec, costs=costs, note=progress.note)
         names = [phase.name for phase in pipeline.PHASES]
         after = names.index("place") + 1
         for phase in pipeline.PHASES[:after]:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from hetero_tvm import compiler, length_proof, pipeline
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from hetero_tvm.lengths import Way, least_us, way, words
@@ -191,7 +192,7 @@ def choose_for(
     border = length_proof.border(config.model, config.inputs, config_at(span.last + 1).inputs)
     values = length_proof.checked_fill(fill, border)
     phases = [phase for phase in pipeline.PHASES if phase.plan]
-    states: dict[int, pipeline.State] = {}
+    states: dict[int, State] = {}
 
     def plan(length: int, npu_rows: Mapping[int, tuple[int, ...]]) -> Plan:
         progress.step(f"plan {length}")

@@ -25,6 +25,7 @@ from hetero_tvm import (
     target_set,
     vm_lowering,
 )
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.costs import with_measured_kernels
 from hetero_tvm.cross_compiler import CrossCompiler, cross_compiler
@@ -33,6 +34,7 @@ from hetero_tvm.errors import BadInput, BadOutputPath, CannotWrite, TargetUnusab
 from hetero_tvm.host_profile import host_profile, is_measured
 from hetero_tvm.lengths import LengthRules
 from hetero_tvm.memory_forecast import PlanMemory
+from hetero_tvm.placing import memory_of
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
 from relay_passes.plan import Plan
@@ -135,7 +137,7 @@ def build(config: BuildConfig, progress: Progress | None = None) -> BuildResult:
         seconds=seconds,
         peak_memory_bytes=max(memory.peak_bytes(), state.npu_compiler_bytes),
         kernels=state.kernels,
-        memory=pipeline.memory_of(state) if config.output is None else None,
+        memory=memory_of(state) if config.output is None else None,
     )
 
 
@@ -192,9 +194,9 @@ def run_phases(
     phases: Sequence[pipeline.Phase],
     progress: Progress,
     *,
-    start: pipeline.State | None = None,
+    start: State | None = None,
     step: str = "{}",
-) -> tuple[pipeline.State, dict[str, float]]:
+) -> tuple[State, dict[str, float]]:
     """Run `phases`; the state after them, and seconds by phase.
 
     `start`: the state before them, where it is not a new one. `step`: how a phase is shown.
@@ -205,7 +207,7 @@ def run_phases(
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
-    def after_phase(phase: pipeline.Phase, state: pipeline.State) -> None:
+    def after_phase(phase: pipeline.Phase, state: State) -> None:
         nonlocal clock
         now = time.perf_counter()
         seconds[phase.name], clock = now - clock, now
@@ -214,7 +216,7 @@ def run_phases(
 
     state = pipeline.run(
         start
-        or pipeline.State(
+        or State(
             config=config,
             spec=costs.spec,
             others=_others(config, costs.spec, progress),
@@ -280,7 +282,7 @@ def target_costs(
 
 
 def write_artefact(
-    path: Path, state: pipeline.State, weights: WeightStore | None = None, **more: Any
+    path: Path, state: State, weights: WeightStore | None = None, **more: Any
 ) -> bundle.Manifest:
     """Link what `state` holds and seal it; `more` are the manifest's other fields."""
     assert state.model is not None and state.plan is not None and state.executable is not None
@@ -329,7 +331,7 @@ def write_artefact(
         raise CannotWrite(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _record(state: pipeline.State) -> str:
+def _record(state: State) -> str:
     """What a report of the artefact shows beside all this."""
     assert state.executable is not None
     functions = state.function_records or ({"main": state.record} if state.record else {})
@@ -337,7 +339,7 @@ def _record(state: pipeline.State) -> str:
     return build_record.pack(functions, state.memory, sources)
 
 
-def _reference(state: pipeline.State) -> dict[str, Any] | None:
+def _reference(state: State) -> dict[str, Any] | None:
     """The model's own outputs; none of a language model, whose steps write caches."""
     assert state.model is not None
     if not state.config.check or state.config.llm is not None:
@@ -345,7 +347,7 @@ def _reference(state: pipeline.State) -> dict[str, Any] | None:
     return reference.record(state.config.model, state.model.ranges)
 
 
-def _dump(directory: Path, phase: str, state: pipeline.State) -> None:
+def _dump(directory: Path, phase: str, state: State) -> None:
     """One file per phase: the module as TVMScript, constants left out; NPU regions as ONNX."""
     directory.mkdir(parents=True, exist_ok=True)
     index = [p.name for p in pipeline.PHASES].index(phase)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm import compiler, pipeline
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.frontend import TensorSpec
 from hetero_tvm.memory_forecast import Forecast, forecast
@@ -90,7 +91,7 @@ def inspect_model(config: BuildConfig, progress: Progress) -> Inspection:
     phases = [phase for phase in pipeline.PHASES if phase.name in _PHASES]
     progress.begin({phase.name: phase.weight for phase in phases})
     state = pipeline.run(
-        pipeline.State(config=config, spec=spec, note=progress.note),
+        State(config=config, spec=spec, note=progress.note),
         phases=phases,
         on_phase=lambda phase: progress.step(phase.name),
     )

@@ -14,7 +14,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from hetero_tvm import bundle, compiler, frontend, llm_check, memory, pipeline, runtime
+from hetero_tvm import bundle, compiler, frontend, llm_check, memory, runtime
+from hetero_tvm.build_state import State
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.device_os import this_os
@@ -97,11 +98,11 @@ def _build(
     folder: LlmFolder = config.llm.folder
     each = [phase for phase in compiler.phases_of(config) if not phase.once]
     together = [phase for phase in compiler.phases_of(config) if phase.once]
-    states: dict[int, pipeline.State] = {}
+    states: dict[int, State] = {}
     seconds: dict[str, float] = {}
     merger = Merger(store)
     for rows, one in configs.items():
-        start = pipeline.State(
+        start = State(
             config=dataclasses.replace(one, measure=False),
             spec=costs.spec,
             costs=costs,
@@ -158,9 +159,7 @@ def _expected(
     )
 
 
-def _check(
-    artefact: Path, wanted: llm_check.Expected, state: pipeline.State, progress: Progress
-) -> None:
+def _check(artefact: Path, wanted: llm_check.Expected, state: State, progress: Progress) -> None:
     """Prove the artefact against ONNX Runtime, where this machine can run it in reasonable time."""
     progress.step(_CHECK)
     if compiler.host_os(state.config) != this_os():

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 from tvm import IRModule
 
 from hetero_tvm import bundle, compiler, pipeline, runtime
+from hetero_tvm.build_state import State
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.device_os import DeviceOs, this_os
@@ -74,7 +75,7 @@ def placed_product(
     with bundle.whole_file(model) as temporary:
         temporary.write_bytes(_model().SerializeToString())
     runtime.load()
-    state = pipeline.State(
+    state = State(
         config=BuildConfig(
             model=model,
             target=target,

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm import compiler, pipeline
+from hetero_tvm.build_state import State, mode
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from hetero_tvm.memory_forecast import PlanMemory
+from hetero_tvm.placing import memory_of
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_totals import MODELLED, mode_dict, rests_on, waiting_figures
 from hetero_tvm.progress import Progress
@@ -149,12 +151,12 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
     steps = {phase.name: phase.weight for phase in pipeline.PHASES if phase.plan}
     progress.begin(steps)
     state = pipeline.run(
-        pipeline.State(config=config, spec=spec, costs=costs, note=progress.note),
+        State(config=config, spec=spec, costs=costs, note=progress.note),
         plan_only=True,
         on_phase=lambda phase: progress.step(phase.name),
     )
     assert state.model is not None and state.plan is not None
-    wanted = pipeline.mode(config)
+    wanted = mode(config)
     rests = rests_on(read_program(state.mod), state.plan, state.prices[wanted])
     return PlanReport(
         model=config.model,
@@ -171,6 +173,6 @@ def explain(config: BuildConfig, progress: Progress) -> PlanReport:
         waiting=waiting_figures(spec),
         node_of=dict(state.model.node_of),
         regions=state.estimated.get(wanted),
-        memory=pipeline.memory_of(state),
+        memory=memory_of(state),
         seconds=time.perf_counter() - begin,
     )

@@ -412,10 +412,11 @@ def _planned_modes(
     `step`: how a phase is shown.
     """
     from hetero_tvm import pipeline
+    from hetero_tvm.build_state import State
     from hetero_tvm.plan_graph import plan_graph
 
     state = pipeline.run(
-        pipeline.State(config=config, spec=spec, note=progress.note),
+        State(config=config, spec=spec, note=progress.note),
         plan_only=True,
         on_phase=lambda phase: progress.step(step.format(phase.name)),
     )

@@ -15,7 +15,7 @@ from hetero_tvm.npu_targets import NpuTarget
 from target_specs.spec import SocSpec
 
 if TYPE_CHECKING:
-    from hetero_tvm.pipeline import State
+    from hetero_tvm.build_state import State
 
 # What kernels and regions are made by. Rates and latencies only decide about the plan.
 _GPU = (

@@ -16,7 +16,8 @@ import tvm
 from tvm import IRModule, relax, tirx
 from tvm.s_tir import dlight
 
-from hetero_tvm import pipeline, runtime
+from hetero_tvm import runtime
+from hetero_tvm.build_state import State
 from hetero_tvm.errors import (
     BadInput,
     EnvironmentProblem,
@@ -67,15 +68,13 @@ def check_db(folder: Path) -> None:
     open_db(folder, tell=lambda _: None)  # whatever it has to say is said when it is used
 
 
-def jobs_of(state: pipeline.State) -> list[Job]:
+def jobs_of(state: State) -> list[Job]:
     """The GPU kernels that the plan's program calls, as they are before scheduling."""
     gpu = state.spec.gpu
     return [_job(name, func, calls, gpu) for name, func, calls in _kernels(_unscheduled(state))]
 
 
-def schedule_with(
-    state: pipeline.State, folder: Path, tell: Tell
-) -> tuple[IRModule, tuple[Use, ...]]:
+def schedule_with(state: State, folder: Path, tell: Tell) -> tuple[IRModule, tuple[Use, ...]]:
     """`state.mod` with scheduled GPU kernels: by the database's records where they can be used.
 
     Where records are of this device and another driver, they are verified on this one, once.
@@ -232,7 +231,7 @@ def _job(name: str, func: tirx.PrimFunc, calls: int, gpu: GpuSpec) -> Job:
     return Job(kernel=describe(name, func), func=func, default=default, calls=calls)
 
 
-def _unscheduled(state: pipeline.State) -> IRModule:
+def _unscheduled(state: State) -> IRModule:
     gpu = state.spec.gpu
     return lower_gpu(
         state.mod,

@@ -22,13 +22,15 @@ from tvm import IRModule, relax, tirx
 from tvm.ir import GenericConst, GlobalVar
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from hetero_tvm import bundle, compiler, fallback, length_proof, memory, pipeline
+from hetero_tvm import bundle, compiler, fallback, length_proof, memory
 from hetero_tvm.between import Span, choose_for
+from hetero_tvm.build_state import State
 from hetero_tvm.bundle import Variant
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.memory_forecast import PlanMemory
 from hetero_tvm.npu_compiler import CompiledRegion
+from hetero_tvm.placing import memory_of
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
 from schedules.tuned import Use
@@ -70,7 +72,7 @@ def build(
         weights |= {phase.name: phase.weight * len(configs) for phase in together}
         weights |= {_PROOF: _PROOF_WEIGHT, "link": compiler.LINK_WEIGHT}
     progress.begin(weights)
-    states: dict[int, pipeline.State] = {}
+    states: dict[int, State] = {}
     seconds: dict[str, float] = {}
     merger = Merger(sole=len(configs) == 1)
     for length, one in configs.items():
@@ -140,7 +142,7 @@ def build_span(
 
 def result_of(
     config: BuildConfig,
-    states: Mapping[int, pipeline.State],
+    states: Mapping[int, State],
     seconds: Mapping[str, float],
     *,
     of: int,
@@ -165,9 +167,9 @@ def result_of(
     )
 
 
-def _most_memory(states: Mapping[int, pipeline.State]) -> PlanMemory:
+def _most_memory(states: Mapping[int, State]) -> PlanMemory:
     """Of the function that needs most while it runs; equal weights are there once."""
-    return max(map(pipeline.memory_of, states.values()), key=lambda need: need.activations)
+    return max(map(memory_of, states.values()), key=lambda need: need.activations)
 
 
 def with_shared_weights(config: BuildConfig) -> BuildConfig:
@@ -179,7 +181,7 @@ def with_shared_weights(config: BuildConfig) -> BuildConfig:
     return dataclasses.replace(config, share_npu_weights=share)
 
 
-def kernels_of(states: Mapping[int, pipeline.State]) -> tuple[Use, ...]:
+def kernels_of(states: Mapping[int, State]) -> tuple[Use, ...]:
     """What a database of tuned kernels did for any of them, each kernel once."""
     return tuple({use.key: use for state in states.values() for use in state.kernels}.values())
 
@@ -189,7 +191,7 @@ def function_name(length: int, sole: bool) -> str:
     return "main" if sole else f"main_{length}"
 
 
-def variant_of(length: int, state: pipeline.State, sole: bool) -> Variant:
+def variant_of(length: int, state: State, sole: bool) -> Variant:
     """What the manifest says of one function; `sole`: it is the only one."""
     assert state.model is not None and state.plan is not None and state.cut is not None
     return Variant(
@@ -234,7 +236,7 @@ class Merger:
         self.mains: dict[str, relax.Function] = {}
         self.regions: dict[object, str] = {}  # what a region is -> its symbol
 
-    def add(self, length: int, state: pipeline.State) -> pipeline.State:
+    def add(self, length: int, state: State) -> State:
         """Take over the functions of `state`; the state without them, its regions renamed."""
         prefix = "" if self.sole else f"v{length}_"
         kernels: dict[GlobalVar, GlobalVar] = {}
@@ -272,7 +274,7 @@ class Merger:
             ),
         )
 
-    def state(self, states: Mapping[int, pipeline.State], *, of: int) -> pipeline.State:
+    def state(self, states: Mapping[int, State], *, of: int) -> State:
         """All functions that were added, ready for code generation.
 
         Args:

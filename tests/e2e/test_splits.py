@@ -26,6 +26,7 @@ from tvm import relax
 
 import hetero_tvm
 from hetero_tvm import pipeline, runtime, vm_lowering
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from relay_passes import npu_support
 from relay_passes.lower_cpu import HOST_ATTR
@@ -42,7 +43,7 @@ needs_qnn = pytest.mark.skipif(not HAS_QNN, reason="onnxruntime-qnn is not insta
 
 @dataclasses.dataclass
 class Built:
-    state: pipeline.State
+    state: State
     path: object
     model: hetero_tvm.loader.Model
     x: np.ndarray
@@ -273,7 +274,7 @@ def able(call, device):
     phases=(Phase.explicit, Phase.reuse, Phase.generate),  # to shrink would take minutes
 )
 def test_random_models_on_real_devices(mod, seed):
-    state = pipeline.State(
+    state = State(
         config=BuildConfig(model=None, target="host", output=None),
         spec=load_spec("host"),
         note=lambda line: None,

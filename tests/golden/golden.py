@@ -42,6 +42,7 @@ def models(folder: Path) -> dict[str, tuple[Path, dict[str, tuple[int, ...]]]]:
 def hashes() -> dict[str, str]:
     """`model / target / devices / plan`, `… / kernel NAME` or `… / region NAME` -> hash."""
     from hetero_tvm import pipeline
+    from hetero_tvm.build_state import State
     from hetero_tvm.config import BuildConfig
     from hetero_tvm.frontend import InputSpec
     from target_specs.loader import load_spec
@@ -60,9 +61,7 @@ def hashes() -> dict[str, str]:
                     measure=False,
                     check=False,
                 )
-                state = pipeline.State(
-                    config=config, spec=load_spec(target), note=lambda line: None
-                )
+                state = State(config=config, spec=load_spec(target), note=lambda line: None)
                 for phase in pipeline.PHASES:
                     if phase.name not in _LEFT_OUT:
                         state = phase.run(state)

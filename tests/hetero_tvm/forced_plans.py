@@ -10,6 +10,7 @@ from split_programs import legal_cuts, plan_of
 from tvm import IRModule
 
 from hetero_tvm import compiler, pipeline, runtime
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from relay_passes.op_work import op_name
 from relay_passes.plan import Plan
@@ -25,10 +26,10 @@ def build(
     plan: Callable[[IRModule], Plan],
     target: str = "host",
     **config: object,
-) -> pipeline.State:
+) -> State:
     """Every phase but placing, which `plan` does; writes the artefact."""
     runtime.load()
-    state = pipeline.State(
+    state = State(
         config=BuildConfig(model=model, target=target, output=artefact, **config),
         spec=load_spec(target),
         note=lambda line: None,

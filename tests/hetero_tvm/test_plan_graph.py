@@ -4,6 +4,7 @@ import pytest
 import tiny_models as tiny
 
 from hetero_tvm import compiler, pipeline
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.plan_graph import plan_graph
 from hetero_tvm.progress import Progress
@@ -19,7 +20,7 @@ def test_has_the_plans_time(tmp_path, target, mode):
     config = BuildConfig(model=path, target=target, output=None)
     progress = Progress(quiet=True)
     spec = compiler.target_spec(target, progress)
-    state = pipeline.State(config=config, spec=spec, note=progress.note)
+    state = State(config=config, spec=spec, note=progress.note)
     state = pipeline.run(state, plan_only=True, on_phase=lambda phase: None)
     costs = CostModel(spec)
     plan = state.plans[mode]

@@ -7,6 +7,7 @@ import pytest
 import tiny_models as tiny
 
 from hetero_tvm import pipeline, plan_regions
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.plan_regions import estimate_regions
 from relay_passes.part_work import part_work
@@ -38,9 +39,7 @@ def planned(tmp_path_factory):
     """An MLP wholly on the NPU: its works, regions, and plan."""
     path = tiny.mlp(tmp_path_factory.mktemp("model") / "mlp.onnx")
     config = BuildConfig(model=path, target=SPEC.name, output=None, devices="npu", estimate=False)
-    state = pipeline.run(
-        pipeline.State(config=config, spec=SPEC, note=lambda line: None), plan_only=True
-    )
+    state = pipeline.run(State(config=config, spec=SPEC, note=lambda line: None), plan_only=True)
     works = {node.name: node.work for node in read_program(state.mod)}
     for phase in pipeline.PHASES:
         if phase.name in ("split", "group", "lower_npu"):
@@ -137,9 +136,7 @@ def test_parts_of_split_operators_are_regions_operators(tmp_path, monkeypatch):
     path = tiny.mlp(tmp_path / "mlp.onnx", rows=512)
     spec = load_spec("host")
     config = BuildConfig(model=path, target="host", output=None)
-    state = pipeline.run(
-        pipeline.State(config=config, spec=spec, note=lambda line: None), plan_only=True
-    )
+    state = pipeline.run(State(config=config, spec=spec, note=lambda line: None), plan_only=True)
     nodes = read_program(state.mod)
     assert any(op.split for op in state.plan.ops)
     works = {

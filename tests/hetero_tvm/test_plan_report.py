@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import tiny_models as tiny
 
-from hetero_tvm import npu_compiler, pipeline
+from hetero_tvm import npu_compiler, pipeline, vm_lowering
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from hetero_tvm.plan_report import explain
@@ -98,7 +99,7 @@ def test_the_plan_is_the_one_a_build_follows(config, changes, wanted):
     assert report.plan is report.modes[wanted]
     assert report.plan.macs.keys() == {"cpu", "gpu", "npu"}
     state = pipeline.run(
-        pipeline.State(config=config, spec=load_spec("host"), note=lambda line: None),
+        State(config=config, spec=load_spec("host"), note=lambda line: None),
         plan_only=True,
     )
     assert state.plan == report.plan
@@ -106,7 +107,7 @@ def test_the_plan_is_the_one_a_build_follows(config, changes, wanted):
 
 def test_nothing_is_compiled(config, monkeypatch):
     monkeypatch.setattr(npu_compiler, "compile_regions", None)
-    monkeypatch.setattr(pipeline.vm_lowering, "compile_executable", None)
+    monkeypatch.setattr(vm_lowering, "compile_executable", None)
     report = explain(dataclasses.replace(config, devices="npu"), Progress(quiet=True))
     assert report.plan.macs["npu"] > 0
     assert report.regions is None

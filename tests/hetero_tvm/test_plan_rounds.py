@@ -7,6 +7,7 @@ import pytest
 import tiny_models as tiny
 
 from hetero_tvm import pipeline
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_rounds import plan_by_regions
@@ -201,7 +202,7 @@ def test_a_real_region_that_outgrows_a_small_chip_is_cut(tmp_path):
     def plan(vtcm_mb, estimate):
         spec = dataclasses.replace(SPEC, npu=dataclasses.replace(SPEC.npu, vtcm_mb=vtcm_mb))
         asked = dataclasses.replace(config, estimate=estimate)
-        state = pipeline.State(config=asked, spec=spec, note=lambda line: None)
+        state = State(config=asked, spec=spec, note=lambda line: None)
         return pipeline.run(state, plan_only=True)
 
     small = plan(2, None)

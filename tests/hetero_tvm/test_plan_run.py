@@ -4,6 +4,7 @@ import pytest
 import tiny_models as tiny
 
 from hetero_tvm import pipeline
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.plan_run import plan_run
 from target_specs.loader import load_spec
@@ -14,9 +15,7 @@ def test_what_runs_is_the_plan(tmp_path, mode):
     path = tiny.residual_mlp(tmp_path / "m.onnx", rows=256, wide=512)
     spec = load_spec("snapdragon-8-gen-3")
     config = BuildConfig(model=path, target=spec.name, output=None, estimate=False)
-    state = pipeline.run(
-        pipeline.State(config=config, spec=spec, note=lambda _: None), plan_only=True
-    )
+    state = pipeline.run(State(config=config, spec=spec, note=lambda _: None), plan_only=True)
     plan = state.plans[mode]
     run = plan_run(state.mod, plan, state.prices[mode], 4)
     done = {(span.name, span.device) for span in run.spans if span.kind == "work"}

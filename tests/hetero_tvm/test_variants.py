@@ -11,6 +11,7 @@ from tvm import relax
 import hetero_tvm
 from hetero_tvm import bundle, lengths, loader, pipeline, variants
 from hetero_tvm.build import build
+from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.errors import BadInput
 from schedules.tuned import Use
@@ -349,7 +350,7 @@ def test_all_functions_tell_what_a_database_of_kernels_did():
     def state(*keys):
         config = BuildConfig(model=Path("m.onnx"), target="host", output=None)
         uses = tuple(Use(key=key, ops=(), tuned=False, why="no record") for key in keys)
-        return pipeline.State(config=config, spec=load_spec("host"), note=print, kernels=uses)
+        return State(config=config, spec=load_spec("host"), note=print, kernels=uses)
 
     states = {1: state("gemv", "norm"), 16: state("norm", "gemm")}
     merged = variants.Merger().state(states, of=1)
