@@ -7,9 +7,11 @@ from pathlib import Path
 
 import device_fixture
 import numpy as np
+import onnx
 import pytest
 import tiny_models
 from adb_server import adb_server
+from onnx import numpy_helper
 from ssh_server import ssh_server
 
 import hetero_tvm
@@ -77,6 +79,23 @@ def test_the_command_runs_there_alone(deployed, tmp_path):
 def test_again_pushes_nothing(deployed, artefact, ssh):
     again = device_fixture.deploy(artefact, ssh[1], artefact.parent)
     assert (again.pushed_bytes, again.command) == (0, deployed.command)
+
+
+def test_another_weight_pushes_the_weight(tmp_path):
+    device = Local(tmp_path / "device")
+    artefact = device_fixture.build_mlp(tmp_path, width=65536)
+    device_fixture.deploy(artefact, device, tmp_path)
+    model = onnx.load(tmp_path / "mlp.onnx")
+    (weight,) = (each for each in model.graph.initializer if each.name == "w0")
+    other = np.random.default_rng().standard_normal((32, 65536), np.float32)
+    weight.CopyFrom(numpy_helper.from_array(other, "w0"))
+    onnx.save(model, tmp_path / "mlp.onnx")
+    hetero_tvm.build(tmp_path / "mlp.onnx", target="host", output=artefact)
+    done = device_fixture.deploy(artefact, device, tmp_path)
+    assert all(part.held for part in done.parts)
+    # Not the second weight, half as large: pieces of which a part changed (1 MiB each at most) and
+    # the record of all pieces travel beside the first.
+    assert other.nbytes < done.pushed_bytes < other.nbytes + 3e6 < artefact.stat().st_size
 
 
 def test_an_interrupted_one_is_not_there_and_goes_on(artefact, ssh):
