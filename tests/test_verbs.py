@@ -40,6 +40,7 @@ OCCURS = {
     ("profile", 4): ["ARTEFACT", "--to", "adb:gone"],
     ("bench", 4): ["ARTEFACT", "--to", "adb:gone"],
     ("devices", 4): ["--to", "adb:gone"],
+    ("doctor", 4): ["--to", "adb:gone"],
     ("deploy", 4): ["ARTEFACT", "--to", "adb:gone"],
     ("tune", 4): ["MODEL", "--target", "host", "--device", "rpc://127.0.0.1:1", "--trials", "1"],
     ("device_server", 2): ["--folder", "HERE/fast.json", "--listen", "127.0.0.1:0"],
@@ -163,8 +164,8 @@ def test_codes_that_occur(verb, code, here, monkeypatch, capsys, tmp_path):
     assert cli.main([verb, *words, "-q"]) == code
     captured = capsys.readouterr()
     assert "Traceback" not in captured.err
-    # One that does not answer is a row of the table of devices.
-    if verb != "devices":
+    # One that does not answer is a row of the table of devices, or of checks.
+    if verb not in ("devices", "doctor"):
         assert f"[hetero-tvm explain HT{code}" in captured.err.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
 
