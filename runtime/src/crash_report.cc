@@ -4,12 +4,12 @@
  */
 #include "crash_report.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <csignal>
 #include <cstring>
 
 #include "watch.h"
