@@ -19,7 +19,7 @@ from hetero_tvm.memory_forecast import PlanMemory, plan_memory
 from hetero_tvm.plan_regions import Region, estimate_regions
 from hetero_tvm.plan_rounds import plan_by_regions
 from hetero_tvm.sample_inputs import read_sample
-from relay_passes import gpu_support, npu_precision, npu_support
+from relay_passes import gpu_support, nan_tests, npu_precision, npu_support
 from relay_passes.npu_window import window_breaks
 from relay_passes.part_work import part_work
 from relay_passes.place import place_all, reprice
@@ -55,7 +55,8 @@ def precision(state: State) -> State:
         sets = [{**sets[0], **read_sample(path, state.model.inputs)} for path in samples]
     inputs = [dict(zip(names, each.values(), strict=True)) for each in sets]
     harmed = npu_precision.precision_declines(state.mod, npu, inputs, strict=bool(samples))
-    return dataclasses.replace(state, unfit={**harmed, **kept})
+    asked = nan_tests.nan_declines(state.mod)
+    return dataclasses.replace(state, unfit={**harmed, **asked, **kept})
 
 
 def _off_npu(state: State) -> tuple[str, ...]:
