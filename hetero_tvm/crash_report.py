@@ -19,6 +19,7 @@ from hetero_tvm.config import default_cache_dir
 
 _PACKAGES = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime", "onnxruntime-qnn")
 _VARIABLES = "HETERO_"  # values of ours; nothing else of the environment is anyone's business
+_SECRET = "_TOKEN"  # and of these only that they are set
 
 
 def write(what: BaseException | str, argv: Sequence[str]) -> Path | None:
@@ -52,11 +53,15 @@ def text(what: BaseException | str, argv: Sequence[str]) -> str:
         f"Python          {sys.version.split()[0]}",
         f"system          {platform.platform()}",
         *(f"{name:<16}{_version(name)}" for name in _PACKAGES),
-        *(f"{name}={os.environ[name]}" for name in variables),
+        *(f"{name}={_shown(name)}" for name in variables),
         "",
         what if isinstance(what, str) else "".join(traceback.format_exception(what)),
     ]
     return "\n".join(lines)
+
+
+def _shown(variable: str) -> str:
+    return "(not shown)" if variable.endswith(_SECRET) else os.environ[variable]
 
 
 def _version(package: str) -> str:

@@ -18,10 +18,13 @@ def error():
 def test_has_what_a_bug_report_needs_and_no_more(error, monkeypatch):
     monkeypatch.setenv("HETERO_ESTIMATE", "off")
     monkeypatch.setenv("SECRET_TOKEN", "hunter2")
+    monkeypatch.setenv("HETERO_SERVE_TOKEN", "hunter2")
+    monkeypatch.setenv("HETERO_RPC_TOKEN", "hunter2")
     text = crash_report.text(error, ["run", "model.so"])
     assert "hetero-tvm run model.so" in text and "HETERO_ESTIMATE=off" in text
     assert "apache-tvm      0." in text and "test_crash_report.py" in text
     assert "KeyError: 'an injected fault'" in text
+    assert "HETERO_SERVE_TOKEN=(not shown)" in text
     assert "hunter2" not in text
 
 
