@@ -45,6 +45,8 @@ SIGNATURE_MAGIC = b"HETROSIG"
 _MAX_MANIFEST_BYTES = 64 << 20
 _CHUNK_BYTES = 1 << 20
 _MOST_BYTES = 1 << 50  # of a file
+_MOST_US = 1e15  # of a run: 30 years
+_MOST_TOKENS = (1 << 31) - 1  # kMostTokens of manifest.cc: steps count them in an int32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,11 +157,11 @@ def _check(manifest: Manifest) -> None:
     if any(entry.kind == "choice" and not entry.values for entry in manifest.ranges):
         raise ValueError("an input without a value to choose")
     lengths = [variant.length for variant in manifest.variants]
-    if lengths != sorted(set(lengths)) or any(length < 1 for length in lengths):
+    if lengths != sorted(set(lengths)) or any(not 0 < length <= _MOST_TOKENS for length in lengths):
         raise ValueError(f"variants of the lengths {lengths}")
     for variant in manifest.variants:
         predicted = variant.plan.get("predicted_us")
-        if not isinstance(predicted, int | float) or not 0 <= predicted < float("inf"):
+        if not isinstance(predicted, int | float) or not 0 <= predicted < _MOST_US:
             raise ValueError(f"variant {variant.length} has no predicted time")
     if (manifest.lengths is None) == bool(lengths) and manifest.llm is None:
         raise ValueError("variants go with rules for lengths")
@@ -177,6 +179,8 @@ def _check(manifest: Manifest) -> None:
         check_tensors(llm.caches)
         if llm.capacity < 1 or llm.vocabulary < 1 or any(len(c.shape) != 4 for c in llm.caches):
             raise ValueError("a language model without room")
+        if max(llm.capacity, llm.vocabulary) > _MOST_TOKENS:
+            raise ValueError(f"{llm.vocabulary} tokens, of which {llm.capacity} are remembered")
 
 
 class WeightFile(Protocol):

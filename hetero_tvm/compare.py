@@ -60,13 +60,18 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print; 1 where it got worse."""
     threshold = read_percentage(args.threshold)
     before, after = read_bench(args.before), read_bench(args.after)
-    check_comparable(before, after, any_warmth=args.any_warmth)
-    rows = [
-        _metric(name, _at(before, path), _at(after, path), threshold if decides else None)
-        for name, path, decides in _metrics(before)
-    ]
+    try:
+        check_comparable(before, after, any_warmth=args.any_warmth)
+        rows = [
+            _metric(name, _at(before, path), _at(after, path), threshold if decides else None)
+            for name, path, decides in _metrics(before)
+        ]
+        noise = max(m["times_ms"]["sd"] / m["times_ms"]["p50"] for m in (before, after))
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError):
+        raise NotComparable(
+            f"{args.before}, {args.after}: damaged, or changed by hand; measure again"
+        ) from None
     worse = [row["name"] for row in rows if row["worse"]]
-    noise = max(m["times_ms"]["sd"] / m["times_ms"]["p50"] for m in (before, after))
     data = {
         "before": str(args.before),
         "after": str(args.after),
@@ -106,7 +111,7 @@ def read_bench(path: Path) -> dict[str, Any]:
     """
     try:
         data = json.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "is not JSON"
         raise BadInput(
             f"{path}: {why}; make it with `hetero-tvm bench ARTEFACT --json > FILE`"

@@ -189,7 +189,7 @@ def hold(
     try:
         prompt, then = [[int(token) for token in recorded[key]] for key in ("prompt", "then")]
         limit = float(recorded["limit"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ArtefactUnreadable("the recorded tokens are damaged; rebuild it") from None
     session.reset()
     outputs = dict(zip(_names(prompt, then), _logits(session, prompt, then), strict=True))

@@ -5,6 +5,7 @@ Fields beside OpenAI's own, as other servers have them: `top_k`, `min_p`, `repet
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -195,6 +196,8 @@ def _number(body: Mapping[str, Any], field: str, default: float) -> float:
     value = body.get(field)
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise RequestError(f"{field}: expected a number", param=field)
-    return float(value)
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        with contextlib.suppress(OverflowError):  # a whole number that no float is
+            if math.isfinite(value):
+                return float(value)
+    raise RequestError(f"{field}: expected a number", param=field)

@@ -18,6 +18,7 @@ from hetero_tvm.bundle import Manifest
 from hetero_tvm.errors import BadInput
 from hetero_tvm.graph_layout import layout
 from hetero_tvm.lanes import is_lanes
+from hetero_tvm.typed_json import from_object
 from relay_passes.calls import Call, part_names
 from relay_passes.plan import OpPlan, Plan
 
@@ -99,7 +100,7 @@ def read_profile(path: Path, manifest: Manifest) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except OSError as error:
         raise BadInput(f"--profile {path}: {error.strerror or error}; {how}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadInput(f"--profile {path}: not JSON; {how}") from None
     if isinstance(found, dict) and "traceEvents" in found:
         found = (found.get("otherData") or {}).get("profile")
@@ -137,9 +138,8 @@ def _function(
     kernels: Iterable[str],
     profile: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    plan = Plan.from_json(json.dumps(raw_plan))
+    plan, calls = _plan_and_calls(manifest, name, raw_plan)
     known = record["functions"].get(name, {})
-    calls = manifest.calls[name]
     whole_of = {part: op.name for op in plan.ops for part in part_names(op).values()}
     measured = _measured(name, calls, profile, whole_of)
     calls_of: dict[str, list[int]] = collections.defaultdict(list)
@@ -185,6 +185,25 @@ def _function(
         "measured": measured.calls is not None,
         "timeline": {"predicted": known.get("timeline"), "measured": measured.timeline},
     }
+
+
+def _plan_and_calls(
+    manifest: Manifest, name: str, raw_plan: Mapping[str, Any]
+) -> tuple[Plan, Sequence[Call]]:
+    """Both as their types say; BadInput where the artefact's are otherwise."""
+    try:
+        plan = from_object(Plan, raw_plan, "plan.")
+        calls = manifest.calls[name]
+    except (KeyError, ValueError) as error:
+        raise BadInput(
+            f"the artefact's plan of {name} is not what this version writes ({error}); "
+            "build it again"
+        ) from None
+    splits = [op.split for op in plan.ops if op.split is not None]
+    splits += [offer.split for op in plan.ops for offer in op.offers]
+    if any(not 0 < split.at < split.extent for split in splits):
+        raise BadInput(f"the artefact's plan of {name} splits nothing; build it again")
+    return plan, calls
 
 
 def _drawing(plan: Plan, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is positive, a name that exists) is its owner's to check.
 from __future__ import annotations
 
 import collections.abc
+import contextlib
 import dataclasses
 import functools
 import json
@@ -79,7 +80,8 @@ def _value(hint: Any, raw: Any, where: str) -> Any:
             return tuple(_value(parts[0], item, f"{where}[]") for item in raw)
     elif hint is float:
         if isinstance(raw, int | float) and not isinstance(raw, bool):
-            return float(raw)
+            with contextlib.suppress(OverflowError):  # a whole number that no float is
+                return float(raw)
     elif type(raw) is hint:
         return raw
     raise ValueError(f"{where} is {str(raw)[:40]!r}, no {getattr(hint, '__name__', hint)}")

@@ -21,7 +21,7 @@ folder() { "$python" -c "import importlib.util as u; print(u.find_spec('$1').sub
 tvm=$(folder tvm) ffi=$(folder tvm_ffi)
 case $target in
   manifest) parts=(c_api/manifest.cc c_api/sha256.cc untrusted.cc border.cc) ;;
-  npu_header) parts=(npu/region.cc untrusted.cc) ;;
+  npu_header) parts=(npu/region.cc npu/targets.cc settings.cc untrusted.cc) ;;
   kernel_table) parts=(opencl/kernel_table.cc) ;;
   npy) parts=(../device/npy.cc) ;;
 esac

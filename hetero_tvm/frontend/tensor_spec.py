@@ -57,5 +57,7 @@ def check_tensors(tensors: Iterable[Described]) -> None:
             raise ValueError(f"{spec.name} is of no type {spec.dtype!r}")
         if len(spec.shape) > MAX_RANK or any(size < 0 for size in spec.shape):
             raise ValueError(f"{spec.name} has the impossible shape {list(spec.shape)}")
-        if math.prod(spec.shape) * _ITEM_BYTES[spec.dtype] > MAX_BYTES:
+        # Without the zeros, since strides are products of some of the dimensions.
+        elements = math.prod(max(size, 1) for size in spec.shape)
+        if elements * _ITEM_BYTES[spec.dtype] > MAX_BYTES:
             raise ValueError(f"{spec.name} is larger than any memory")

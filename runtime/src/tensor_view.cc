@@ -24,14 +24,14 @@ ffi::Tensor ViewTensorAs(const ffi::Tensor& base, int64_t byte_offset, const ffi
   HETERO_CHECK(base.IsContiguous(), ValueError)
       << "view: the tensor has gaps between its elements; make it contiguous";
   const size_t available = ffi::GetDataSize(*base.GetDLTensorPtr());
+  // An element has a bit at least, so no more than these can lie in it.
+  const size_t most = 8 * available;
   size_t elements = 1;
   for (const int64_t extent : shape) {
-    // No extent beyond what is available, so the product of a few cannot wrap around unseen.
     HETERO_CHECK(extent >= 0, ValueError)
         << "view: the shape " << shape << " has a negative extent";
     const auto count = static_cast<size_t>(extent);
-    elements =
-        count != 0 && elements > 8 * available / count + 1 ? 8 * available + 8 : elements * count;
+    elements = count != 0 && elements > most / count ? most + 1 : elements * count;
   }
   const size_t bytes = ffi::GetDataSize(elements, dtype);
   const bool inside = byte_offset >= 0 && static_cast<size_t>(byte_offset) <= available &&
@@ -39,10 +39,10 @@ ffi::Tensor ViewTensorAs(const ffi::Tensor& base, int64_t byte_offset, const ffi
   HETERO_CHECK(inside, ValueError) << "view: shape " << shape << " at byte " << byte_offset
                                    << " reaches beyond the tensor's " << available << " bytes";
   std::vector<int64_t> strides(shape.size() + 1);  // tvm-ffi wants an address always
-  int64_t stride = 1;
+  uint64_t stride = 1;  // may wrap around where there are no elements, and nobody looks
   for (size_t axis = shape.size(); axis-- > 0;) {
-    strides[axis] = stride;
-    stride *= shape[axis];
+    strides[axis] = static_cast<int64_t>(stride);
+    stride *= static_cast<uint64_t>(shape[axis]);
   }
   DLTensor view = *base.GetDLTensorPtr();
   view.data = static_cast<char*>(view.data) + view.byte_offset + byte_offset;

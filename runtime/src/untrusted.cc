@@ -59,16 +59,18 @@ size_t TensorBytes(const std::vector<int64_t>& shape, DLDataType dtype, const st
   // An element has at most 256 bits, so 2^40 of them cannot overflow.
   constexpr uint64_t kMaxElements = kMaxTensorBytes;
   uint64_t elements = 1;
+  bool is_empty = false;
   for (const int64_t size : shape) {
     HETERO_CHECK(size >= 0, ValueError) << where << ": a negative dimension";
-    const auto count = static_cast<uint64_t>(size);
-    HETERO_CHECK(count == 0 || elements <= kMaxElements / count, ValueError)
-        << where << ": the shape is too large";
+    is_empty = is_empty || size == 0;
+    // Without the zeros, since strides are products of some of the dimensions.
+    const auto count = static_cast<uint64_t>(std::max<int64_t>(size, 1));
+    HETERO_CHECK(elements <= kMaxElements / count, ValueError) << where << ": the shape is too large";
     elements *= count;
   }
   const size_t bytes = ffi::GetDataSize(elements, dtype);
   HETERO_CHECK(bytes <= kMaxTensorBytes, ValueError) << where << ": the shape is too large";
-  return bytes;
+  return is_empty ? 0 : bytes;
 }
 
 }  // namespace hetero_tvm::runtime

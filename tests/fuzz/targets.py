@@ -63,7 +63,10 @@ def onnx_file(data: bytes) -> None:
 
 
 def manifest(data: bytes) -> None:
-    """An artefact's end; first byte 0: a whole file, else a description to be sealed."""
+    """An artefact's end; first byte 0: a whole file, else a description to be sealed.
+
+    2: with a page of zeros before it, which may be weights.
+    """
     from hetero_tvm import bundle
     from hetero_tvm.weights_layout import read_weights
 
@@ -72,6 +75,8 @@ def manifest(data: bytes) -> None:
     file = data[1:]
     if data[0]:
         file += bundle._FOOTER.pack(hashlib.sha256(file).digest(), len(file), bundle._MAGIC)
+    if data[0] == 2:
+        file = bytes(4096) + file
     with _folder() as folder, contextlib.suppress(BadInput):
         path = _file("model.so", file, folder)
         read = bundle.read_manifest(path)

@@ -214,6 +214,7 @@ def _sealed(path, change):
 
 
 _WEIGHTS = {"offset": 0, "nbytes": 4096, "sha256": "", "of_function": {}}
+_LLM = {"caches": [], "capacity": 8, "vocabulary": 9, "stop_tokens": [], "texts": {}}
 _VARIANT = {
     key: json.loads(MANIFEST.to_json())[key]
     for key in ("inputs", "outputs", "output_axes", "plan", "npu_regions")
@@ -246,6 +247,18 @@ _VARIANT = {
             lambda raw: raw.update(variants=[{**_VARIANT, "length": 1, "function": "f"}]),
             "no predicted time",
         ),
+        (
+            lambda raw: raw.update(
+                variants=[
+                    {**_VARIANT, "length": 1, "function": "f", "plan": {"predicted_us": 10**400}}
+                ]
+            ),
+            "no predicted time",
+        ),
+        (lambda raw: raw.update(gpu_share=10**400), "gpu_share is '1000"),
+        (lambda raw: raw.update(gpu_share=0), "a share of 0 of the GPU"),
+        (lambda raw: raw.update(llm={**_LLM, "capacity": 2**31}), "2147483648 are remembered"),
+        (lambda raw: raw.update(llm={**_LLM, "vocabulary": 0}), "without room"),
     ],
 )
 def test_what_was_sealed_by_a_stranger_is_checked_field_by_field(tmp_path, change, said):

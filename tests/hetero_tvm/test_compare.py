@@ -113,6 +113,11 @@ def test_text(capsys, files):
         ({"schema_version": 99}, "schema version 99"),
         ({"verb": "run"}, "is not of `hetero-tvm bench ARTEFACT --json > FILE`"),
         ({"thermal.loaded_s": 600.0}, "after 3 s and after 600 s of load"),
+        ({"times_ms": {}}, "damaged, or changed by hand"),
+        ({"times_ms.p50": "fast"}, "damaged, or changed by hand"),
+        ({"times_ms.p50": 10**400}, "damaged, or changed by hand"),
+        ({"times_ms.p50": 0}, "damaged, or changed by hand"),
+        ({"thermal": 3}, "damaged, or changed by hand"),
     ],
 )
 def test_what_is_not_comparable(capsys, files, changes, said):
@@ -144,6 +149,8 @@ def test_files_that_are_none(capsys, tmp_path, files):
     (tmp_path / "bad.json").write_text("{")
     assert cli.main(["compare", a, str(tmp_path / "bad.json")]) == 2
     assert cli.main(["compare", a, str(tmp_path / "none.json")]) == 2
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    assert cli.main(["compare", a, str(tmp_path / "deep.json")]) == 2
     said = capsys.readouterr().err
     assert "bad.json: is not JSON; make it with" in said
     assert "none.json: No such file or directory; make it with" in said

@@ -60,6 +60,8 @@ def test_every_field_arrives():
         ({"messages": _DOG, "max_tokens": True}, "max_tokens"),
         ({"messages": _DOG, "temperature": "hot"}, "temperature"),
         ({"messages": _DOG, "temperature": -1}, None),
+        ({"messages": _DOG, "temperature": 10**400}, "temperature"),
+        ({"messages": _DOG, "top_p": float("nan")}, "top_p"),
         ({"messages": _DOG, "stop": [""]}, "stop"),
         ({"messages": _DOG, "stop": ["x"] * 17}, "stop"),
         ({"messages": _DOG, "stream": "yes"}, "stream"),

@@ -139,6 +139,30 @@ def test_a_profile_with_other_calls_is_refused(manifest):
 
 
 @pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda op: op.pop("reason"), "no field plan.ops"),
+        (lambda op: op.update(cost_us=[]), "cost_us is"),
+        (lambda op: op.update(macs=1e400), "macs is"),
+        (
+            lambda op: op.update(split={"kind": "weight", "axis": 0, "at": 0, "extent": 0}),
+            "splits nothing",
+        ),
+    ],
+)
+def test_a_plan_that_is_none_is_refused(manifest, change, said):
+    plan = json.loads(json.dumps(manifest.plan))
+    change(plan["ops"][0])
+    with pytest.raises(BadInput, match=f"plan of main.*{said}.*build it again"):
+        report_data(report_model.artefact(), dataclasses.replace(manifest, plan=plan))
+
+
+def test_a_function_without_calls_is_refused(manifest):
+    with pytest.raises(BadInput, match=r"'main'.*build it again"):
+        report_data(report_model.artefact(), dataclasses.replace(manifest, calls={}))
+
+
+@pytest.mark.parametrize(
     ("record", "said"), [("", "without a record"), ("%", "cannot be unpacked")]
 )
 def test_an_artefact_without_a_record_says_what_to_do(manifest, record, said):

@@ -53,6 +53,7 @@ def test_there_and_back():
         ({"size": True}, "size is 'True', no int"),
         ({"size": 1.0}, "size is '1.0', no int"),
         ({"share": "1"}, "share is '1', no float"),
+        ({"share": 10**400}, "share is '1000"),
         ({"kind": "c"}, "kind is 'c'"),
         ({"is_on": 1}, "is_on is '1', no bool"),
         ({"parts": {}}, "parts is"),

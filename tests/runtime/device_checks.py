@@ -234,6 +234,22 @@ def check_view_with_its_own_address(device):
     same(runtime.host_view(runtime.view(outer, 2 * N, (N // 2,))), numbers()[N // 2 :] + 1)
 
 
+def check_views_reach_nowhere_else(device):
+    whole = place(device, numbers())
+    for start, shape in (
+        (0, (N + 1,)),
+        (4, (N,)),
+        (-4, (1,)),
+        (0, (-1,)),
+        (0, (1 << 62,)),  # so many float32 that their bytes wrap around to 0
+        (0, (1 << 62, 1 << 62)),
+        (0, (N, 1 << 32, 1 << 32)),
+    ):
+        message = failure_of(lambda at=start, of=shape: runtime.view(whole, at, of), ValueError)
+        assert "view" in message, message
+    assert runtime.view(whole, 4 * N, (0, 1 << 62, 4)).shape == (0, 1 << 62, 4)
+
+
 def check_launch_does_not_block(device):
     source, target = place(device, numbers()), place(device, numbers(1))
     device.add_one(source, target)  # whatever happens only once happens here

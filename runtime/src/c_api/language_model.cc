@@ -185,15 +185,16 @@ void LanguageModel::Step(const Chunk& chunk) {
 
 std::vector<float> LanguageModel::Logits() const {
   HETERO_CHECK(logits_.defined(), ValueError) << "no step was made yet";
-  std::vector<float> logits(static_cast<size_t>(description().vocabulary));
+  const auto count = static_cast<size_t>(description().vocabulary);
   const DLDataType dtype = logits_.dtype();
   const bool is_half = dtype.bits == 16;
   HETERO_CHECK(dtype.code == kDLFloat && dtype.lanes == 1 && (is_half || dtype.bits == 32),
                ValueError)
       << "logits of type " << ffi::DLDataTypeToString(dtype) << "; float32 and float16 are read";
-  const size_t bytes = logits.size() * (dtype.bits / 8U);
+  const size_t bytes = count * (dtype.bits / 8U);
   HETERO_CHECK(ffi::GetDataSize(logits_) == bytes, ValueError)
-      << "logits of " << ffi::GetDataSize(logits_) << " bytes for " << logits.size() << " tokens";
+      << "logits of " << ffi::GetDataSize(logits_) << " bytes for " << count << " tokens";
+  std::vector<float> logits(count);
   std::vector<uint16_t> halves(is_half ? logits.size() : 0);
   void* const to = is_half ? static_cast<void*>(halves.data()) : logits.data();
   Imported("runtime.TVMTensorCopyToBytes")(logits_, to, static_cast<int64_t>(bytes));

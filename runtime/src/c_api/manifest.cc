@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <istream>
+#include <limits>
 #include <utility>
 
 #include "../check.h"
@@ -33,6 +34,7 @@ constexpr uint64_t kDigestBytes = 32;
 constexpr uint64_t kFooterBytes = kDigestBytes + 8 + 8;  // digest, length, magic
 constexpr uint64_t kMaxManifestBytes = uint64_t{64} << 20;
 constexpr int64_t kViewBytes = 128;  // each weight begins at a multiple, from the first
+constexpr int64_t kMostTokens = std::numeric_limits<int32_t>::max();  // steps count in an int32
 #ifdef __ANDROID__
 constexpr const char* kSystem = "android";
 #else
@@ -88,6 +90,8 @@ std::vector<int64_t> Permutation(const json::Array& array, size_t rank) {
 
 Program ReadProgram(const json::Object& object, int64_t length, std::string function) {
   const Reader reader(object);
+  HETERO_CHECK(length >= 0 && length <= kMostTokens, ValueError)
+      << function << " is for a length of " << length;
   Program program{length, std::move(function), {}, {}, {}};
   for (const json::Value& input : reader.Get<json::Array>("inputs")) {
     program.inputs.push_back(ReadTensor(input));
@@ -192,6 +196,8 @@ LlmDescription ReadLlm(const json::Object& object) {
   }
   HETERO_CHECK(llm.capacity > 0 && llm.vocabulary > 0, ValueError)
       << "a language model without room";
+  HETERO_CHECK(llm.capacity <= kMostTokens && llm.vocabulary <= kMostTokens, ValueError)
+      << "a language model of " << llm.vocabulary << " tokens that remembers " << llm.capacity;
   return llm;
 }
 

@@ -2,7 +2,8 @@
  * \file manifest.cc
  * \brief An artefact's description. A fuzzer guesses no checksum, so they are made right here.
  *
- * First byte: 0 the rest is a whole file, else the rest is the description of one without code.
+ * First byte: 0 the rest is a whole file, else the rest is the description of one without code;
+ * 2: with a page of zeros before it, which may be weights.
  */
 #include "src/c_api/manifest.h"
 
@@ -36,11 +37,17 @@ std::string SealedFile(const std::string& text) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string rest(reinterpret_cast<const char*>(data + 1), size - 1);
-  const std::string file = data[0] == 0 ? rest : SealedFile(rest);
+  const std::string before(data[0] == 2 ? 4096 : 0, '\0');
+  const std::string file = data[0] == 0 ? rest : before + SealedFile(rest);
   return hetero_tvm::fuzz::Allowed([&] {
     std::istringstream stream(file);
     const auto sealed = hetero_tvm::runtime::ReadSealed(stream, file.size());
+    const auto& weights = sealed.manifest.weights;
+    for (const auto& weight : weights) {
+      hetero_tvm::fuzz::Require(weight.place + weight.tensor.bytes <= file.size());
+    }
     for (const auto& program : sealed.manifest.programs) {
+      for (const size_t index : program.weights) hetero_tvm::fuzz::Require(index < weights.size());
       for (const auto& output : program.outputs) {
         // What the C API indexes with.
         hetero_tvm::fuzz::Require(output.axes.empty() || output.axes.size() == output.shape.size());

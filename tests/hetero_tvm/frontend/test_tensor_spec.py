@@ -23,6 +23,7 @@ def test_size():
         ("float32", (2, -1), "impossible shape"),
         ("float32", (1,) * 17, "impossible shape"),
         ("float32", (2**20, 2**20), "larger than any memory"),
+        ("float32", (0, 2**62, 4), "larger than any memory"),
     ],
 )
 def test_what_no_tensor_is(dtype, shape, said):
