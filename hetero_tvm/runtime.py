@@ -215,6 +215,15 @@ def unpacked_npu_weights() -> Iterator[None]:
         _call("setting_set", "npu.packed", "1")
 
 
+@contextlib.contextmanager
+def _values_of_variables() -> Iterator[None]:
+    """What is wrong with values in here was set by whoever started the process; BadInput."""
+    try:
+        yield
+    except ValueError as error:
+        raise errors.BadInput(str(error)) from None
+
+
 def select_device(device: str | int) -> None:
     """Choose the OpenCL device, as `configure` does."""
     configure(opencl_device=device)
@@ -223,18 +232,21 @@ def select_device(device: str | int) -> None:
 def opencl_devices() -> list[dict[str, Any]]:
     """Return every OpenCL device: index, name, platform, type, half, memory, sizes, ..."""
     load()
-    return [dict(device) for device in _call("opencl_devices")]
+    with _values_of_variables():
+        return [dict(device) for device in _call("opencl_devices")]
 
 
 def open_opencl() -> tvm.runtime.Device:
     """Open the chosen OpenCL device and return it.
 
-    Raises EnvironmentProblem, saying what to install, when there is none.
+    Raises EnvironmentProblem, saying what to install, when there is none; BadInput when a variable
+    that sets something for it has a value that is none.
     """
     load()
     import tvm
 
-    _call("opencl_open")
+    with _values_of_variables():
+        _call("opencl_open")
     return tvm.device("opencl", 0)
 
 
@@ -323,10 +335,11 @@ def configure_sync(
 def soc_id() -> int | None:
     """Return the number of this machine's SoC (HETERO_SOC_ID, else its kernel's); None elsewhere.
 
-    Raises ValueError where the variable is no number.
+    Raises BadInput where the variable is no number.
     """
     load()
-    found = int(_call("soc_id"))
+    with _values_of_variables():
+        found = int(_call("soc_id"))
     return None if found < 0 else found
 
 

@@ -106,6 +106,7 @@ def test_view_is_a_part_of_a_tensor(whole, shape):
         (12, (4,), r"view: shape \[4\] at byte 12 reaches beyond the tensor's 24 bytes"),
         (-4, (1,), r"view: shape \[1\] at byte -4 reaches beyond the tensor's 24 bytes"),
         (0, (2**40, 2**40), "reaches beyond the tensor's 24 bytes"),
+        (0, (2**62,), "reaches beyond the tensor's 24 bytes"),
         (2**62, (1,), "reaches beyond the tensor's 24 bytes"),
         (0, (-1,), r"view: the shape \[-1\] has a negative extent"),
     ],
@@ -162,3 +163,33 @@ def test_host_view_keeps_the_tensor_alive():
     for other in others:
         runtime.host_view(other)[:] = -1
     np.testing.assert_array_equal(view, np.arange(1000))
+
+
+_WRONG = {
+    "HETERO_DEVICE_LIMIT_S": "soon",
+    "HETERO_MEMORY_LIMIT": "much",
+    "HETERO_OPENCL_MEMORY": "other",
+    "HETERO_OPENCL_IMAGES": "5",
+    "HETERO_SOC_ID": "nine",
+}
+_TRY_ALL = f"""
+import os
+from hetero_tvm import errors, runtime
+runtime.load()
+for name, value in {_WRONG!r}.items():
+    os.environ[name] = value
+    try:
+        runtime.soc_id() if name == "HETERO_SOC_ID" else runtime.open_opencl()
+    except errors.BadInput as error:
+        assert name in str(error) and value in str(error), error
+    else:
+        raise AssertionError(name)
+    del os.environ[name]
+"""
+
+
+def test_a_variable_that_has_no_such_value_is_the_users():
+    done = subprocess.run(
+        [sys.executable, "-c", _TRY_ALL], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
