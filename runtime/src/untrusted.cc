@@ -65,7 +65,8 @@ size_t TensorBytes(const std::vector<int64_t>& shape, DLDataType dtype, const st
     is_empty = is_empty || size == 0;
     // Without the zeros, since strides are products of some of the dimensions.
     const auto count = static_cast<uint64_t>(std::max<int64_t>(size, 1));
-    HETERO_CHECK(elements <= kMaxElements / count, ValueError) << where << ": the shape is too large";
+    HETERO_CHECK(elements <= kMaxElements / count, ValueError)
+        << where << ": the shape is too large";
     elements *= count;
   }
   const size_t bytes = ffi::GetDataSize(elements, dtype);
