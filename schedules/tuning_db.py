@@ -4,8 +4,9 @@
 
 A line is written at once under a lock: who is killed loses what he
 had not written. A line that was cut short by that is dropped with the next writing; any other
-damage sets the whole file aside, beside the new one with the lines that are whole. A file of
-another format is refused and left alone.
+damage sets the whole file aside, beside the new one with the lines that are whole. So does a file
+of another version of this format, which is refused where nothing is to be written; one of anything
+else is refused and left alone.
 
 What records say: `schedules.tuning_records`.
 """
@@ -56,7 +57,7 @@ class TuningDb:
         Args:
             folder: made with the first record, where there is none.
             tell: called with a line about anything odd.
-            write: also set damaged files aside.
+            write: also set files aside that are damaged, or of another version.
 
         Raises:
             DbRefused: it is no folder, cannot be read, or of another format.
@@ -73,7 +74,16 @@ class TuningDb:
         except OSError as error:
             raise DbRefused(f"{self.path}: cannot be read: {error.strerror}") from None
         lines, torn = whole_lines(content)
-        self._check_header(lines)
+        version = self._version(lines)
+        if version != FORMAT:
+            if not write:
+                raise DbRefused(self._of_another_version(version))
+            aside = self._set_aside("other-version")
+            tell(
+                f"{self.path}: format {version}, this program reads {FORMAT}; the file is kept as "
+                f"{aside.name}, and a new one is begun"
+            )
+            return
         damaged = 0
         for line in lines[1:]:
             record = read_line(line)
@@ -82,7 +92,7 @@ class TuningDb:
             else:
                 self.records.append(record)
         if damaged and write:
-            aside = self._set_aside()
+            aside = self._set_aside("damaged")
             self._write([header_line(), *map(line_of, self.records)], "wb")
             tell(
                 f"{self.path}: {damaged} damaged lines; the file is kept as {aside.name}, "
@@ -179,7 +189,9 @@ class TuningDb:
         theirs = TuningDb.__new__(TuningDb)
         lines, _ = whole_lines(path.read_bytes())
         theirs.folder, theirs.path = path.parent, path
-        theirs._check_header(lines)
+        version = theirs._version(lines)
+        if version != FORMAT:
+            raise DbRefused(theirs._of_another_version(version))
         have = {line_of(record) for record in self.records}
         records = [record for line in lines[1:] if (record := read_line(line)) is not None]
         if len(records) < len(lines) - 1:
@@ -190,26 +202,29 @@ class TuningDb:
 
     # --- inside --------------------------------------------------------------------------------
 
-    def _check_header(self, lines: Sequence[bytes]) -> None:
+    def _version(self, lines: Sequence[bytes]) -> object:
+        """Of the format; raises DbRefused where it is another format."""
         header = read_line(lines[0]) if lines else None
         if header is None or header.get("format") != HEADER:
             raise DbRefused(
                 f"{self.path}: no tuning records of hetero_tvm; it is left as it is. "
                 "Name another folder with --db"
             )
-        if header.get("version") != FORMAT:
-            raise DbRefused(
-                f"{self.path}: format {header.get('version')}, this program reads {FORMAT}; "
-                "it is left as it is. Name another folder with --db"
-            )
+        return header.get("version")
 
-    def _set_aside(self) -> Path:
+    def _of_another_version(self, version: object) -> str:
+        return (
+            f"{self.path}: format {version}, this program reads {FORMAT}; it is left as it is. "
+            "Name another folder with --db, or tune into this one, which sets the file aside"
+        )
+
+    def _set_aside(self, why: str) -> Path:
         for number in range(1, 10_000):
-            aside = self.path.with_name(f"records.damaged-{number}.jsonl")
+            aside = self.path.with_name(f"records.{why}-{number}.jsonl")
             if not aside.exists():
                 self.path.rename(aside)
                 return aside
-        raise DbRefused(f"{self.folder}: too many damaged files")
+        raise DbRefused(f"{self.folder}: too many files that were set aside")
 
     def _write(self, lines: list[bytes], mode: str) -> None:
         with self._locked(), self.path.open(mode) as file:

@@ -74,7 +74,7 @@ def test_damage_is_set_aside_and_the_rest_kept(tmp_path):
     assert len(_again(tmp_path, tell=told.append).records) == 2 and len(told) == 2
 
 
-def test_other_formats_are_refused_and_left(tmp_path):
+def test_another_version_is_refused_or_set_aside(tmp_path):
     TuningDb(tmp_path).append([_trial()])
     path = tmp_path / FILE
     from schedules import tuning_records
@@ -82,11 +82,24 @@ def test_other_formats_are_refused_and_left(tmp_path):
     text = tuning_records.line_of({"format": tuning_records.HEADER, "version": 99})
     path.write_bytes(text)
     with pytest.raises(DbRefused, match="format 99, this program reads 1; it is left as it is"):
-        _again(tmp_path, write=True)
+        _again(tmp_path)
     assert path.read_bytes() == text
+    told = []
+    _again(tmp_path, tell=told.append, write=True).append([_trial()])
+    (line,) = told
+    assert "format 99, this program reads 1; the file is kept as records.other-version-1" in line
+    assert (tmp_path / "records.other-version-1.jsonl").read_bytes() == text
+    assert len(_again(tmp_path).records) == 1
+    with pytest.raises(DbRefused, match="format 99"):
+        TuningDb(tmp_path).merge(tmp_path / "records.other-version-1.jsonl")
+
+
+def test_other_files_are_refused_and_left(tmp_path):
+    path = tmp_path / FILE
     path.write_text("hello\n")
     with pytest.raises(DbRefused, match="no tuning records of hetero_tvm"):
-        _again(tmp_path)
+        _again(tmp_path, write=True)
+    assert path.read_text() == "hello\n"
     with pytest.raises(DbRefused, match="is a file"):
         TuningDb(path)
 
