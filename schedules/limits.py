@@ -20,9 +20,10 @@ from target_specs.spec import GpuSpec
 _VECTORS = (1, 2, 4, 8, 16)  # lanes that OpenCL C has a type for, without 3
 _MAX_LANES = 16
 _MAX_COPIES = 512  # of a statement by unrolling; more makes drivers' compilers slow, or crash
-# Sums of one work-item: a core keeps a block's in its second-level cache; a work-item that shares a
-# core with others has registers only.
-_CORE_BYTES = 128 << 10
+# Sums of one work-item, and what it holds of a weight: a core keeps a block's in its second-level
+# cache, 1024 floats of 32 columns and more; a work-item that shares a core with others has
+# registers only.
+_CORE_BYTES = 256 << 10
 _ITEM_BYTES = 1 << 10
 
 
@@ -106,7 +107,14 @@ def _memory_bytes(mod: tvm.IRModule) -> dict[str, int]:
 
     def block(node: s_tir.SBlock) -> None:
         for buffer in node.alloc_buffers:
-            size = math.prod(int(n) for n in buffer.shape) * (tvm.DataType(buffer.dtype).bits // 8)
+            # Rows may be padded apart.
+            strides = buffer.strides
+            count = (
+                int(buffer.shape[0]) * int(strides[0])
+                if strides
+                else math.prod(map(int, buffer.shape))
+            )
+            size = count * (tvm.DataType(buffer.dtype).bits // 8)
             used[buffer.scope()] = used.get(buffer.scope(), 0) + size
 
     for func in _TO_BUFFERS(mod).functions.values():

@@ -38,45 +38,66 @@ class LockstepTranspose(Rule):
         if not self.answers:
             return None
         sch = s_tir.Schedule(func)
-        blocks = sch.get_child_blocks(sch.get_sblock("root"))
-        if not blocks or any(is_reduction(sch, block) for block in blocks):
-            return None
-        *before, block = blocks
-        if any(not sch.get_consumers(other) for other in before):
-            return None
-        for other in before:
-            sch.compute_inline(other)
-        found = _transposed(sch, block)
+        found = take_transpose(sch)
         if found is None:
             return None
-        operand, axis = found
-        loops = sch.get_loops(block)
-        if min(extent(sch, loops[axis]), extent(sch, loops[-1])) < _SHORTEST:
-            return None
-        self._tile(sch, block, operand, axis)
+        tile_transpose(sch, *found, edge=_EDGE, rows=_ROWS)
         return sch
 
-    def _tile(self, sch: s_tir.Schedule, block: Any, operand: int, axis: int) -> None:
-        loops = sch.get_loops(block)
-        tile_i, i = sch.split(loops[axis], [None, _EDGE])
-        tile_j, j = sch.split(loops[-1], [None, _EDGE])
-        around = [loop for n, loop in enumerate(loops[:-1]) if n != axis]
-        sch.reorder(*around, tile_i, tile_j, i, j)
-        group = sch.fuse(*around, tile_i, tile_j)
-        sch.bind(group, "blockIdx.x")
-        copy = sch.cache_read(block, operand, "shared")
-        sch.compute_at(copy, group, preserve_unit_loops=True)
-        _bind(sch, i, j)
-        sides = [loop for loop in sch.get_loops(copy)[1:] if extent(sch, loop) > 1]
-        _bind(sch, *sides)
-        # One element beside each row: a column then lies in banks of its own.
-        sch.storage_align(copy, 0, -2, _EDGE, 1)
+
+def take_transpose(sch: s_tir.Schedule) -> tuple[Any, int, int] | None:
+    """The one block that is left when others are inlined, the operand that it reads across, and
+    along which axis; None where nothing is transposed, or an axis of the tile is short.
+    """
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
+    if not blocks or any(is_reduction(sch, block) for block in blocks):
+        return None
+    *before, block = blocks
+    if any(not sch.get_consumers(other) for other in before):
+        return None
+    for other in before:
+        sch.compute_inline(other)
+    found = _transposed(sch, block)
+    if found is None:
+        return None
+    operand, axis = found
+    loops = sch.get_loops(block)
+    if min(extent(sch, loops[axis]), extent(sch, loops[-1])) < _SHORTEST:
+        return None
+    return block, operand, axis
 
 
-def _bind(sch: s_tir.Schedule, rows: Any, columns: Any) -> None:
+def tile_transpose(
+    sch: s_tir.Schedule, block: Any, operand: int, axis: int, *, edge: Any, rows: Any
+) -> None:
+    """Schedule what `take_transpose` gave.
+
+    Args:
+        sch: the schedule.
+        block, operand, axis: as given.
+        edge: of a tile, and items of a group along it; a number or an expression.
+        rows: of a tile that the items of a group take at a time; likewise.
+    """
+    loops = sch.get_loops(block)
+    tile_i, i = sch.split(loops[axis], [None, edge])
+    tile_j, j = sch.split(loops[-1], [None, edge])
+    around = [loop for n, loop in enumerate(loops[:-1]) if n != axis]
+    sch.reorder(*around, tile_i, tile_j, i, j)
+    group = sch.fuse(*around, tile_i, tile_j)
+    sch.bind(group, "blockIdx.x")
+    copy = sch.cache_read(block, operand, "shared")
+    sch.compute_at(copy, group, preserve_unit_loops=True)
+    sides = [loop for loop in sch.get_loops(copy)[1:] if extent(sch, loop) > 1]
+    for down, across in ((i, j), sides):
+        _bind(sch, down, across, edge, rows)
+    # One element beside each row: a column then lies in banks of its own.
+    sch.storage_align(copy, 0, -2, _EDGE, 1)
+
+
+def _bind(sch: s_tir.Schedule, down: Any, across: Any, edge: Any, rows: Any) -> None:
     """The group's items to a tile, which may be narrower than the group at an axis' end."""
-    _, row = sch.split(rows, [None, _ROWS])
-    _, column = sch.split(columns, [None, _EDGE])
+    _, row = sch.split(down, [None, rows])
+    _, column = sch.split(across, [None, edge])
     sch.bind(row, "threadIdx.y")
     sch.bind(column, "threadIdx.x")
 

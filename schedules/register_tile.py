@@ -217,7 +217,7 @@ class RegisterTiled(Rule):
             sch.bind(loop, f"threadIdx.{axis}")
         # 3. What is held is made before the tiles that read it.
         for block in held:
-            _hold(sch, block, block_x)
+            hold(sch, block, block_x)
         # 4. The epilogue works on the registers and stores whole vectors.
         sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
         straight = store_rows(sch, final, tile) if along_rows else store_vectors(sch, final, tile)
@@ -235,7 +235,7 @@ def held_blocks(sch: s_tir.Schedule) -> list[Any]:
     return [block for block in blocks if HELD_ATTR in sch.get(block).annotations]
 
 
-def _hold(sch: s_tir.Schedule, block: Any, loop: Any) -> None:
+def hold(sch: s_tir.Schedule, block: Any, loop: Any) -> None:
     """Make the part of `block` that the inside of `loop` reads, whole vectors at a time."""
     sch.unannotate(block, HELD_ATTR)
     sch.compute_at(block, loop, preserve_unit_loops=True)

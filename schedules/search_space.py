@@ -6,17 +6,19 @@ What a default schedule chooses is a point of its sketch, and is tried first (`s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 
+import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 
 from schedules.blocks import extent
 from schedules.byte_vectors import touches_bytes
+from schedules.choices import Choices
 from schedules.limits import Fits, Limits, fits
-from schedules.register_tile import TILE_ATTR, RegisterTile
+from schedules.register_tile import TILE_ATTR, RegisterTile, held_blocks
 from schedules.rule import has_pairs, prepared
-from schedules.sketches import SKETCH_ATTR, SKETCHES, Choices, apply_sketch
+from schedules.sketches import FROM_FINITE, SKETCH_ATTR, SKETCHES, apply_sketch
 
 Decisions = dict[str, list[int]]  # name of a choice -> factors, outermost first
 
@@ -62,11 +64,13 @@ class Space:
         kinds = [(inst, inst.kind.name) for inst in trace.insts]
         (mark,) = (i for i, kind in kinds if kind == "Annotate" and i.attrs[0] == SKETCH_ATTR)
         sketch = str(mark.inputs[1])
-        factors = [
-            [int(n) for n in trace.decisions[inst]]
-            for inst, kind in kinds
-            if kind == "SamplePerfectTile"
-        ]
+        factors = []
+        for inst, kind in kinds:
+            if kind == "SamplePerfectTile":
+                factors.append([int(n) for n in trace.decisions[inst]])
+            elif kind == "SampleCategorical":
+                options = inst.attrs[0]
+                factors.append([int(options[int(trace.decisions[inst])])])
         return sketch, dict(zip(self.names[sketch], factors, strict=True))
 
 
@@ -74,22 +78,34 @@ def space_of(func: tirx.PrimFunc, limit: Limits) -> Space | None:
     """The space of an unscheduled kernel; None where no sketch is for it."""
     if has_pairs(func) or touches_bytes(func):  # sketches have one result, and vectors
         return None
-    func = prepared(func)
+    finite, infinite = prepared(func, infinities=False), prepared(func)
+    names = _fitting(finite, limit, FROM_FINITE)
+    if not names or tvm_ffi.structural_equal(finite, infinite):
+        finite = infinite
+        names |= _fitting(infinite, limit, SKETCHES.keys() - FROM_FINITE)
+    return Space(func=finite, limit=limit, names=names) if names else None
+
+
+def _fitting(func: tirx.PrimFunc, limit: Limits, sketches: Set[str]) -> dict[str, tuple[str, ...]]:
+    """Those of `sketches` that can be applied, and the names of their choices."""
     names: dict[str, tuple[str, ...]] = {}
     for name in SKETCHES:
+        if name not in sketches:
+            continue
         choose = Choices()
         try:
             apply_sketch(name, s_tir.Schedule(func, seed=1), choose, limit)
         except s_tir.ScheduleError:
             continue
         names[name] = tuple(choose.names)
-    return Space(func=func, limit=limit, names=names) if names else None
+    return names
 
 
 def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
     """What default schedules choose, as choices of sketches."""
     sch = s_tir.Schedule(func)
     found: list[tuple[str, Decisions]] = []
+    panel = min((int(sch.get(b).iter_vars[-1].dom.extent) for b in held_blocks(sch)), default=0)
     for block in sch.get_child_blocks(sch.get_sblock("root")):
         attr = sch.get(block).annotations.get(TILE_ATTR)
         if attr is None:
@@ -107,6 +123,10 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
                 "depth": [depth // stretch, max(1, stretch // unrolled), unrolled],
             }
             found += [(name, choices) for name in ("stretched", "whole")]
+            if panel:
+                panels = [1, tile.items_x, max(1, tile.block_panels * tile.panel // panel)]
+                inside = [1, tile.vectors, tile.lanes]
+                found.append(("held", {**choices, "columns": panels, "lanes": inside}))
         for stretch in (32, 16):
             short = [depth // stretch, max(1, stretch // 4), 4]
             found.append(("local", {"rows": rows, "columns": columns, "depth": short}))
@@ -124,6 +144,11 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
         for sharing in (16, 32, 8):
             found.append(("shared_columns", {"columns": [1, 16], "rows": [1, sharing]}))
         found += [("rows", {"rows": [1, n]}) for n in (1, items)]
+        for shared, unrolled in ((256, 64), (128, 16), (64, 16), (32, 4)):
+            row: Decisions = {"rows": [1, 1], "items": [shared], "unroll": [unrolled]}
+            found += [(name, row) for name in ("shared_rows", "kept_rows")]
+        for edge, taken in ((32, 8), (32, 4), (16, 16), (64, 4)):
+            found.append(("transposed", {"edge": [edge], "rows": [taken]}))
     return found
 
 

@@ -3,19 +3,23 @@
     contraction   groups, items, register tile, vector lanes, blocks and stretches of depth (and
                   the left side, or both, in local memory, where work-items run in lockstep;
                   with few rows there, items along the depth)
-    row           rows of one work-item and of one group
+                  with few rows there, items along the depth; a panel of floats that an item
+                  makes of four-bit words, and holds)
+    row           rows of one work-item and of one group; where items run in lockstep, those that
+                  share a row, rows side by side, and what is kept between two passes over a row
     column        lanes, neighbours, items of a reduction whose result is contiguous; also items
                   that share a column, where they run in lockstep
+    transpose     tiles in local memory, and the items of one
     elementwise   lanes, items and stretches, loops fused or kept
 
-All choices are perfect tiles, which divide a loop without a rest, so TVM's own mutator can change
-them.
+Most choices are perfect tiles, which divide a loop without a rest, so TVM's own mutator can change
+them. The others are picked from a list; the search draws them anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -28,6 +32,7 @@ from schedules.blocks import (
     inline_all_but,
     is_reduction,
 )
+from schedules.choices import Choices
 from schedules.column_reduction import take_columns, walks_contiguously
 from schedules.conditions import is_bool
 from schedules.elementwise import is_flat, uniform_lanes
@@ -35,54 +40,27 @@ from schedules.gemv import schedule_split_depth
 from schedules.limits import Limits
 from schedules.local_tile import schedule_shared
 from schedules.lockstep_columns import share_columns
-from schedules.register_tile import TILE_ATTR, stores_along_rows, take_contraction
+from schedules.lockstep_rows import share_rows
+from schedules.lockstep_transpose import take_transpose, tile_transpose
+from schedules.register_tile import (
+    TILE_ATTR,
+    held_blocks,
+    hold,
+    stores_along_rows,
+    take_contraction,
+)
 from schedules.row_reduction import ROW_ATTR, schedule_rows
 
 SKETCH_ATTR = "hetero.sketch"
 _MAX_ROWS = 16
 _MAX_TAPS = 25
+_MAX_BLOCK_PANELS = 8
 _MAX_SHARING = 64  # items of a group that share a column, and columns of a group
-
-
-class Choices:
-    """Makes the choices of one schedule: sampled, or as decided before."""
-
-    def __init__(self, decided: Mapping[str, Sequence[int]] | None = None) -> None:
-        self.decided = decided or {}
-        self.names: list[str] = []
-
-    def split(
-        self,
-        sch: s_tir.Schedule,
-        name: str,
-        loop: Any,
-        parts: int,
-        *,
-        innermost: int,
-    ) -> tuple[list[Any], list[Any]]:
-        """Split `loop` into `parts` that divide it; the loops and their sizes (expressions)."""
-        self.names.append(name)
-        decision = None
-        if name in self.decided:
-            decision = fitted(self.decided[name], extent(sch, loop), parts, innermost)
-        sizes = sch.sample_perfect_tile(
-            loop, n=parts, max_innermost_factor=innermost, decision=decision
-        )
-        return list(sch.split(loop, sizes)), list(sizes)
-
-
-def fitted(factors: Sequence[int], size: int, parts: int, innermost: int) -> list[int]:
-    """`factors` of another loop, made to divide one of `size`: the inner ones first."""
-    inner: list[int] = []
-    rest = size
-    wanted = list(factors)[-(parts - 1) :] if parts > 1 else []
-    wanted = [1] * (parts - 1 - len(wanted)) + wanted
-    for place, factor in enumerate(reversed(wanted)):
-        limit = min(factor, innermost) if place == 0 else factor
-        best = max(n for n in range(1, max(1, min(limit, rest)) + 1) if rest % n == 0)
-        inner.append(best)
-        rest //= best
-    return [rest, *reversed(inner)]
+_MAX_ROWS_OF_A_GROUP = 8
+_ROW_ITEMS = (8, 16, 32, 64, 128, 256, 512, 1024)  # that share a row
+_UNROLLED = (1, 4, 16, 64)  # steps along a row
+_EDGES = (8, 16, 32, 64)  # of a transpose's tile
+_EDGE_ROWS = (1, 2, 4, 8, 16, 32)  # of a tile that the items of a group take at a time
 
 
 Sketch = Callable[[s_tir.Schedule, Choices, Limits], None]
@@ -92,8 +70,9 @@ Sketch = Callable[[s_tir.Schedule, Choices, Limits], None]
 
 
 def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: str) -> None:
-    """`form`: "whole" (a tile's depth at once), "stretched" or "local"."""
-    found = take_contraction(sch)
+    """`form`: "whole" (a tile's depth at once), "stretched", "local" or "held"."""
+    held = held_blocks(sch) if form == "held" else []
+    found = take_contraction(sch, held)
     if found is None:
         raise s_tir.ScheduleError("no contraction, or its epilogue reduces")
     accumulate, final, tile = found
@@ -108,9 +87,13 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
     (group_y, item_y, block_y, r), row_sizes = choose.split(
         sch, "rows", row, 4, innermost=_MAX_ROWS
     )
-    (group_x, item_x, block_x, v, lane), column_sizes = choose.split(
-        sch, "columns", column, 5, innermost=lanes
-    )
+    if held:
+        group_x, item_x, block_x, v, lane, width = _by_panels(sch, choose, column, held, lanes)
+    else:
+        (group_x, item_x, block_x, v, lane), column_sizes = choose.split(
+            sch, "columns", column, 5, innermost=lanes
+        )
+        width = column_sizes[4]
     *outer, inner = depth
     (stretch, step, unrolled), _ = choose.split(sch, "depth", inner, 3, innermost=8)
     if form == "whole":
@@ -124,6 +107,8 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
         sch.bind(loop, f"threadIdx.{name}")
     if form == "local":
         _left_in_local_memory(sch, accumulate, stretch, row_sizes[1], column_sizes[1])
+    for block in held:
+        hold(sch, block, block_x)
     # 2. What follows works on the registers.
     sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
     *_, row, column = sch.get_loops(final)
@@ -132,7 +117,7 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
         sch.reorder(some_rows, column, one_row)
         straight = [one_row]
     else:
-        width = column_sizes[4] if padded == columns else math.gcd(columns, lanes)
+        width = width if padded == columns else math.gcd(columns, lanes)
         some_columns, part = sch.split(column, [None, width])
         sch.reorder(some_rows, some_columns, one_row, part)
         sch.vectorize(part)
@@ -142,6 +127,21 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
         sch.unroll(loop)
     sch.vectorize(lane)
     sch.decompose_reduction(accumulate, steps[0])
+
+
+def _by_panels(
+    sch: s_tir.Schedule, choose: Choices, column: Any, held: Sequence[Any], lanes: int
+) -> tuple[Any, ...]:
+    """Groups, items, blocks, vectors and lanes of columns of which whole parts of panels are held;
+    and how many lanes there are.
+    """
+    panel = min(int(sch.get(block).iter_vars[-1].dom.extent) for block in held)
+    if extent(sch, column) % panel:
+        raise s_tir.ScheduleError("columns are no whole panels")
+    panels, inside = sch.split(column, [None, panel])
+    (group, item, block), _ = choose.split(sch, "columns", panels, 3, innermost=_MAX_BLOCK_PANELS)
+    (part, vector, lane), sizes = choose.split(sch, "lanes", inside, 3, innermost=lanes)
+    return group, item, sch.fuse(block, part), vector, lane, sizes[2]
 
 
 def _left_in_local_memory(
@@ -176,6 +176,13 @@ def _local(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
     if limit.is_core:
         raise s_tir.ScheduleError("a core has no memory that is nearer than its caches")
     _contraction(sch, choose, limit, form="local")
+
+
+def _held(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    """Floats of a stretch of a panel are made once for all rows of a block."""
+    if not held_blocks(sch):
+        raise s_tir.ScheduleError("nothing is held")
+    _contraction(sch, choose, limit, form="held")
 
 
 def _shared(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
@@ -270,6 +277,39 @@ def _shared_columns(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None
     share_columns(sch, *found, split)
 
 
+def _shared_rows(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, kept: bool) -> None:
+    """Rows that the items of a group work on together."""
+    if limit.is_core:
+        raise s_tir.ScheduleError("nothing to share rows in")
+
+    def split(row: Any) -> list[Any]:
+        return choose.split(sch, "rows", row, 2, innermost=_MAX_ROWS_OF_A_GROUP)[0]
+
+    def sharing(length: int) -> tuple[Any, Any]:
+        most = min(limit.items, 1 << max(0, length - 1).bit_length())
+        items = [n for n in _ROW_ITEMS if n <= max(most, _ROW_ITEMS[0])]
+        return choose.pick(sch, "items", items), choose.pick(sch, "unroll", _UNROLLED)
+
+    share_rows(sch, split, sharing, kept=kept)
+
+
+def _rows_again(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    _shared_rows(sch, choose, limit, kept=False)
+
+
+def _rows_kept(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    _shared_rows(sch, choose, limit, kept=True)
+
+
+def _transposed(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
+    found = None if limit.is_core else take_transpose(sch)
+    if found is None:
+        raise s_tir.ScheduleError("nothing is transposed, or there is no local memory")
+    edge = choose.pick(sch, "edge", [n for n in _EDGES if n <= limit.items])
+    rows = choose.pick(sch, "rows", _EDGE_ROWS)
+    tile_transpose(sch, *found, edge=edge, rows=rows)
+
+
 def _elementwise(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, fused: bool) -> None:
     blocks = sch.get_child_blocks(sch.get_sblock("root"))
     if not blocks or any(is_reduction(sch, block) for block in blocks):
@@ -305,15 +345,21 @@ def _kept(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
     _elementwise(sch, choose, limit, fused=False)
 
 
+# They add up across items: TVM does so only from the finite extremes, which it knows.
+FROM_FINITE = frozenset({"shared_rows", "kept_rows"})
 SKETCHES: dict[str, Sketch] = {
     "whole": _whole,
     "stretched": _stretched,
     "local": _local,
+    "held": _held,
     "shared": _shared,
     "split_depth": _split_depth,
     "rows": _rows,
     "columns": _columns,
     "shared_columns": _shared_columns,
+    "shared_rows": _rows_again,
+    "kept_rows": _rows_kept,
+    "transposed": _transposed,
     "flat": _flat,
     "kept": _kept,
 }

@@ -49,9 +49,17 @@ def _w4_product(rows, depth, columns, gpu):
     return func
 
 
-def _one(build, *types):
-    (func,) = cases.unscheduled(build, *types)
+def _one(build, *types, gpu=CORE):
+    (func,) = cases.unscheduled(build, *types, gpu=gpu)
     return func
+
+
+def _rows(build, *shapes):
+    return functools.partial(_one, build, *((shape, "float32") for shape in shapes), gpu=LOCKSTEP)
+
+
+def _layer_norm(x, gamma, beta):
+    return relax.op.nn.layer_norm(x, gamma, beta, axes=[-1])
 
 
 # name -> sketches, what makes the kernel, the device's spec
@@ -73,6 +81,7 @@ FAMILIES = {
         LOCKSTEP,
     ),
     "w4_product": (_TILES, functools.partial(_w4_product, 6, 64, 40, CORE), CORE),
+    "w4_held": ({"held"}, functools.partial(_w4_product, 64, 512, 768, CORE), CORE),
     "softmax": (
         {"rows"},
         functools.partial(_one, lambda x: relax.op.nn.softmax(x), ((6, 37), "float32")),
@@ -82,7 +91,7 @@ FAMILIES = {
         {"rows"},
         functools.partial(
             _one,
-            lambda x, g, b: relax.op.nn.layer_norm(x, g, b, axes=[-1]),
+            _layer_norm,
             ((6, 37), "float32"),
             ((37,), "float32"),
             ((37,), "float32"),
@@ -102,6 +111,31 @@ FAMILIES = {
     "column_maximum": (
         {"columns"},
         functools.partial(_one, lambda x: relax.op.max(x, 0), ((90, 48), "float32")),
+        LOCKSTEP,
+    ),
+    "shared_softmax": (
+        {"shared_rows", "kept_rows"},
+        _rows(relax.op.nn.softmax, (6, 37)),
+        LOCKSTEP,
+    ),
+    "shared_layer_norm": (
+        {"shared_rows"},
+        _rows(_layer_norm, (6, 150), (150,), (150,)),
+        LOCKSTEP,
+    ),
+    "shared_sum_of_row": (
+        {"shared_rows"},
+        _rows(lambda x: relax.op.sum(relax.op.exp(x), [-1]), (2, 3, 300)),
+        LOCKSTEP,
+    ),
+    "shared_rms_norm": (
+        {"shared_rows", "kept_rows"},
+        _rows(lambda x, g: relax.op.nn.rms_norm(x, g, axes=[-1]), (2, 3, 40), (40,)),
+        LOCKSTEP,
+    ),
+    "transpose": (
+        {"flat", "kept", "transposed"},
+        _rows(lambda x: relax.op.permute_dims(relax.op.exp(x), [0, 2, 1]), (2, 48, 37)),
         LOCKSTEP,
     ),
     "addition": ({"flat", "kept"}, lambda: cases.addition(), CORE),

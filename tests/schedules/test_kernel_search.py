@@ -2,10 +2,13 @@ import math
 
 import pytest
 import tuning_cases as cases
+from sketch_families import FAMILIES
 
 from schedules import kernel_search
 from schedules.kernel_search import KernelSearch
+from schedules.limits import limits
 from schedules.tuning_records import Choice
+from schedules.tvm_target import tvm_target
 
 pytest.importorskip("xgboost")
 
@@ -64,6 +67,19 @@ def test_what_is_known_is_not_proposed(pool):
     search = _search()
     search.know([(choice, 1e-3) for choice in known[:-1]] + [(known[-1], math.inf)])
     assert not set(_walk(search, 2, pool)) & set(known)
+
+
+def test_picked_sizes_are_searched_too():
+    """Rows across a group: sizes that TVM's mutator does not know are drawn anew."""
+    _, make, gpu = FAMILIES["shared_sum_of_row"]
+    search = KernelSearch(make(), limits(gpu), tvm_target(gpu), batch=8, seed=1)
+    choices = []
+    for _ in range(3):
+        proposed = search.propose()
+        choices += [candidate.choice.as_dict for candidate in proposed]
+        search.learn([(candidate, 1e-3) for candidate in proposed])
+    for name in ("rows", "items", "unroll"):
+        assert len({tuple(choice[name]) for choice in choices}) >= 2
 
 
 def test_a_small_space_ends():

@@ -10,7 +10,7 @@ from schedules.trials import plain
 
 def test_limits_are_the_specs():
     assert limits(on_gpu.gpu_spec()) == Limits(
-        items=256, local_bytes=32768, private_bytes=128 << 10, lanes=16, is_core=True
+        items=256, local_bytes=32768, private_bytes=256 << 10, lanes=16, is_core=True
     )
     wide = limits(on_gpu.gpu_spec("snapdragon-8-gen-3"))
     assert (

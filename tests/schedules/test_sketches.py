@@ -4,9 +4,10 @@ from sketch_families import FAMILIES
 from tvm import s_tir
 
 from hetero_tvm import runtime
+from schedules.choices import Choices
 from schedules.limits import fits, limits
 from schedules.search_space import space_of
-from schedules.sketches import Choices, apply_sketch, fitted
+from schedules.sketches import apply_sketch
 from schedules.trials import TrialDevice, plain, trial_module
 from schedules.tvm_target import tvm_target
 from schedules.verify import Reference, relative_error
@@ -43,16 +44,3 @@ def _sample(space, name, seed):
     sch = s_tir.Schedule(space.func, seed=seed + 1)
     apply_sketch(name, sch, Choices(), space.limit)
     return sch
-
-
-@pytest.mark.parametrize(
-    ("factors", "size", "parts", "want"),
-    [
-        pytest.param([2, 8], 16, 2, [2, 8], id="fits"),
-        pytest.param([1, 8], 12, 2, [2, 6], id="largest_divisor_below"),
-        pytest.param([9, 9, 9, 9], 8, 2, [1, 8], id="more_parts_than_wanted"),
-        pytest.param([4], 6, 3, [2, 1, 3], id="fewer_parts_than_wanted"),
-    ],
-)
-def test_choices_of_other_shapes_are_made_to_fit(factors, size, parts, want):
-    assert fitted(factors, size, parts, 16) == want
