@@ -108,10 +108,12 @@ def test_least_energy_then_least_time(problem):
 @settings(max_examples=60, deadline=None)
 @given(problems(most_ops=5))
 def test_least_product_of_energy_and_time(problem):
-    least = min(total * _joules(problem, plan) for plan, total in all_plans(problem).items())
+    totals = all_plans(problem)
+    least = min(total * _joules(problem, plan) for plan, total in totals.items())
     solution = solve(problem, objective="edp")
     assert solution.exact
     assert solution.value == pytest.approx(least, abs=1e-5)
+    assert solution.bound_us <= min(totals.values()) + 1e-6  # of time alone
 
 
 def test_a_given_plan_is_a_candidate():
