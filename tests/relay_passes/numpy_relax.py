@@ -88,6 +88,10 @@ def _strided_slice(call: relax.Call, x: np.ndarray) -> np.ndarray:
 _OPERATORS = {
     "matmul": lambda call, x, y: x @ y,
     "add": lambda call, x, y: x + y,
+    "subtract": lambda call, x, y: x - y,
+    "split": lambda call, x: tuple(
+        np.split(x, int(call.attrs.indices_or_sections.value), int(call.attrs.axis))
+    ),
     "nn.relu": lambda call, x: np.maximum(x, 0),
     "nn.softmax": _softmax,
     "nn.layer_norm": _layer_norm,

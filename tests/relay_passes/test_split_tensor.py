@@ -176,6 +176,24 @@ def test_unsplit_operators_keep_their_names():
     assert cut.device == dict.fromkeys(names, "gpu")
 
 
+def test_fields_of_an_operator_with_several_results_are_read_where_it_is_not_cut():
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((8, 6), "float32"))
+    with builder.function("main", [x], attrs={"origin": "a model"}):
+        with builder.dataflow():
+            before = builder.emit(relax.op.nn.relu(x), "before")
+            pair = builder.emit(relax.op.split(before, 2, axis=1), "pair")
+            right = builder.emit(pair[1], "right")
+            last = builder.emit(relax.op.subtract(right, pair[0]), "last")
+            result = builder.emit_output(relax.op.nn.relu(last), "y")
+        builder.emit_func_output(result)
+    mod = relax.transform.CanonicalizeBindings()(builder.get())
+    names = [node.name for node in read_program(mod)]
+    places = {name: "npu" if "pair" in name else (0, 3) for name in names}
+    cut = check(mod, planned(mod, places))
+    assert cut.mod["main"].attrs["origin"] == "a model"
+
+
 def test_a_plan_for_another_program_is_refused():
     mod, _names = program((4, 4), "relu")
     other, _ = program((4, 4), "matmul", "relu")
