@@ -311,7 +311,7 @@ def _hello(line: socket.socket, deadline: float) -> dict:
         raise EOFError(f"a greeting of {size} bytes")
     try:
         hello = json.loads(read(size))
-    except ValueError:
+    except (ValueError, RecursionError):
         hello = None
     if not isinstance(hello, dict):
         raise EOFError("a greeting that is none")
@@ -319,7 +319,10 @@ def _hello(line: socket.socket, deadline: float) -> dict:
 
 
 def _same(given: object, token: str) -> bool:
-    return isinstance(given, str) and hmac.compare_digest(given.encode(), token.encode())
+    # JSON can escape half a character, which UTF-8 has no bytes for.
+    return isinstance(given, str) and hmac.compare_digest(
+        given.encode("utf-8", "surrogatepass"), token.encode()
+    )
 
 
 def _answer(line: socket.socket, code: int, words: str) -> None:

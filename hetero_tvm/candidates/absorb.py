@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from hetero_tvm.candidates.runner import FORMAT
 from hetero_tvm.errors import ResultsRefused
 from schedules.tuning_db import TuningDb
 from schedules.tuning_records import Choice, Record, Standing, Where, record
+
+_MOST = 1e300  # whole numbers can be larger than any float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
         found = json.loads(path.read_text())
     except OSError as error:
         raise ResultsRefused(f"{path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ResultsRefused(f"{path}: damaged, or no results of run.py; copy it again") from None
     if not isinstance(found, dict) or "results" not in found or "id" not in found:
         raise ResultsRefused(f"{path}: no results of run.py")
@@ -121,11 +122,11 @@ def _is_result(one: Mapping[str, Any]) -> bool:
     if one["how"] != "ok":
         return True
     times = [*one["seconds"], *one["beside"]]
-    return bool(one["seconds"]) and all(map(_is_time, times)) and 0 <= one["error"] < math.inf
+    return bool(one["seconds"]) and all(map(_is_time, times)) and 0 <= one["error"] < _MOST
 
 
 def _is_time(seconds: Any) -> bool:
-    return isinstance(seconds, int | float) and 0 < seconds < math.inf
+    return isinstance(seconds, int | float) and 0 < seconds < _MOST
 
 
 def _emitted(path: Path, found: Mapping[str, Any], db: TuningDb) -> dict[str, Any]:

@@ -114,6 +114,7 @@ def test_strangers_get_nothing_and_kill_nothing(server, let_in, deployed_here):
         "truncated greeting": hello(server.token())[:-3],
         "4 GB greeting": huge,
         "no JSON": rpc.MAGIC + rpc.LENGTH.pack(4) + b"{{{{",
+        "nests without end": rpc.MAGIC + rpc.LENGTH.pack(4000) + b"[" * 4000,
         "a list": rpc.MAGIC + rpc.LENGTH.pack(2) + b"[]",
     }
     with opened(deployed_here.artefact, let_in) as model:  # one who is in meanwhile
@@ -129,7 +130,7 @@ def test_strangers_get_nothing_and_kill_nothing(server, let_in, deployed_here):
     assert server.process.poll() is None
 
 
-@pytest.mark.parametrize("token", ["", "wrong", None, 3, "ä"])
+@pytest.mark.parametrize("token", ["", "wrong", None, 3, "ä", "\ud800"])
 def test_a_wrong_token(server, let_in, deployed_here, token):
     answer = server.talk(hello(token))
     assert answer[:1] == b"\1" and b"wrong token" in answer

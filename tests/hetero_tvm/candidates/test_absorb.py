@@ -120,6 +120,8 @@ def _with(path, value):
         (_with(["results", "k0_1", "seconds"], []), "damaged, or changed by hand"),
         (_with(["results", "k0_1", "seconds"], [-1.0]), "damaged, or changed by hand"),
         (_with(["results", "k0_1", "beside"], [0.0]), "damaged, or changed by hand"),
+        (_with(["results", "k0_1", "seconds"], [10**400]), "damaged, or changed by hand"),
+        (_with(["results", "k0_1", "error"], 10**400), "damaged, or changed by hand"),
         (_with(["results", "k0_1", "error"], float("nan")), "damaged, or changed by hand"),
         (_with(["results", "k0_1"], "fast"), "damaged, or changed by hand"),
         (_with(["races"], {"x": {"k0_1": [1.0]}}), "damaged, or changed by hand"),
