@@ -23,6 +23,7 @@ from schedules.row_reduction import (
     RowReduction,
     legalize_layer_norm,
     legalize_reduce,
+    legalize_rms_norm,
     legalize_softmax,
 )
 from schedules.w4a16_table import W4Table, legalize_w4_matmul
@@ -51,6 +52,7 @@ def default_legalizations(gpu: GpuSpec, four_bit: W4Table | None = None) -> dict
         ours |= {
             "relax.nn.softmax": legalize_softmax(gpu),
             "relax.nn.layer_norm": legalize_layer_norm(gpu),
+            "relax.nn.rms_norm": legalize_rms_norm(gpu),
             **{f"relax.{op}": legalize_reduce(gpu, f"relax.{op}") for op in _ROW_REDUCTIONS},
         }
     return ours

@@ -1,4 +1,4 @@
-"""Softmax, layer norm and reductions over the last axes, for devices whose work-item is a core.
+"""Softmax, layer norm, RMS norm and reductions over the last axes, for devices whose work-item is a core.
 
 A row is summed in `lanes` columns side by side, then the columns are added up; what does not
 fill a vector is a short loop of its own. So rows of any length run as whole vectors, and nothing
@@ -152,6 +152,35 @@ def legalize_layer_norm(gpu: GpuSpec) -> Legalize:
             return _result(shape, count, data.dtype, rows, body)
 
         return _call_te(builder, compute, call.args, "layer_norm")
+
+    return legalize
+
+
+def legalize_rms_norm(gpu: GpuSpec) -> Legalize:
+    """`relax.nn.rms_norm` over the last axes, scaled."""
+
+    def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
+        shape, attrs = static_shape(call) or (), call.attrs
+        count = _trailing(attrs.axes, len(shape)) if shape else 0
+        if not count:
+            return default_legalize("relax.nn.rms_norm")(builder, call)
+        length = math.prod(shape[-count:])
+        epsilon = float(attrs.epsilon)
+
+        def compute(data: te.Tensor, gain: te.Tensor) -> te.Tensor:
+            rows = _Rows(math.prod(shape[:-count]), length, gpu.vector_width)
+            wide = accumulator_dtype(str(data.dtype))
+            value = _row_value(data, count, wide)
+            squares = rows.reduce(_SUM, lambda r, c: value(r, c) * value(r, c), "squares")
+
+            def body(r: tirx.Expr, c: tirx.Expr) -> tirx.Expr:
+                mean = squares(r, c) / tirx.const(length, wide)
+                scale = 1 / te.sqrt(mean + tirx.const(epsilon, wide))
+                return value(r, c) * scale * gain(*unravel(c, shape[-count:])).astype(wide)
+
+            return _result(shape, count, data.dtype, rows, body)
+
+        return _call_te(builder, compute, call.args, "rms_norm")
 
     return legalize
 

@@ -12,6 +12,14 @@ from tvm import relax
 _TOLERANCE = 1e-5  # float32 sums of up to some thousand values, in another order
 
 
+def _buffers_in_memory(lowered):
+    """What the one kernel would store and read again; where there is any, it is several kernels."""
+    (kernel,) = kernels(lowered).values()
+    buffers = [line for line in kernel.script().splitlines() if "alloc_buffer(" in line]
+    assert buffers
+    return [line for line in buffers if 'scope="local"' not in line and "shared" not in line]
+
+
 def _softmax(x: np.ndarray) -> np.ndarray:
     power = np.exp(x.astype(np.float64) - x.max(-1, keepdims=True))
     return power / power.sum(-1, keepdims=True)
@@ -56,6 +64,36 @@ def test_layer_norm(rows, shape):
 
 @settings(max_examples=12, deadline=None)
 @given(
+    rows=st.integers(1, 9),
+    shape=st.lists(st.integers(1, 40), min_size=1, max_size=2),
+    dtype=st.sampled_from(["float32", "float16"]),
+)
+def test_rms_norm(rows, shape, dtype):
+    x = (3 * normal(rows, rows, *shape) + 1).astype(dtype)
+    gain = normal(1, *shape, dtype=dtype)
+    axes = tuple(range(-len(shape), 0))
+
+    def build(v):
+        return relax.op.nn.rms_norm(v, relax.const(gain), axes=list(axes), epsilon=1e-5)
+
+    wide = x.astype(np.float64)
+    want = wide / np.sqrt((wide**2).mean(axes, keepdims=True) + 1e-5) * gain
+    # The result is rounded to its type: 2^-11 of a float16.
+    assert_close(run(build, x), want, _TOLERANCE if dtype == "float32" else 2**-11)
+
+
+@pytest.mark.parametrize("target", ["host", "snapdragon-8-gen-3"])
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_norm_is_one_kernel(target, rows):
+    def build(x, gain):
+        return relax.op.nn.rms_norm(x, gain, axes=[-1])
+
+    lowered = lower(module(build, ((1, rows, 576), "float32"), ((576,), "float32")), target)
+    assert _buffers_in_memory(lowered) == []
+
+
+@settings(max_examples=12, deadline=None)
+@given(
     op=st.sampled_from(["sum", "mean", "max", "min"]),
     shape=st.lists(st.integers(1, 21), min_size=3, max_size=3),
     count=st.integers(1, 2),
@@ -74,10 +112,7 @@ def test_producers_are_computed_in_the_row_and_nothing_goes_through_memory():
         return relax.op.nn.softmax(relax.op.add(relax.op.multiply(x, x), mask))
 
     lowered = lower(module(build, ((4, 8, 64), "float32"), ((1, 1, 64), "float32")))
-    (kernel,) = kernels(lowered).values()
-    buffers = [line for line in kernel.script().splitlines() if "alloc_buffer(" in line]
-    assert buffers
-    assert all('scope="local"' in line for line in buffers)
+    assert _buffers_in_memory(lowered) == []
 
 
 def test_phones_keep_their_own_reductions():
