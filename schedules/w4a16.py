@@ -240,6 +240,10 @@ def w4a16_tile(
     strip = weight_strip(gpu, columns)
     tile = choose_tile(gpu, rows, columns, strip=strip)
     strip = strip or tile.panel
+    if rows == 1:
+        # A second strip at once would be a stream of its own, and a short one: K / 8 words of each
+        # column. On a CPU with one strip at a time 576 x 49152 takes 0.69 ms in place of 1.10.
+        tile = dataclasses.replace(tile, vectors=strip // tile.lanes)
     block = blocked(gpu, tile, (1, rows, columns), depth)
     if block.block_rows > 1 and (block.block_depth or depth) <= _MAX_HELD_DEPTH:
         return block, W4Layout(panel=strip, as_floats=True)

@@ -198,3 +198,11 @@ def test_what_does_not_fit_is_refused(change, text):
     }
     with pytest.raises(ValueError, match=text):
         W4Weight(**(parts | change))
+
+
+def test_one_row_reads_one_strip_at_a_time():
+    for columns in (96, 576, 1536, 49152):
+        tile, layout = w4a16_tile(gpu_spec(), (1, 576, columns), 32, is_aligned=True)
+        assert tile.panel == layout.panel == layout.lanes
+        many = w4a16_tile(gpu_spec(), (128, 576, columns), 32, is_aligned=True)[1]
+        assert many.lanes == layout.lanes  # the same words in memory
