@@ -1,4 +1,4 @@
-"""Softmax, layer norm, RMS norm and reductions over the last axes, for devices whose work-item is a core.
+"""Softmax, norms and reductions over the last axes, for devices whose work-item is a core.
 
 A row is summed in `lanes` columns side by side, then the columns are added up; what does not
 fill a vector is a short loop of its own. So rows of any length run as whole vectors, and nothing
