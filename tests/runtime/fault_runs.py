@@ -67,7 +67,8 @@ def _driver(memory: str) -> dict[str, str]:
 
 def build(folder: Path, seed: int = 0) -> Path:
     """The model, with inputs and right outputs beside it; `seed` is of the inputs."""
-    sys.path += [str(ROOT), str(ROOT / "tests" / "hetero_tvm")]  # where pytest does not set it
+    tests = HERE.parent  # which pytest sets by itself
+    sys.path += [str(ROOT), str(tests / "hetero_tvm"), str(tests / "relay_passes")]
     import forced_plans
     import tiny_models as tiny
     from split_models import CASES
