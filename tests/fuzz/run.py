@@ -24,6 +24,8 @@ import atheris  # noqa: E402 - after the path
 # Where branches count; TVM and numpy are given and would only slow it down.
 _OURS = ["hetero_tvm", "schedules", "relay_passes", "target_specs", "tomllib", "jinja2"]
 
+_JSON = ("manifest", "weights", "requests", "llm_folder", "tokenizer")  # targets of documents
+
 
 def main() -> None:
     """Set atheris up and let it run; it ends the process."""
@@ -47,13 +49,16 @@ def main() -> None:
     crashes.mkdir(parents=True, exist_ok=True)
     dictionary = HERE / "dictionaries" / f"{name}.dict"
     words = [f"-dict={dictionary}"] if dictionary.exists() else []
-    options = {}
-    if name.startswith("onnx"):
-        import onnx_mutator
+    import json_mutator
+    import onnx_mutator
 
-        options["custom_mutator"] = lambda data, size, seed: onnx_mutator.mutate(
-            data, size, random.Random(seed), atheris.Mutate
-        )
+    mutators = {"onnx": onnx_mutator.mutate, **dict.fromkeys(_JSON, json_mutator.mutate)}
+    options = {}
+    for kind, mutate in mutators.items():
+        if name.startswith(kind):
+            options["custom_mutator"] = lambda data, size, seed, by=mutate: by(
+                data, size, random.Random(seed), atheris.Mutate
+            )
     atheris.Setup(
         [
             sys.argv[0],

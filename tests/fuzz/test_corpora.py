@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
 
+import json_mutator
 import pytest
 from targets import TARGETS
 
@@ -123,3 +125,16 @@ def test_seeds_are_of_this_version(tmp_path):
 
 def test_every_target_has_a_corpus():
     assert set(CPP) | set(TARGETS) == {path.name for path in CORPUS.iterdir() if path.is_dir()}
+
+
+def test_changed_documents_stay_documents():
+    """And keep what stands before them, by which targets choose."""
+    seed = (CORPUS / "manifest" / "py_weights").read_bytes()
+    made = set()
+    for number in range(200):
+        changed = json_mutator.mutate(seed, 4096, random.Random(number), lambda data, size: b"")
+        if changed:
+            assert changed[:1] == seed[:1] and len(changed) <= 4096
+            assert isinstance(json.loads(changed[1:]), dict | list | str | int | float | None)
+            made.add(changed)
+    assert len(made) > 150
