@@ -18,6 +18,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from hetero_tvm.errors import BadInput, EnvironmentProblem
+from relay_passes.constants import values_of
 from relay_passes.npu_onnx import ChooseForm, ProductForm, htp_form
 from relay_passes.op_work import Work, op_name, op_work
 from relay_passes.program import Node
@@ -100,7 +101,7 @@ def with_packed_weights(costs: CostModel, nodes: Iterable[Node], table: W4Table)
     for node in nodes if len(table) else ():
         right = node.call.args[-1] if op_name(node.call) == "relax.matmul" else None
         if isinstance(right, GenericConst):
-            matrix = right.value.numpy()
+            matrix = values_of(right)
             nbytes = table.packed_bytes(matrix)
             if nbytes is not None:
                 packed[node.name] = nbytes / matrix.nbytes

@@ -15,6 +15,7 @@ from hetero_tvm.frontend import TensorSpec
 from hetero_tvm.memory_forecast import Forecast, forecast
 from hetero_tvm.progress import Progress
 from relay_passes import gpu_support, npu_support
+from relay_passes.constants import values_of
 from relay_passes.live_memory import weight_bytes
 from relay_passes.op_work import op_name, op_work, static_shape
 from relay_passes.program import Node, read_program
@@ -138,5 +139,5 @@ def _operator(node: Node, spec: SocSpec, onnx_node: str, unfit: Mapping[str, str
 
 def _parameters(nodes: list[Node]) -> int:
     """Elements of floating-point constants, each counted once."""
-    arrays = (constant.value.numpy() for constant in weight_bytes(nodes))
+    arrays = (values_of(constant) for constant in weight_bytes(nodes))
     return sum(array.size for array in arrays if array.dtype.kind == "f")

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from tvm import relax
 from tvm.ir import GenericConst
 
+from relay_passes.constants import values_of
 from relay_passes.live_memory import live_bytes, shown_by, weight_bytes
 from relay_passes.npu_support import held_bytes, window_bytes
 from relay_passes.npu_window import largest_region
@@ -152,7 +153,7 @@ def _device_weights(
             share *= packed.get(node.name, 1.0)
         for arg in tensor_args(node.call):
             if isinstance(arg, GenericConst):
-                own = held_bytes(arg, npu) if device == "npu" else int(arg.value.numpy().nbytes)
+                own = held_bytes(arg, npu) if device == "npu" else int(values_of(arg).nbytes)
                 held[arg] = max(held.get(arg, 0), round(share * own))
     return sum(held.values())
 

@@ -26,6 +26,8 @@ from tvm.ir.expr import GenericConst
 from tvm.ir.transform import PassContext
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from relay_passes.constants import values_of
+
 _TO_LAST = (0, 2, 3, 1)  # NCHW -> NHWC
 _TO_FIRST = (0, 3, 1, 2)  # NHWC -> NCHW
 # Axis of an NCHW tensor -> axis of its NHWC twin.
@@ -100,7 +102,7 @@ class _Rewriter(PyExprMutator):
     def nhwc(self, expr: relax.Expr) -> relax.Expr:
         """The channels-last value of a 4-D operand, permuted here if need be."""
         if isinstance(expr, GenericConst):
-            return relax.const(np.ascontiguousarray(expr.value.numpy().transpose(_TO_LAST)))
+            return relax.const(np.ascontiguousarray(values_of(expr).transpose(_TO_LAST)))
         if expr not in self.twins:
             permuted = _permute(self.visit_expr(expr), _TO_LAST)
             self.twins[expr] = self.builder_.emit(permuted, f"{expr.name}_nhwc")
@@ -118,7 +120,7 @@ class _Rewriter(PyExprMutator):
         if len(shape) == 4:
             return self.nhwc(expr)
         if isinstance(expr, GenericConst):
-            value = expr.value.numpy()
+            value = values_of(expr)
             return self.nhwc(relax.const(value.reshape((1,) * (4 - value.ndim) + value.shape)))
         return self.visit_expr(expr) if len(shape) == 0 else None
 
@@ -157,7 +159,7 @@ def _convolution_1d(rewriter: _Rewriter, call: relax.Call) -> _Plain | None:
     images, channels, width = shape
     flat = relax.op.reshape(rewriter.visit_expr(data), (images, channels, 1, width))
     last = rewriter.builder_.emit(_permute(rewriter.builder_.emit(flat), _TO_LAST))
-    weight_2d = relax.const(np.expand_dims(weight.value.numpy(), 2))
+    weight_2d = relax.const(np.expand_dims(values_of(weight), 2))
     result = rewriter.builder_.emit(_conv_call(call, last, weight_2d, two_d=False))
     first = rewriter.builder_.emit(_permute(result, _TO_FIRST))
     return _Plain(relax.op.reshape(first, out_shape))

@@ -9,9 +9,17 @@ from tvm.ir import GenericConst
 from relay_passes.constant_file import held_constant
 
 
+def values_of(constant: GenericConst) -> np.ndarray:
+    """Its values where they lie, so nobody may write to them; a copy of types that numpy lacks."""
+    try:
+        return np.from_dlpack(constant.value)
+    except (BufferError, RuntimeError, TypeError, ValueError):
+        return constant.value.numpy()
+
+
 def array_of(expr: relax.Expr) -> np.ndarray | None:
-    """The value of a constant tensor, `None` for anything else."""
-    return expr.value.numpy() if isinstance(expr, GenericConst) else None
+    """The value of a constant tensor, as `values_of`; `None` for anything else."""
+    return values_of(expr) if isinstance(expr, GenericConst) else None
 
 
 def number_of(expr: relax.Expr) -> float | None:

@@ -22,6 +22,7 @@ from tvm.ir.transform import PassContext
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from relay_passes.constant_file import held_constant
+from relay_passes.constants import values_of
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstantViews")
@@ -65,7 +66,7 @@ class _Folder(PyExprMutator):
         constant = self.constants.get(source) if isinstance(source, relax.Var) else source
         if not isinstance(constant, GenericConst):
             return None
-        array = _FOLDS[value.op](constant.value.numpy(), value)
+        array = _FOLDS[value.op](values_of(constant), value)
         folded = np.ascontiguousarray(array).reshape(array.shape)
         dtype = str(value.ty.dtype)
         return held_constant(folded) if folded.dtype.name == dtype else relax.const(folded, dtype)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from tvm import relax
 from tvm.ir import GenericConst
 
+from relay_passes.constants import values_of
 from relay_passes.op_work import VIEWS, op_name, op_work, tensor_args
 from relay_passes.program import Node
 
@@ -20,7 +21,7 @@ def weight_bytes(nodes: Sequence[Node]) -> dict[relax.Expr, int]:
     for node in nodes:
         for arg in tensor_args(node.call):
             if isinstance(arg, GenericConst):
-                found[arg] = int(arg.value.numpy().nbytes)
+                found[arg] = int(values_of(arg).nbytes)
     return found
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst, Op
 
+from relay_passes.constants import values_of
 from relay_passes.npu_onnx.graph import int_list, shape_of
 from relay_passes.npu_onnx.shaping import slice_bounds
 from relay_passes.op_work import tensor_args
@@ -68,7 +69,7 @@ def window_bytes(npu: NpuSpec) -> int | None:
 
 def held_bytes(constant: GenericConst, npu: NpuSpec) -> int:
     """What a constant takes on the NPU."""
-    nbytes = int(constant.value.numpy().nbytes)
+    nbytes = int(values_of(constant).nbytes)
     half = is_half_inside(npu) and str(constant.ty.dtype) == "float32"
     return nbytes // 2 if half else nbytes
 
@@ -148,7 +149,7 @@ def _decline_constants(call: relax.Call) -> str | None:
     for expr in call.args:
         if not isinstance(expr, GenericConst) or str(expr.ty.dtype) not in _FLOATS:
             continue
-        value = expr.value.numpy()
+        value = values_of(expr)
         if np.isnan(value).any():
             return "a constant is not a number"
         largest = float(np.abs(value).max())
@@ -193,7 +194,7 @@ def _divide(call: relax.Call, npu: NpuSpec) -> str | None:
     divisor = call.args[1]
     if not is_half_inside(npu) or not isinstance(divisor, GenericConst):
         return None
-    largest = float(np.abs(divisor.value.numpy()).max())
+    largest = float(np.abs(values_of(divisor)).max())
     if largest > _LARGEST_DIVISOR:
         return f"1/{largest:.3g} is too small for float16, in which the NPU divides"
     return None
@@ -202,7 +203,7 @@ def _divide(call: relax.Call, npu: NpuSpec) -> str | None:
 @rule("relax.power")
 def _power(call: relax.Call, _npu: NpuSpec) -> str | None:
     exponent = call.args[1]
-    if not isinstance(exponent, GenericConst) or exponent.value.numpy().size != 1:
+    if not isinstance(exponent, GenericConst) or values_of(exponent).size != 1:
         return "the exponent is not one constant"
     return None
 
@@ -257,7 +258,7 @@ def _take(call: relax.Call, npu: NpuSpec) -> str | None:
         return "a look-up in the flattened tensor has no ONNX form"
     if isinstance(index, GenericConst):
         length = shape_of(data)[0 if axis is None else int(axis)]
-        values = index.value.numpy()
+        values = values_of(index)
         inside = bool((values >= 0).all() and (values < length).all())
         return None if inside else "a constant index is outside the tensor"
     if str(call.attrs.mode) != "fast":

@@ -131,9 +131,10 @@ def static_shape(ty: relax.Type) -> tuple[int, ...] | None:
     shape = getattr(ty, "shape", None)
     if not isinstance(shape, relax.ShapeExpr):
         return None
-    if not all(isinstance(dim, IntImm) for dim in shape):
+    dims = list(shape.values)  # once: each look into it is a call of TVM
+    if not all(isinstance(dim, IntImm) for dim in dims):
         return None
-    return tuple(int(dim.value) for dim in shape)
+    return tuple(int(dim.value) for dim in dims)
 
 
 def dtype_bytes(dtype: str) -> int:

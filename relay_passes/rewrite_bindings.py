@@ -79,7 +79,16 @@ def rewrite_main(
     `params`: parameters that others take the place of, of whatever type: every binding that reads
     one must then be rewritten by `rule`.
     """
-    return rebuild_main(rebuild_main(mod, rule, params=params), _keep)
+    changed = False
+
+    def noted(var: relax.Var, value: relax.Expr, known: Bindings) -> relax.Expr | None:
+        nonlocal changed
+        found = rule(var, value, known)
+        changed = changed or found is not None
+        return found
+
+    rewritten = rebuild_main(mod, noted, params=params)
+    return rebuild_main(rewritten, _keep) if changed else rewritten
 
 
 def rename_main(mod: IRModule, names: dict[relax.Var, str]) -> IRModule:

@@ -22,6 +22,8 @@ from tvm import IRModule, relax
 from tvm.ir import GenericConst, Op
 from tvm.ir.transform import PassContext
 
+from relay_passes.constants import values_of
+
 _HALF, _SINGLE = "float16", "float32"
 _LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST = float(np.finfo(np.float16).smallest_subnormal)
@@ -91,7 +93,7 @@ class _Rebuilder:
         if isinstance(expr, relax.Var):
             return self.values[expr]
         if isinstance(expr, GenericConst) and _dtype(expr) == _SINGLE:
-            return relax.const(_round(expr.value.numpy()), _HALF)
+            return relax.const(_round(values_of(expr)), _HALF)
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self._operand(field) for field in expr.fields])
         if isinstance(expr, relax.TupleGetItem):

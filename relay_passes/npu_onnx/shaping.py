@@ -6,6 +6,7 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
+from relay_passes.constants import values_of
 from relay_passes.npu_onnx.graph import (
     OnnxGraph,
     Operand,
@@ -91,7 +92,7 @@ def _take(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
     index = args[1]
     if isinstance(call.args[1], GenericConst):
         # HTP looks up by int32 some 50 times faster than by int64.
-        index = graph.constant(call.args[1].value.numpy().astype("int32"))
+        index = graph.constant(values_of(call.args[1]).astype("int32"))
     return graph.node("Gather", args[0], index, axis=axis % call.args[0].ty.ndim)
 
 
