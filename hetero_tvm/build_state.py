@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import tvm
 from tvm import IRModule, relax
 
 from hetero_tvm import frontend, npu_compiler
 from hetero_tvm.config import BuildConfig
 from hetero_tvm.plan_regions import Region
+from hetero_tvm.weights import WeightStore
 from relay_passes.calls import Call
 from relay_passes.lower_npu import NpuRegion
 from relay_passes.memory_table import MemoryTable
@@ -20,6 +20,7 @@ from relay_passes.place import MODES
 from relay_passes.plan import Plan
 from relay_passes.split_tensor import Splitted
 from schedules.cost_model import CostModel
+from schedules.layout import Panels, panels_of
 from schedules.tuned import Use
 from schedules.w4a16_table import W4Table
 from target_specs.spec import SocSpec
@@ -33,9 +34,8 @@ class State:
     spec: SocSpec
     note: Callable[[str], None]
     costs: CostModel | None = None  # of operators by themselves; None: the spec's
-    # Puts a weight of an NPU region into the artefact, at the offset that it gives; None: they stay
-    # in the regions.
-    place_weight: Callable[[np.ndarray], int] | None = None
+    weights: WeightStore | None = None  # where large ones go; None: they stay where they are used
+    panels: Panels = panels_of  # of weights that GPU kernels read
     model: frontend.ImportedModel | None = None
     mod: IRModule = dataclasses.field(default_factory=IRModule)
     unfit: Mapping[str, str] = dataclasses.field(default_factory=dict)  # operator -> why not NPU

@@ -21,12 +21,11 @@ import hashlib
 import json
 import os
 import platform
-import shutil
 import struct
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from hetero_tvm import typed_json
 from hetero_tvm.errors import ArtefactUnreadable
@@ -186,12 +185,8 @@ def _check(manifest: Manifest) -> None:
 class WeightFile(Protocol):
     """What `weights.WeightStore` offers here."""
 
-    @property
-    def path(self) -> Path:
-        """Where the weights are."""
-
-    def description(self, offset: int) -> Weights:
-        """What to say of them where they begin at `offset`."""
+    def write(self, file: IO[bytes], offset: int) -> Weights:
+        """Append them to `file`, which is `offset` bytes long; what to say of them."""
 
 
 @contextlib.contextmanager
@@ -253,10 +248,8 @@ def append_manifest(
     with library.open("ab") as file:
         if weights is not None:
             start = -(-size // ALIGNMENT) * ALIGNMENT
-            sealed = dataclasses.replace(sealed, weights=weights.description(start))
             file.write(bytes(start - size))
-            with weights.path.open("rb") as stored:
-                shutil.copyfileobj(stored, file, _CHUNK_BYTES)
+            sealed = dataclasses.replace(sealed, weights=weights.write(file, start))
         text = sealed.to_json().encode()
         file.write(text)
         file.write(_FOOTER.pack(hashlib.sha256(text).digest(), len(text), _MAGIC))

@@ -39,9 +39,14 @@ def default_estimate() -> bool | None:
 class LlmStep:
     """Which step of a language model a build is: so many new tokens on caches of so many."""
 
-    folder: Any  # `frontend.llm_folder.LlmFolder`; `model` is its ONNX file
+    importer: Any  # `frontend.llm_import.StepImporter`, the same one for all steps
     rows: int
     capacity: int
+
+    @property
+    def folder(self) -> Any:
+        """The `frontend.llm_folder.LlmFolder`; `model` is its ONNX file."""
+        return self.importer.folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

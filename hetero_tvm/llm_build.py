@@ -23,10 +23,12 @@ from hetero_tvm.errors import EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
+from hetero_tvm.shared_panels import SharedPanels
 from hetero_tvm.variants import Merger, result_of, variant_of, with_shared_weights
 from hetero_tvm.weights import WeightStore
 from relay_passes.constant_file import in_file
 from schedules.cost_model import CostModel
+from schedules.layout import panels_of
 
 _CHECK = "compare"  # the step that proves the result against ONNX Runtime
 _REFERENCE = "reference"  # what it gives, here and for devices
@@ -101,22 +103,26 @@ def _build(
     states: dict[int, State] = {}
     seconds: dict[str, float] = {}
     merger = Merger(store)
-    for rows, one in configs.items():
-        start = State(
-            config=dataclasses.replace(one, measure=False),
-            spec=costs.spec,
-            costs=costs,
-            note=progress.note,
-            place_weight=store.offset_of if store is not None else None,
-        )
-        with in_file(config.output.parent if config.output is not None else None):
-            state, spent = compiler.run_phases(
-                one, costs, each, progress, start=start, step=f"{{}} {rows}"
+    files = config.output.parent if config.output is not None else None
+    with in_file(files) as lasting:
+        panels = SharedPanels(lasting) if lasting is not None else panels_of
+        for rows, one in configs.items():
+            start = State(
+                config=dataclasses.replace(one, measure=False),
+                spec=costs.spec,
+                costs=costs,
+                note=progress.note,
+                weights=store,
+                panels=panels,
             )
-            seconds = compiler.summed(seconds, spent)
-            if config.output is not None:
-                state = merger.add(rows, state)
-        states[rows] = state
+            with in_file(files, lasting):
+                state, spent = compiler.run_phases(
+                    one, costs, each, progress, start=start, step=f"{{}} {rows}"
+                )
+                seconds = compiler.summed(seconds, spent)
+                if config.output is not None:
+                    state = merger.add(rows, state)
+            states[rows] = dataclasses.replace(state, panels=panels_of)
     final, manifest = states[first], None
     assert final.model is not None and final.plan is not None
     if config.output is not None:

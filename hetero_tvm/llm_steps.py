@@ -38,9 +38,12 @@ def step_configs(
     if config.dtype != "float32":
         raise BadInput(f"--dtype {config.dtype}: language models are stored as their file has them")
     config = dataclasses.replace(config, model=folder.model, measure=False)
+    importer = frontend.StepImporter(folder)
     steps = {DECODE, *(min(rows, positions) for rows in prefill or PREFILL)}
     return {
-        rows: dataclasses.replace(config, llm=LlmStep(folder=folder, rows=rows, capacity=positions))
+        rows: dataclasses.replace(
+            config, llm=LlmStep(importer=importer, rows=rows, capacity=positions)
+        )
         for rows in sorted(steps)
     }
 

@@ -13,7 +13,6 @@ from hetero_tvm import (
     build_record,
     fallback,
     npu_compiler,
-    npu_weights,
     runtime,
     target_set,
     vm_lowering,
@@ -25,6 +24,7 @@ from hetero_tvm.device_os import device_os
 from hetero_tvm.errors import BadInput
 from hetero_tvm.lanes import simulated_lanes
 from hetero_tvm.plan_run import plan_run
+from hetero_tvm.weights import WeightStore
 from relay_passes import npu_support
 from relay_passes.call_table import call_table
 from relay_passes.calls import Call
@@ -81,7 +81,10 @@ def lower_for_npu(state: State) -> State:
     costs = state.prices.get(mode(state.config))
     if state.config.estimate and costs is not None and state.spec.npu.provider == "qnn":
         form = product_form(costs)
-    mod, regions = lower_npu(state.mod, state.spec.npu, form)
+    # What a device loads has its weights compiled in.
+    outside = state.weights is not None and state.spec.npu.provider == "cpu"
+    keep = state.weights.index_of if state.weights is not None and outside else None
+    mod, regions = lower_npu(state.mod, state.spec.npu, form, keep)
     return dataclasses.replace(state, mod=mod, regions=regions)
 
 
@@ -96,13 +99,6 @@ def compile_for_npu(state: State) -> State:
     if state.config.share_npu_weights and npu.provider == "qnn":
         compiled = npu_compiler.uncompiled(state.regions)  # with those of the other lengths, below
         return dataclasses.replace(state, compiled=_with_substitutes(compiled, state))
-    if state.place_weight is not None and npu.provider == "cpu":
-        lifted = tuple(
-            dataclasses.replace(region, onnx=onnx, outside=outside)
-            for region in npu_compiler.uncompiled(state.regions)
-            for onnx, outside in [npu_weights.lift(region.onnx, state.place_weight)]
-        )
-        return dataclasses.replace(state, compiled=lifted, regions=())
     versions = []
     for spec in (state.spec, *state.others):
         if state.others:
@@ -174,7 +170,7 @@ def lower_for_gpu(state: State) -> State:
     mod = lower_gpu(
         state.mod,
         target=tvm_target(gpu),
-        legalizations=default_legalizations(gpu, state.four_bit),
+        legalizations=default_legalizations(gpu, state.four_bit, state.panels),
         rules=default_rules(gpu),
     )
     return dataclasses.replace(state, mod=mod)
@@ -183,6 +179,8 @@ def lower_for_gpu(state: State) -> State:
 def codegen(state: State) -> State:
     """Code for the host and the GPU, with what the NPU loads in it."""
     npu, npu_module = state.spec.npu, None
+    if state.weights is not None:
+        state = dataclasses.replace(state, compiled=_placed(state.compiled, state.weights))
     if state.compiled or state.whole:
         targets = [target_set.described(spec) for spec in (state.spec, *state.others)]
         regions = state.compiled
@@ -205,6 +203,23 @@ def codegen(state: State) -> State:
     )
     calls, memory = _tables(state)
     return dataclasses.replace(state, executable=executable, calls=calls, memory=memory)
+
+
+def _placed(
+    regions: Sequence[npu_compiler.CompiledRegion], weights: WeightStore
+) -> tuple[npu_compiler.CompiledRegion, ...]:
+    """`regions` with the offsets of their weights, now that all weights are there."""
+    places = weights.places()
+    return tuple(
+        dataclasses.replace(
+            region,
+            outside=tuple(
+                dataclasses.replace(weight, offset=places[weight.number])
+                for weight in region.outside
+            ),
+        )
+        for region in regions
+    )
 
 
 def _tables(state: State) -> tuple[Mapping[str, tuple[Call, ...]], Mapping[str, MemoryTable]]:

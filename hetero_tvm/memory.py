@@ -31,10 +31,11 @@ def give_back_large() -> None:
 def forget_pages(array: np.ndarray) -> None:
     """Let the pages of a mapped file go that `array` lies in; read again when looked at.
 
-    Of an array in memory, or of a mapping that can be written, nothing is forgotten.
+    Of an array in memory, or of a mapping whose file is written, nothing is forgotten. A private
+    one, of mode "c", must not have been written to.
     """
     mapping = getattr(array, "_mmap", None)  # what numpy keeps of a memmap, and of views of it
-    if isinstance(mapping, mmap.mmap) and not array.flags.writeable:
+    if isinstance(mapping, mmap.mmap) and getattr(array, "mode", None) in ("r", "c"):
         mapping.madvise(mmap.MADV_DONTNEED)
 
 

@@ -33,8 +33,8 @@ from typing import Any
 import onnx
 
 from hetero_tvm.errors import MissingPackage, RegionRejected, VendorCompilerFailed
-from hetero_tvm.npu_weights import OutsideWeight
 from relay_passes.lower_npu import NpuRegion, TensorSpec
+from relay_passes.npu_onnx import OutsideWeight
 from target_specs.spec import NpuSpec
 
 logger = logging.getLogger(__name__)
@@ -210,6 +210,7 @@ def _finished(region: NpuRegion, binary: bytes, **facts: Any) -> CompiledRegion:
         region.outputs,
         names=region.names,
         weight_bytes=region.weight_bytes,
+        outside=region.outside,
         **facts,
     )
 

@@ -7,22 +7,18 @@ Regions of several lengths of one model compute with the same weights. What more
 holds moves into a file that they refer to, as ONNX's external data; the runtime gives ONNX Runtime
 that file's bytes in memory.
 
-In a large model all of them move, out of the module and into the artefact's weight part, which is
-mapped: `lift`.
+A language model's weights never get into the models: see `npu_onnx.OutsideWeight`.
 """
 
 from __future__ import annotations
 
 import collections
-import dataclasses
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import onnx
 
 FILE = "weights"  # how the models call it
-PART = "weight_part"  # how they call that of the artefact; kFileName of weight_part.h too
 LEAST_BYTES = 1024  # smaller ones stay: ONNX Runtime wants to see shapes and axes while it loads
 _ALIGNMENT = 64
 
@@ -62,41 +58,8 @@ def share(models: Sequence[bytes]) -> tuple[list[bytes], bytes]:
     return shared, bytes(file)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OutsideWeight:
-    """A region's weight in the artefact's weight part."""
-
-    name: str  # in the region's model
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int  # bytes from the part's beginning
-
-
-def lift(
-    model: bytes, place: Callable[[np.ndarray], int]
-) -> tuple[bytes, tuple[OutsideWeight, ...]]:
-    """The model without the values of its weights, and where they are now.
-
-    `place` puts an array into the weight part and says at which offset.
-    """
-    parsed = onnx.ModelProto.FromString(model)
-    found = []
-    for tensor in parsed.graph.initializer:
-        if len(tensor.raw_data) < LEAST_BYTES:
-            continue
-        array = onnx.numpy_helper.to_array(tensor)
-        offset = place(array)
-        found.append(
-            OutsideWeight(
-                name=tensor.name, dtype=array.dtype.name, shape=array.shape, offset=offset
-            )
-        )
-        _refer(tensor, offset, PART)
-    return (parsed.SerializeToString() if found else model), tuple(found)
-
-
-def _refer(tensor: onnx.TensorProto, offset: int, file: str = FILE) -> None:
-    entries = {"location": file, "offset": str(offset), "length": str(len(tensor.raw_data))}
+def _refer(tensor: onnx.TensorProto, offset: int) -> None:
+    entries = {"location": FILE, "offset": str(offset), "length": str(len(tensor.raw_data))}
     tensor.ClearField("raw_data")
     tensor.data_location = onnx.TensorProto.EXTERNAL
     for key, value in entries.items():

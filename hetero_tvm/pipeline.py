@@ -44,7 +44,7 @@ class Phase:
 def _import(state: State) -> State:
     config = state.config
     if config.llm is not None:
-        step = frontend.import_step(config.llm.folder, config.llm.rows, config.llm.capacity)
+        step = config.llm.importer.step(config.llm.rows, config.llm.capacity)
         # Later phases give weights back as they are done with them; nobody else may hold them.
         bare = dataclasses.replace(step, mod=IRModule())
         return dataclasses.replace(state, model=bare, mod=step.mod)

@@ -221,7 +221,8 @@ class _Planner:
         )
 
     def estimate(self, plan: Plan, costs: CostModel) -> tuple[Region, ...]:
-        state = dataclasses.replace(self.state, plan=plan)
+        # Without a place for weights: what is not built must leave nothing there.
+        state = dataclasses.replace(self.state, plan=plan, weights=None)
         for phase in (split, group, lower_for_npu):
             state = phase(state)
         parts = {

@@ -33,6 +33,7 @@ from hetero_tvm.npu_compiler import CompiledRegion
 from hetero_tvm.placing import memory_of
 from hetero_tvm.progress import Progress
 from hetero_tvm.weights import WeightStore
+from relay_passes.constants import values_of
 from schedules.tuned import Use
 
 _PROOF = "lengths"  # the step that proves padding and chunking
@@ -213,7 +214,7 @@ class ConstantPool:
 
     def shared(self, constant: GenericConst) -> GenericConst:
         """The first constant with these bytes, type and shape."""
-        array = np.ascontiguousarray(constant.value.numpy())
+        array = np.ascontiguousarray(values_of(constant))
         digest = hashlib.sha256(array.data).digest()
         # The type by its own name: numpy has no bfloat16.
         key = (str(constant.value.dtype), tuple(constant.value.shape), digest)
@@ -315,7 +316,7 @@ class Merger:
 def _content(region: CompiledRegion) -> object:
     """Equal of regions that are the same graph, for the same operators."""
     digest = hashlib.sha256(region.onnx).digest()
-    return digest, region.inputs, region.outputs, region.names
+    return digest, region.inputs, region.outputs, region.names, region.outside
 
 
 @mutator

@@ -7,17 +7,18 @@ TVM carries constants inside the library: in a model of half a gigabyte linking 
 ten times the memory. Here every large constant is written to a file as soon as its function is
 lowered, equal ones once, parts of others as views of these, and becomes a parameter; the loader
 maps the file and gives all functions tensors on it. What NPU regions hold goes the same way
-(`npu_weights.lift`).
+(`npu_onnx.OutsideWeight`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 from tvm import relax
@@ -26,10 +27,10 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.weights_layout import VIEW_ALIGNMENT, Weights, aligned
+from relay_passes.constants import values_of
 
 _LARGE_BYTES = 4096  # smaller constants stay in the code
 _CHUNK_BYTES = 1 << 22
-_PANELS_NDIM = 3  # what GPU kernels read by strips of columns, of which a shard takes some
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,8 +39,6 @@ class _Stored:
 
     spec: TensorSpec
     slabs: tuple[bytes, ...]  # checksums of its parts along the first axis; empty: never cut
-    at: int  # in the file of those that may move
-    pinned: int | None = None  # where it lies in the part for good
 
     @property
     def row(self) -> tuple[object, ...]:
@@ -48,26 +47,22 @@ class _Stored:
 
 
 class WeightStore:
-    """Collects weights in temporary files beside the artefact; leaving the context removes them.
+    """Collects weights in a temporary file beside the artefact; leaving the context removes it.
 
-    What a function takes may be a part of a longer weight: then it is a view of that one. Which
-    weights there are is known at the end only; NPU regions are told at once where theirs lie, so
-    those come first, and stay.
+    What a function or an NPU region takes may be a part of a longer weight: then it is a view of
+    that one. Which weights there are, and so where they lie, is known at the end only.
     """
 
     def __init__(self, artefact: Path) -> None:
-        self._file, self._moving = (
-            tempfile.NamedTemporaryFile(
-                prefix=f".{artefact.name}.", suffix=".weights.part", dir=artefact.parent
-            )
-            for _ in range(2)
+        self._file = tempfile.NamedTemporaryFile(
+            prefix=f".{artefact.name}.", suffix=".weights.part", dir=artefact.parent
         )
         self._known: dict[object, int] = {}
         self._stored: list[_Stored] = []
-        self._hash = hashlib.sha256()
-        self._nbytes = 0
-        self._pinned_bytes = 0
-        self._moving_bytes = 0
+        self._at: dict[int, int] = {}  # where each is in the file
+        # A slab and its row -> which weight has it where, of those that were written.
+        self._slabs: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+        self._nbytes = 0  # of the file
         self.of_function: dict[str, tuple[int, ...]] = {}
 
     def __enter__(self) -> WeightStore:
@@ -75,12 +70,6 @@ class WeightStore:
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-        self._moving.close()
-
-    @property
-    def path(self) -> Path:
-        """The file; whole after `description`."""
-        return Path(self._file.name)
 
     @property
     def tensors(self) -> tuple[TensorSpec, ...]:
@@ -93,8 +82,12 @@ class WeightStore:
 
     @property
     def nbytes(self) -> int:
-        """What the file will take."""
-        return self._places()[1]
+        """What they will take in the artefact."""
+        return self._layout()[1]
+
+    def places(self) -> list[int]:
+        """Where each weight will lie, in bytes from the first, once all of them are known."""
+        return self._layout()[0]
 
     def lift(self, name: str, function: relax.Function) -> relax.Function:
         """`function` with its large constants as parameters behind its own."""
@@ -104,17 +97,8 @@ class WeightStore:
         params = [*function.params, *lifter.found.values()]
         return relax.Function(params, body, function.ret_ty, function.is_pure, function.attrs)
 
-    def offset_of(self, array: np.ndarray) -> int:
-        """Where a weight with these bytes lies in the file for good; written there if it is not."""
-        stored = self._stored[self._index(array, pin=True)]
-        assert stored.pinned is not None
-        return stored.pinned
-
     def index_of(self, array: np.ndarray) -> int:
         """The number of a weight with these bytes; written where there is none yet."""
-        return self._index(array, pin=False)
-
-    def _index(self, array: np.ndarray, *, pin: bool) -> int:
         array = np.ascontiguousarray(array)
         slabs = _slabs(array)
         digest = hashlib.sha256(b"".join(slabs) if slabs else array.data).digest()
@@ -122,85 +106,75 @@ class WeightStore:
         index = self._known.setdefault(key, len(self._stored))
         if index == len(self._stored):
             spec = TensorSpec(name=f"weight_{index}", dtype=array.dtype.name, shape=array.shape)
-            self._stored.append(_Stored(spec, slabs, self._moving_bytes))
-            if not pin:
-                self._moving.write(array.data)
-                self._moving_bytes += array.nbytes
-        stored = self._stored[index]
-        if pin and stored.pinned is None:
-            stored.pinned = self._nbytes
-            self._write(array.data)
-            self._write(bytes(aligned(array.nbytes) - array.nbytes))
-            self._pinned_bytes = self._nbytes
+            stored = _Stored(spec, slabs)
+            self._stored.append(stored)
+            view = self._view_of(stored, self._at)
+            self._at[index] = self._nbytes if view is None else view
+            if view is None:
+                self._file.write(array.data)
+                self._nbytes += array.nbytes
+                for number, slab in enumerate(slabs):
+                    self._slabs.setdefault((slab, *stored.row), []).append((index, number))
         return index
 
-    def _write(self, data: Any) -> None:
-        self._file.write(data)
-        self._hash.update(data)
-        self._nbytes += memoryview(data).nbytes
-
-    def _places(self) -> tuple[list[int], int]:
+    def _layout(self) -> tuple[list[int], int]:
         """Where each weight will lie, and what all of them take: long ones before their parts."""
         places: dict[int, int] = {}
-        begins: dict[tuple[object, ...], list[tuple[int, int]]] = {}  # of slabs: weight, which one
-        end = self._pinned_bytes
-        order = sorted(
-            range(len(self._stored)),
-            key=lambda index: (self._stored[index].pinned is None, -len(self._stored[index].slabs)),
-        )
-        for index in order:
+        end = 0
+        for index in sorted(
+            range(len(self._stored)), key=lambda index: -len(self._stored[index].slabs)
+        ):
             stored = self._stored[index]
-            if stored.pinned is not None:
-                places[index] = stored.pinned
-            else:
-                view = self._view_of(stored, begins, places)
-                places[index] = end if view is None else view
-                end += aligned(stored.spec.size_bytes) if view is None else 0
-            for number, slab in enumerate(stored.slabs):
-                begins.setdefault((slab, *stored.row), []).append((index, number))
+            view = self._view_of(stored, places)
+            places[index] = end if view is None else view
+            end += aligned(stored.spec.size_bytes) if view is None else 0
         return [places[index] for index in range(len(self._stored))], end
 
-    def _view_of(
-        self,
-        stored: _Stored,
-        begins: Mapping[tuple[object, ...], Sequence[tuple[int, int]]],
-        places: Mapping[int, int],
-    ) -> int | None:
+    def _view_of(self, stored: _Stored, places: Mapping[int, int]) -> int | None:
         """Where `stored` lies inside of a weight that has its place; None: in none of them."""
         if not stored.slabs:
             return None
         count = len(stored.slabs)
-        for index, first in begins.get((stored.slabs[0], *stored.row), ()):
-            if self._stored[index].slabs[first : first + count] == stored.slabs:
+        for index, first in self._slabs.get((stored.slabs[0], *stored.row), ()):
+            whole = self._stored[index].slabs
+            if index in places and whole[first : first + count] == stored.slabs:
                 return places[index] + first * (stored.spec.size_bytes // count)
         return None
 
-    def description(self, offset: int) -> Weights:
-        """What to say of them where they begin at `offset`; the file is whole afterwards."""
-        places, end = self._places()
-        self._moving.flush()
-        with Path(self._moving.name).open("rb") as moving:
+    def write(self, file: IO[bytes], offset: int) -> Weights:
+        """Append the weights to `file`, which is `offset` bytes long; what to say of them."""
+        places, end = self._layout()
+        digest = hashlib.sha256()
+        written = 0
+
+        def write(data: bytes) -> None:
+            nonlocal written
+            file.write(data)
+            digest.update(data)
+            written += len(data)
+
+        self._file.flush()
+        with Path(self._file.name).open("rb") as source:
             # The longest first of those that begin together: the others are views of it.
             order = [
                 (places[n], -stored.spec.size_bytes, n) for n, stored in enumerate(self._stored)
             ]
             for place, _, index in sorted(order):
-                if place != self._nbytes:
-                    continue  # pinned, or a view
+                if place != written:
+                    continue  # a view
                 stored = self._stored[index]
-                moving.seek(stored.at)
+                source.seek(self._at[index])
                 left = stored.spec.size_bytes
                 while left:
-                    data = moving.read(min(left, _CHUNK_BYTES))
-                    self._write(data)
+                    data = source.read(min(left, _CHUNK_BYTES))
+                    write(data)
                     left -= len(data)
-                self._write(bytes(aligned(stored.spec.size_bytes) - stored.spec.size_bytes))
-        assert self._nbytes == end
-        self._file.flush()
+                write(bytes(aligned(stored.spec.size_bytes) - stored.spec.size_bytes))
+        assert written == end
         return Weights(
             offset=offset,
-            nbytes=self._nbytes,
-            sha256=self._hash.hexdigest(),
+            nbytes=written,
+            sha256=digest.hexdigest(),
             tensors=self.tensors,
             places=tuple(places),
             of_function=dict(self.of_function),
@@ -208,13 +182,17 @@ class WeightStore:
 
 
 def _slabs(array: np.ndarray) -> tuple[bytes, ...]:
-    """Checksums of what a view of `array` may begin at; none where it cannot have views."""
-    if array.ndim < _PANELS_NDIM or not array.size:
+    """Checksums of the stretches of rows at which a view of `array` may begin or end; none: none.
+
+    The shortest that are whole multiples of a view's alignment.
+    """
+    if array.ndim < 2 or not array.size:
         return ()
-    nbytes = array.nbytes // len(array)
-    if nbytes % VIEW_ALIGNMENT:
+    rows = VIEW_ALIGNMENT // math.gcd(array.nbytes // len(array), VIEW_ALIGNMENT)
+    if len(array) % rows:
         return ()
-    return tuple(hashlib.sha256(part.data).digest() for part in array)
+    stretches = array.reshape(len(array) // rows, -1)
+    return tuple(hashlib.sha256(part.data).digest() for part in stretches)
 
 
 @mutator
@@ -229,7 +207,7 @@ class _Lifter(PyExprMutator):
     def visit_generic_const_(self, constant: GenericConst) -> relax.Expr:
         if _nbytes(constant) < _LARGE_BYTES:
             return constant
-        index = self.store.index_of(constant.value.numpy())
+        index = self.store.index_of(values_of(constant))
         if index not in self.found:
             spec = self.store.spec_of(index)
             self.found[index] = relax.Var(spec.name, relax.TensorType(spec.shape, spec.dtype))

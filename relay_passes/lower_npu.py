@@ -16,16 +16,18 @@ Ensures:  no function with the `Codegen` attribute is left; bindings keep their 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping
 
+import numpy as np
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
 from relay_passes.constant_file import forget_pages
-from relay_passes.npu_onnx import ChooseForm, emit_region, htp_form
+from relay_passes.npu_onnx import ChooseForm, Keep, OutsideWeight, emit_region, htp_form
 from relay_passes.npu_onnx.graph import shape_of_type
-from relay_passes.npu_onnx.product import as_written
+from relay_passes.npu_onnx.product import as_written, by_columns
 from relay_passes.npu_support import is_half_inside
 from target_specs.spec import NpuSpec
 
@@ -46,21 +48,26 @@ class NpuRegion:
     """One region as the NPU's compiler takes it."""
 
     symbol: str  # what the module calls
-    onnx: bytes  # self-contained, static
+    onnx: bytes  # static, and self-contained but for `outside`
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     ops: tuple[str, ...]  # its Relax operators in order, for messages
     names: tuple[str, ...] = ()  # the bindings that they are, as the plan calls them
     weight_bytes: int = 0  # of the constants in it
     maker: Mapping[str, str] = dataclasses.field(default_factory=dict)  # ONNX node -> its binding
+    outside: tuple[OutsideWeight, ...] = ()  # weights that are not in `onnx`
 
 
 def lower_npu(
-    mod: IRModule, npu: NpuSpec, product_form: ChooseForm | None = None
+    mod: IRModule,
+    npu: NpuSpec,
+    product_form: ChooseForm | None = None,
+    keep: Keep | None = None,
 ) -> tuple[IRModule, tuple[NpuRegion, ...]]:
     """The module without its NPU regions, and the regions as ONNX.
 
     `product_form` says how matrix products are written; None: as the NPU likes them in general.
+    `keep` takes large weights, which then are not in the models, and gives their numbers.
     """
     found = {
         var: func
@@ -70,9 +77,10 @@ def lower_npu(
     if not found:
         return mod, ()
     symbols = {var: _symbol(var, func) for var, func in found.items()}
-    form = product_form or (htp_form if npu.provider == "qnn" else as_written)
+    plain = by_columns if keep is not None else as_written
+    form = product_form or (htp_form if npu.provider == "qnn" else plain)
     regions = sorted(
-        (_region(symbols[var], func, npu, form) for var, func in found.items()),
+        (_region(symbols[var], func, npu, form, keep) for var, func in found.items()),
         key=lambda region: _natural(region.symbol),
     )
     lowered = _CallRewriter(mod, symbols).transform()
@@ -94,8 +102,12 @@ def _natural(symbol: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", symbol)]
 
 
-def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -> NpuRegion:
-    model, maker = emit_region(func, half_inside=is_half_inside(npu), product_form=form)
+def _region(
+    symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm, keep: Keep | None
+) -> NpuRegion:
+    model, maker, outside = emit_region(
+        func, half_inside=is_half_inside(npu), product_form=form, keep=keep
+    )
     results = func.ty.ret.fields if isinstance(func.ty.ret, relax.TupleType) else [func.ty.ret]
     inputs = [_tensor_spec(f"in{i}", param.ty) for i, param in enumerate(func.params)]
     outputs = [_tensor_spec(f"out{i}", ty) for i, ty in enumerate(results)]
@@ -110,8 +122,10 @@ def _region(symbol: str, func: relax.Function, npu: NpuSpec, form: ChooseForm) -
         tuple(outputs),
         ops=tuple(str(binding.value.op.name) for binding in calls),
         names=tuple(str(binding.var.name) for binding in calls),
-        weight_bytes=sum(len(tensor.raw_data) for tensor in model.graph.initializer),
+        weight_bytes=sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        + sum(math.prod(one.shape) * np.dtype(one.dtype).itemsize for one in outside),
         maker=maker,
+        outside=outside,
     )
 
 

@@ -34,7 +34,8 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.ir import GenericConst, Op
 
-from relay_passes.constants import array_of, tensor_constant
+from relay_passes.constant_file import Part, held_part
+from relay_passes.constants import values_of
 from relay_passes.image_order import image_results, stored_order
 from relay_passes.op_work import VIEWS, dtype_bytes, op_name, static_shape, tensor_args
 from relay_passes.plan import OpPlan, Plan
@@ -336,12 +337,11 @@ def _calls(main: relax.Function) -> Iterator[tuple[relax.Var, relax.Call]]:
                 yield binding.var, binding.value
 
 
-def _constant_part(expr: relax.Expr, axis: int, begin: int, end: int) -> relax.Expr:
-    array = array_of(expr)
-    assert array is not None
+def _constant_part(whole: GenericConst, axis: int, begin: int, end: int) -> relax.Expr:
+    array = values_of(whole)
     index = [slice(None)] * array.ndim
     index[axis] = slice(begin, end)
-    return tensor_constant(array[tuple(index)])
+    return held_part(array[tuple(index)], Part(whole, axis, begin, end))
 
 
 def _packed(symbol: str, args: Sequence[relax.Expr], shape: list[int], dtype: str) -> relax.Call:

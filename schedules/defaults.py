@@ -12,7 +12,7 @@ from schedules.elementwise import Elementwise
 from schedules.gemv import SplitDepth
 from schedules.kv_cache import legalize_update_kv
 from schedules.last_resort import LastResort
-from schedules.layout import Legalize, legalize_permute_dims
+from schedules.layout import Legalize, Panels, legalize_permute_dims, panels_of
 from schedules.local_tile import LocalTiled
 from schedules.lockstep_columns import LockstepColumns
 from schedules.lockstep_reduction import LockstepReduction
@@ -32,14 +32,17 @@ from target_specs.spec import GpuSpec
 _ROW_REDUCTIONS = ("max", "mean", "min", "sum")
 
 
-def default_legalizations(gpu: GpuSpec, four_bit: W4Table | None = None) -> dict[str, Legalize]:
+def default_legalizations(
+    gpu: GpuSpec, four_bit: W4Table | None = None, panels: Panels = panels_of
+) -> dict[str, Legalize]:
     """Operators whose tensor expression is ours; all others use TVM's.
 
-    `four_bit`: weights that some of the model's constants came from.
+    `four_bit`: weights that some of the model's constants came from. `panels`: makes those of
+    products' weights.
     """
     ours = {
         **activation.LEGALIZATIONS,
-        "relax.matmul": legalize_matmul(gpu),
+        "relax.matmul": legalize_matmul(gpu, panels),
         "relax.permute_dims": legalize_permute_dims,
         "relax.nn.conv2d": legalize_conv2d(gpu),
         "relax.nn.conv2d_transpose": legalize_conv2d_transpose(gpu),

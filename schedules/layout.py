@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from tvm import relax, te, tirx, topi
-from tvm.ir import Op
+from tvm.ir import GenericConst, Op
 
 from schedules.register_tile import round_up
 
@@ -22,10 +22,25 @@ Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 def pack_panels(weight: np.ndarray, panel: int) -> np.ndarray:
     """[.., K, N] -> [.., N' / panel, K, panel], zeros past the last column."""
     *leading, depth, columns = weight.shape
-    padded = np.zeros((*leading, depth, round_up(columns, panel)), weight.dtype)
-    padded[..., :columns] = weight
+    padded = weight
+    if columns % panel:
+        padded = np.zeros((*leading, depth, round_up(columns, panel)), weight.dtype)
+        padded[..., :columns] = weight
     strips = padded.reshape(*leading, depth, -1, panel)
     return np.ascontiguousarray(np.moveaxis(strips, -2, -3))
+
+
+Panels = Callable[[GenericConst, int], relax.Expr]
+"""(a constant weight, columns of a panel) -> its `pack_panels` as a constant."""
+
+
+def panels_of(weight: GenericConst, panel: int) -> relax.Expr:
+    """`Panels` that are made anew each time."""
+    try:
+        values = np.from_dlpack(weight.value)
+    except (BufferError, RuntimeError, TypeError, ValueError):  # a type that numpy has not
+        values = weight.value.numpy()
+    return relax.const(pack_panels(values, panel))
 
 
 def panel_tensor(tensor: te.Tensor, panel: int) -> te.Tensor:

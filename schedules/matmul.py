@@ -21,13 +21,14 @@ from schedules.gemv import split_depth_tile
 from schedules.layout import (
     CONTRACTION_ATTRS,
     Legalize,
+    Panels,
     accumulator_dtype,
     behind_permutations,
     broadcast_index,
     default_legalize,
     known_shape,
-    pack_panels,
     panel_tensor,
+    panels_of,
     ravel,
     static_shape,
     unravel,
@@ -42,7 +43,7 @@ _REPACK_MIN_BYTES = 64 * 1024
 _REPACK_MIN_ROWS = 32
 
 
-def legalize_matmul(gpu: GpuSpec) -> Legalize:
+def legalize_matmul(gpu: GpuSpec, panels: Panels = panels_of) -> Legalize:
     """`relax.matmul` to a `contraction`; vectors and unknown shapes to TVM's own function."""
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -57,7 +58,7 @@ def legalize_matmul(gpu: GpuSpec) -> Legalize:
             batch = tuple(np.broadcast_shapes(lhs_shape[:-2], rhs_shape[:-2]))
             rows = lhs_shape[-2]
         out_dtype = str(call.ty.dtype)
-        tile, packed, strip = _right_side(builder, gpu, rhs, rows)
+        tile, packed, strip = _right_side(builder, gpu, rhs, rows, panels)
         if strip:
             shape = (math.prod(batch), rows, rhs_shape[-1])
             tile = blocked(gpu, tile, shape, rhs_shape[-2])
@@ -150,7 +151,7 @@ class _Product:
 
 
 def _right_side(
-    builder: relax.BlockBuilder, gpu: GpuSpec, rhs: relax.Expr, rows: int
+    builder: relax.BlockBuilder, gpu: GpuSpec, rhs: relax.Expr, rows: int, panels: Panels
 ) -> tuple[RegisterTile, relax.Expr, int]:
     """The tile, the right side as the kernel reads it, and the width of its panels; 0: none."""
     shape = known_shape(rhs)
@@ -164,7 +165,7 @@ def _right_side(
         else:
             tile = split_depth_tile(gpu, rows, depth) or tile
             strip = tile.panel
-        return tile, relax.const(pack_panels(rhs.value.numpy(), strip)), strip
+        return tile, panels(rhs, strip), strip
     size_bytes = depth * columns * 4
     pays = size_bytes >= _REPACK_MIN_BYTES and rows >= _REPACK_MIN_ROWS
     if columns % tile.panel == 0 and not pays:

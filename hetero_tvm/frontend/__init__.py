@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hetero_tvm.frontend.input_specs import InputSpec, parse_input_flag
 from hetero_tvm.frontend.llm_folder import LlmFolder, is_llm_folder, read_llm_folder
-from hetero_tvm.frontend.llm_import import import_step
+from hetero_tvm.frontend.llm_import import StepImporter
 from hetero_tvm.frontend.model_import import ImportedModel, import_model
 from hetero_tvm.frontend.random_inputs import (
     InputRange,
@@ -21,10 +21,10 @@ __all__ = [
     "InputSpec",
     "LlmFolder",
     "OutputError",
+    "StepImporter",
     "TensorSpec",
     "draw_inputs",
     "import_model",
-    "import_step",
     "input_ranges",
     "is_llm_folder",
     "parse_input_flag",

@@ -14,7 +14,7 @@ fill the chunk up, the row that counts is `hetero_last`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,31 +54,36 @@ _HEAD_OPS = frozenset(
 )
 
 
-def import_step(
-    folder: LlmFolder,
-    rows: int,
-    capacity: int,
-    progress: Callable[[str], None] = lambda _step: None,
-) -> ImportedModel:
-    """The model of `folder` as a step of `rows` tokens on caches of `capacity` positions.
+class StepImporter:
+    """Imports the steps of one model; its file is hashed, and its weights are mapped, once."""
 
-    Raises:
-        BadInput: as `import_model`; also a form of attention that has no rule.
-    """
-    progress("reading the model")
-    raw = read_model(folder.model, mapped=True)
+    def __init__(self, folder: LlmFolder) -> None:
+        """`folder`: the model."""
+        self.folder = folder
+        self._weights: RawModel | None = None  # without its graph
+
+    def step(self, rows: int, capacity: int) -> ImportedModel:
+        """The model as a step of `rows` tokens on caches of `capacity` positions.
+
+        Raises:
+            BadInput: as `import_model`; also a form of attention that has no rule.
+        """
+        raw = read_model(self.folder.model, mapped=True, known=self._weights)
+        self._weights = replace(raw, proto=onnx.ModelProto())
+        return _import_step(raw, self.folder, rows, capacity)
+
+
+def _import_step(raw: RawModel, folder: LlmFolder, rows: int, capacity: int) -> ImportedModel:
     grouped = any(node.op_type == _GROUPED for node in raw.proto.graph.node)
     # Joined caches: what is joined with S new rows to the whole cache is that much shorter.
     past = capacity if grouped else capacity - rows
     proto, shapes = _step_graph(raw, folder, rows, capacity, past)
     inputs = fix_input_shapes(proto, shapes)
-    progress("folding shapes and constants")
     four_bit = four_bit_weights(proto, raw.mapped)
     rules = {**DECOMPOSITIONS, **LLM_DECOMPOSITIONS}
     folded = fold_model(proto, inputs, rules, converters.is_importable, raw.mapped)
     sha256 = raw.sha256
-    del raw, proto
-    progress("importing")
+    del proto
     more: list[Pass] = []
     if not grouped:
         names = [_identifier(cache.name) for cache in folder.caches]

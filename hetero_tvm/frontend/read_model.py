@@ -50,13 +50,18 @@ class RawModel:
     mapped: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
 
-def read_model(path: Path, *, mapped: bool = False) -> RawModel:
+def read_model(path: Path, *, mapped: bool = False, known: RawModel | None = None) -> RawModel:
     """Read `path` and its external data, or raise `BadInput` naming what is wrong with it.
 
-    `mapped`: the graph's large external initializers are not read but mapped.
+    `mapped`: the graph's large external initializers are not read but mapped. `known`: the same
+    model as it was read so before, whose maps and hash are taken.
     """
     proto = parse_model(path)
     _check_structure(path, proto)
+    if known is not None:
+        _load_external_data(path, proto, known.mapped)
+        _check_tensors(path, proto, known.mapped)
+        return dataclasses.replace(known, proto=proto)
     found, files = _map_external_data(path, proto) if mapped else ({}, set())
     files |= _load_external_data(path, proto, found)
     _check_tensors(path, proto, found)
@@ -368,7 +373,8 @@ def _map_external_data(
         if size < _LEAST_MAPPED_BYTES or not whole or dtype.kind not in "fiub":
             continue
         file, offset = _external_place(path, tensor.name, tensor, size)
-        found[tensor.name] = np.memmap(file, dtype, "r", offset, tuple(tensor.dims))
+        # Private and writable, so that a constant can lie there; nobody writes to it.
+        found[tensor.name] = np.memmap(file, dtype, "c", offset, tuple(tensor.dims))
         files.add(file)
     return found, files
 

@@ -6,6 +6,7 @@ of the compile cache).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -24,6 +25,21 @@ EMITTERS: dict[str, Emitter] = {}
 """Relax operator name -> what writes it as ONNX. `npu_support` has one rule for each."""
 
 FLOAT16_MAX = 65504.0
+MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
+OUTSIDE_FILE = "weight_part"  # where models say that weights are; kFileName of weight_part.h too
+LEAST_OUTSIDE_BYTES = 1024  # smaller ones stay: ONNX Runtime wants to see shapes and axes
+Keep = Callable[[np.ndarray], int]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OutsideWeight:
+    """A weight that lies outside of the model."""
+
+    name: str  # in the model
+    dtype: str
+    shape: tuple[int, ...]
+    number: int  # what `Keep` gave
+    offset: int = 0  # bytes from the beginning of the file, once that is known
 
 
 def emits(*ops: str) -> Callable[[Emitter], Emitter]:
@@ -44,6 +60,8 @@ class OnnxGraph:
     `half_inside`: the NPU stores intermediate values in float16 whatever their declared type,
     so emitters choose forms whose intermediate values survive that.
     `product_form`: the form of a matrix product, see `product`.
+    `keep`: takes a large constant that is to lie outside of the model, and gives its number; None:
+    they are in the model.
     """
 
     def __init__(
@@ -52,13 +70,16 @@ class OnnxGraph:
         half_inside: bool,
         prefix: str = "",
         product_form: Callable[[relax.Call], Any] = lambda call: "as_written",
+        keep: Keep | None = None,
     ) -> None:
         self._prefix = prefix  # of all names, for a graph inside another
         self.half_inside = half_inside
         self.product_form = product_form
+        self.keep = keep
+        self.kept: dict[str, np.ndarray] = {}  # initialiser -> what `keep` is to get
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: list[onnx.TensorProto] = []
-        self._known: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._known: dict[object, str] = {}
 
     def node(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Append a node with one output; the name of that output."""
@@ -92,6 +113,8 @@ class OnnxGraph:
 
     def constant(self, value: np.ndarray) -> str:
         """The name of an initialiser that holds `value`; equal values share one."""
+        if self.keep is not None and value.nbytes >= LEAST_OUTSIDE_BYTES:
+            return self._outside(value)
         value = np.ascontiguousarray(value) if value.ndim else value
         if self.half_inside and value.dtype == np.float32:
             # Float16 would make an infinity of it; nothing but a mask is that large (npu_support
@@ -101,6 +124,21 @@ class OnnxGraph:
         if key not in self._known:
             self._known[key] = f"c{len(self._known)}"
             self.initializers.append(numpy_helper.from_array(value, self._known[key]))
+        return self._known[key]
+
+    def _outside(self, value: np.ndarray) -> str:
+        """An initialiser without values; of one array there is one."""
+        place = value.__array_interface__["data"][0]
+        key = (value.dtype.str, value.shape, value.strides, place)
+        if key not in self._known:
+            name = self._known[key] = f"c{len(self._known)}"
+            tensor = onnx.TensorProto(name=name, dims=value.shape)
+            tensor.data_type = element_type(value.dtype.name)
+            tensor.data_location = onnx.TensorProto.EXTERNAL
+            for entry in (("location", OUTSIDE_FILE), ("length", str(value.nbytes))):
+                tensor.external_data.add(key=entry[0], value=entry[1])
+            self.initializers.append(tensor)
+            self.kept[name] = value
         return self._known[key]
 
     def scalar(self, value: float, dtype: str) -> str:

@@ -10,11 +10,15 @@ from onnx import helper
 from tvm import relax
 from tvm.ir import GenericConst
 
+from relay_passes.constants import values_of
 from relay_passes.npu_onnx.graph import (
     EMITTERS,
+    MICROSOFT,
     Emitter,
+    Keep,
     OnnxGraph,
     Operand,
+    OutsideWeight,
     element_type,
     shape_of_type,
 )
@@ -37,21 +41,27 @@ def region_to_onnx(
 
 
 def emit_region(
-    region: relax.Function, *, half_inside: bool, product_form: ChooseForm = as_written
-) -> tuple[onnx.ModelProto, dict[str, str]]:
+    region: relax.Function,
+    *,
+    half_inside: bool,
+    product_form: ChooseForm = as_written,
+    keep: Keep | None = None,
+) -> tuple[onnx.ModelProto, dict[str, str], tuple[OutsideWeight, ...]]:
     """The model of one region; inputs are `in0..` in parameter order, outputs `out0..`.
 
-    With it, of which binding of the region each of its nodes is a part: node -> binding.
+    With it, of which binding of the region each of its nodes is a part: node -> binding; and what
+    `keep` took.
 
     Args:
         region: straight-line Relax code that returns a tensor or a tuple of tensors.
         half_inside: see `OnnxGraph`.
         product_form: asked for every matrix product with a constant right side how to write it.
+        keep: see `OnnxGraph`.
 
     Raises:
         NotExpressible: an operator has no emitter, or the region is not straight-line code.
     """
-    graph = OnnxGraph(half_inside=half_inside, product_form=product_form)
+    graph = OnnxGraph(half_inside=half_inside, product_form=product_form, keep=keep)
     names: dict[relax.Var, Operand] = {}
     inputs = []
     for index, param in enumerate(region.params):
@@ -63,7 +73,21 @@ def emit_region(
             before = len(graph.nodes)
             names[binding.var] = emit_value(graph, binding.value, names)
             maker.update((node.name, binding.var.name) for node in graph.nodes[before:])
-    return finish_model(graph, inputs, emit_outputs(graph, region.body.body, names)), maker
+    model = finish_model(graph, inputs, emit_outputs(graph, region.body.body, names))
+    return model, maker, tuple(_outside_weights(graph, model))
+
+
+def _outside_weights(graph: OnnxGraph, model: onnx.ModelProto) -> Iterator[OutsideWeight]:
+    for tensor in model.graph.initializer:
+        if tensor.name in graph.kept:
+            array = graph.kept[tensor.name]
+            assert graph.keep is not None
+            yield OutsideWeight(
+                name=tensor.name,
+                dtype=array.dtype.name,
+                shape=array.shape,
+                number=graph.keep(array),
+            )
 
 
 def finish_model(
@@ -76,6 +100,8 @@ def finish_model(
     weights = [weight for weight in graph.initializers if weight.name in read]
     proto = helper.make_graph(graph.nodes, "region", inputs, outputs, weights)
     opset = [helper.make_opsetid("", OPSET)]
+    if any(node.domain == MICROSOFT for node in graph.nodes):
+        opset.append(helper.make_opsetid(MICROSOFT, 1))
     return helper.make_model(
         proto, opset_imports=opset, ir_version=IR_VERSION, producer_name="hetero_tvm"
     )
@@ -114,7 +140,7 @@ def _operand(graph: OnnxGraph, expr: relax.Expr, names: dict[relax.Var, Operand]
     if isinstance(expr, relax.Var):
         return names[expr]
     if isinstance(expr, GenericConst):
-        return graph.constant(expr.value.numpy())
+        return graph.constant(values_of(expr))
     if isinstance(expr, relax.Tuple):
         return tuple(str(_operand(graph, field, names)) for field in expr.fields)
     if isinstance(expr, relax.TupleGetItem):

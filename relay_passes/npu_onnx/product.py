@@ -2,6 +2,7 @@
 
     as_written    MatMul(x, w)
     swapped       Transpose(MatMul(Transpose(w), Transpose(x)))    the weight on the left
+    by_columns    FusedMatMul(x, Transpose(w), transB)         the weight's columns are its rows
     convolution   Conv(x as [1, K, 1, M], w as [N, K, 1, 1])       the weight is a filter
 
 All give the same numbers (but for the order of a sum). What is fastest depends on the NPU, on rows
@@ -19,15 +20,24 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst
 
-from relay_passes.npu_onnx.graph import OnnxGraph, Operand, emits, shape_of
+from relay_passes.constants import values_of
+from relay_passes.npu_onnx.graph import MICROSOFT, OnnxGraph, Operand, emits, shape_of
 
-ProductForm: TypeAlias = Literal["as_written", "swapped", "convolution"]
+ProductForm: TypeAlias = Literal["as_written", "swapped", "by_columns", "convolution"]
 ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm]
 
 
 def as_written(_call: relax.Call) -> ProductForm:
     """The form for every product on an NPU of which nothing is known."""
     return "as_written"
+
+
+def by_columns(_call: relax.Call) -> ProductForm:
+    """The form where regions have their weights in common, on ONNX Runtime's own kernels.
+
+    Some columns of a weight are then a block of its memory.
+    """
+    return "by_columns"
 
 
 def htp_form(call: relax.Call) -> ProductForm:
@@ -60,15 +70,20 @@ def _as_written(graph: OnnxGraph, _call: relax.Call, args: list[Operand]) -> str
 
 
 def _swapped(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
-    weight = graph.constant(call.args[1].value.numpy().T)  # [N, K]
+    weight = graph.constant(values_of(call.args[1]).T)  # [N, K]
     rank = len(shape_of(call))
     flip = [*range(rank - 2), rank - 1, rank - 2]
     left = graph.node("Transpose", args[0], perm=flip)  # [.., K, M]
     return graph.node("Transpose", graph.node("MatMul", weight, left), perm=flip)
 
 
+def _by_columns(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
+    weight = graph.constant(values_of(call.args[1]).T)  # [N, K]
+    return graph.node("FusedMatMul", args[0], weight, transB=1, domain=MICROSOFT)
+
+
 def _convolution(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
-    weight = call.args[1].value.numpy()  # [K, N]
+    weight = values_of(call.args[1])  # [K, N]
     depth, columns = weight.shape
     taps = graph.constant(np.ascontiguousarray(weight.T).reshape(columns, depth, 1, 1))
     pixels = graph.node("Reshape", args[0], graph.ints([1, 1, -1, depth]))  # [1, 1, M, K]
@@ -80,5 +95,6 @@ def _convolution(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str
 _FORMS: dict[ProductForm, Callable[[OnnxGraph, relax.Call, list[Operand]], str]] = {
     "as_written": _as_written,
     "swapped": _swapped,
+    "by_columns": _by_columns,
     "convolution": _convolution,
 }

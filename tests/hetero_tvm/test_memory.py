@@ -51,6 +51,10 @@ def test_large_blocks_are_given_back_and_pages_forgotten(tmp_path):
     assert before == 64
     assert _mapped_mib(file) == 0
     assert mapped[-1] == 1  # read again
+    private = np.memmap(file, np.uint8, "c")
+    assert private[::4096].sum() == 16384
+    memory.forget_pages(private)
+    assert _mapped_mib(file) == 0
     memory.forget_pages(np.ones(3))  # nothing to do
 
 

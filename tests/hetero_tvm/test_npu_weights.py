@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hetero_tvm import errors, npu_weights, runtime
 from relay_passes.lower_npu import TensorSpec
+from relay_passes.npu_onnx import OUTSIDE_FILE, OutsideWeight
 
 LARGE = np.arange(64 * 32, dtype="float32").reshape(64, 32)
 
@@ -90,7 +91,15 @@ class Outside(Region):
 
     def __init__(self, rows, weight, offset):
         super().__init__(rows, weight)
-        self.onnx, self.outside = npu_weights.lift(self.onnx, lambda _array: offset)
+        model = onnx.ModelProto.FromString(self.onnx)
+        (tensor,) = model.graph.initializer
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=OUTSIDE_FILE)
+        self.onnx = model.SerializeToString()
+        self.outside = [
+            OutsideWeight(name="w", dtype="float32", shape=weight.shape, number=0, offset=offset)
+        ]
 
 
 def run(module, rows):
@@ -113,7 +122,7 @@ def loaded(saved):
     return tvm.get_global_func("ffi.Module.load_from_bytes.hetero_npu")(saved)
 
 
-def test_lifted_weights_are_read_from_the_file_that_is_mapped(saved, tmp_path):
+def test_outside_weights_are_read_from_the_file_that_is_mapped(saved, tmp_path):
     assert len(saved) < 3000  # no weight in it
     file = tmp_path / "artefact"
     file.write_bytes(bytes(PAGE) + LARGE.tobytes() + (LARGE + 1).tobytes())
@@ -126,7 +135,7 @@ def test_lifted_weights_are_read_from_the_file_that_is_mapped(saved, tmp_path):
         np.testing.assert_allclose(found, x @ weight, rtol=1e-4, atol=1e-2)
 
 
-def test_lifted_weights_that_cannot_be_found(saved, tmp_path):
+def test_outside_weights_that_cannot_be_found(saved, tmp_path):
     with pytest.raises(ValueError, match="its weights lie in the artefact, and nobody has mapped"):
         run(loaded(saved), 1)
     file = tmp_path / "artefact"
@@ -138,8 +147,3 @@ def test_lifted_weights_that_cannot_be_found(saved, tmp_path):
     run(short, 1)
     with pytest.raises(ValueError, match=r"weight 'w' .* lies outside of the artefact"):
         run(short, 2)
-
-
-def test_small_weights_stay_in_the_model():
-    before = model(1, np.ones((64, 2), "float32"))
-    assert npu_weights.lift(before, lambda _array: 0) == (before, ())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 from tvm import relax
@@ -54,23 +56,33 @@ def test_equal_weights_of_two_functions_are_written_once(store):
     assert len(store.tensors) == 2
 
 
+def _written(store, file):
+    """The store in an artefact whose code takes one page."""
+    with file.open("wb") as stream:
+        stream.write(bytes(ALIGNMENT))
+        described = store.write(stream, ALIGNMENT)
+    described.check()
+    assert file.stat().st_size == ALIGNMENT + described.nbytes
+    assert described.nbytes == store.nbytes
+    assert list(described.places) == store.places()
+    assert described.sha256 == hashlib.sha256(file.read_bytes()[ALIGNMENT:]).hexdigest()
+    return described, read_weights(file, described)
+
+
 def test_weights_lie_on_pages_and_are_read_back(store, tmp_path):
     store.lift("main", _function(LARGE, LARGE * 2))
-    described = store.description(ALIGNMENT)
-    file = tmp_path / "artefact"
-    file.write_bytes(bytes(ALIGNMENT) + store.path.read_bytes())
+    described, (first, second) = _written(store, tmp_path / "artefact")
     assert described.nbytes == 2 * 2 * ALIGNMENT  # 8000 bytes each: two pages
-    first, second = read_weights(file, described)
     np.testing.assert_array_equal(first, LARGE)
     np.testing.assert_array_equal(second, LARGE * 2)
 
 
 def test_a_weight_of_an_npu_region_is_the_same_as_that_of_a_function(store):
     store.lift("main", _function(LARGE))
-    assert store.offset_of(LARGE) == 0
-    assert store.offset_of(LARGE + 1) == 2 * ALIGNMENT  # 8000 bytes before it: two pages
+    assert store.index_of(LARGE) == 0
+    assert store.index_of(LARGE + 1) == 1
     assert store.of_function == {"main": (0,)}
-    assert store.description(0).places == (0, 2 * ALIGNMENT)
+    assert store.places() == [0, 2 * ALIGNMENT]  # 8000 bytes before it: two pages
 
 
 PANELS = np.random.default_rng(3).standard_normal((6, 8, 32)).astype(np.float32)  # 1024 bytes each
@@ -81,41 +93,36 @@ def test_parts_of_a_weight_are_views_in_any_order(store, tmp_path, order):
     """What two steps of a model cut differently is stored once."""
     parts = [PANELS, PANELS[2:5], PANELS[:4], PANELS[3:]]
     numbers = [store.index_of(parts[n]) for n in order]
-    described = store.description(0)
-    assert described.nbytes == store.nbytes == 2 * ALIGNMENT  # 6144 bytes
+    described, found = _written(store, tmp_path / "artefact")
+    assert described.nbytes == 2 * ALIGNMENT  # 6144 bytes
     assert all(place % VIEW_ALIGNMENT == 0 for place in described.places)
-    described.check()
-    found = read_weights(store.path, described)
     for number, n in zip(numbers, order, strict=True):
         np.testing.assert_array_equal(found[number], parts[n])
 
 
-def test_what_is_no_part_is_stored_beside_it(store):
+def test_what_is_no_part_is_stored_beside_it(store, tmp_path):
     strange = PANELS[[0, 2]]  # not neighbours
     other_type = PANELS[:2].view(np.int32)
     columns = np.ascontiguousarray(PANELS[:, :, :3])  # 96 bytes each: no view can begin there
     for array in (PANELS, strange, other_type, columns, columns[1:3]):
         store.index_of(array)
-    described = store.description(0)
+    described, found = _written(store, tmp_path / "artefact")
     assert described.nbytes == (2 + 1 + 1 + 1 + 1) * ALIGNMENT
-    for array, want in zip(
-        read_weights(store.path, described), (PANELS, strange, other_type, columns), strict=False
-    ):
+    for array, want in zip(found, (PANELS, strange, other_type, columns), strict=False):
         np.testing.assert_array_equal(array, want)
 
 
-def test_what_an_npu_region_knows_stays_where_it_is(store):
-    """A region is told its weight's place before the longer one of a function is seen."""
-    store.index_of(PANELS[:2])
-    place = store.offset_of(PANELS[:3])
-    store.index_of(PANELS)
-    described = store.description(0)
-    assert place == 0
-    assert described.places == (0, 0, ALIGNMENT)
-    first, pinned, whole = read_weights(store.path, described)
-    np.testing.assert_array_equal(first, PANELS[:2])
-    np.testing.assert_array_equal(pinned, PANELS[:3])
-    np.testing.assert_array_equal(whole, PANELS)
+def test_columns_of_a_weight_that_lies_by_them_are_views(store, tmp_path):
+    """As NPU regions of two steps have them: the first ones of each weight."""
+    by_columns = np.random.default_rng(5).standard_normal((96, 24)).astype(np.float32)
+    parts = [by_columns[:32], by_columns[:64], by_columns, by_columns[:33]]  # 96 bytes a column
+    for part in parts:
+        store.index_of(part)
+    described, found = _written(store, tmp_path / "artefact")
+    assert described.places[:3] == (0, 0, 0)
+    assert described.nbytes == (3 + 1) * ALIGNMENT  # no view ends behind 33 columns: 3168 bytes
+    for array, part in zip(found, parts, strict=True):
+        np.testing.assert_array_equal(array, part)
 
 
 def test_nothing_is_left_behind(tmp_path):

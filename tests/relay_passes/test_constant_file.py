@@ -10,10 +10,14 @@ from tvm import relax
 
 from relay_passes.constant_file import (
     ConstantFile,
+    Part,
     forget_pages,
     held_constant,
+    held_part,
     in_file,
+    lasting_constant,
     moved,
+    part_of,
 )
 
 LARGE = np.random.default_rng(0).standard_normal((1024, 1024)).astype(np.float32)  # 4 MiB
@@ -76,3 +80,58 @@ def test_a_constant_moves_once_it_is_large(tmp_path):
         there = moved(large)
     assert there is not large
     np.testing.assert_array_equal(there.value.numpy(), LARGE)
+
+
+def test_what_lies_in_the_file_moves_no_more(tmp_path):
+    with ConstantFile(tmp_path) as file:
+        there = held_constant(LARGE)
+        assert moved(there) is there
+        assert moved(relax.const(file.once(LARGE))) is not there  # a copy in memory
+
+
+def test_an_array_of_a_mapped_file_stays_there(tmp_path):
+    path = tmp_path / "weights"
+    path.write_bytes(LARGE.tobytes())
+    mapped = np.memmap(path, np.float32, "c", 0, LARGE.shape)
+    with ConstantFile(tmp_path):
+        before = _resident()
+        constant = held_constant(mapped)
+        assert _resident() - before < 1e6  # not even read
+        assert _address(constant) == mapped.ctypes.data
+        turned = held_constant(mapped.T)  # not as it lies there
+        np.testing.assert_array_equal(turned.value.numpy(), LARGE.T)
+        odd = np.memmap(path, np.float32, "c", 4, (1024, 1023))  # where no tensor may begin
+        assert _address(held_constant(odd)) != odd.ctypes.data
+    np.testing.assert_array_equal(constant.value.numpy(), LARGE)
+
+
+def _address(constant):
+    return np.from_dlpack(constant.value).ctypes.data
+
+
+def test_equal_constants_that_last_are_one(tmp_path):
+    with in_file(tmp_path) as lasting:
+        places = []
+        for _ in range(2):
+            with in_file(tmp_path, lasting):
+                first, other = lasting_constant(LARGE.T), lasting_constant(LARGE)
+                np.testing.assert_array_equal(first.value.numpy(), LARGE.T)
+                places.append((_address(first), _address(other)))
+        assert places[0] == places[1]
+        assert len(set(places[0])) == 2
+    np.testing.assert_array_equal(lasting_constant(LARGE).value.numpy(), LARGE)  # without a file
+
+
+def test_it_is_known_what_a_constant_is_a_part_of(tmp_path):
+    whole = relax.const(LARGE)
+    part = Part(whole, 1, 256, 1024)
+    assert part_of(held_part(LARGE[:, 256:], part)) is None  # without a file
+    with ConstantFile(tmp_path):
+        constant = held_part(LARGE[:, 256:], part)
+        np.testing.assert_array_equal(constant.value.numpy(), LARGE[:, 256:])
+        assert part_of(constant) is part
+        assert part_of(whole) is None
+        place = _address(constant)
+        del constant
+        later = [held_constant(LARGE[:, 256:]) for _ in range(4)]  # one may take its address
+        assert all(part_of(one) is None for one in later), place

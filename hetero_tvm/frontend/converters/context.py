@@ -11,7 +11,7 @@ from tvm import relax
 
 from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend.node_view import NodeView, ValueType
-from relay_passes.constant_file import held_constant
+from relay_passes.constant_file import lasting_constant
 
 
 class NodeBuilder(relax.BlockBuilder):
@@ -86,7 +86,7 @@ def constant(array: np.ndarray) -> relax.Expr:
 
     (Given a numpy array, `relax.const` would turn int64 into int32 and float64 into float32.)
     """
-    return held_constant(array)
+    return lasting_constant(array)
 
 
 def static_shape(expr: relax.Expr) -> tuple[int, ...]:

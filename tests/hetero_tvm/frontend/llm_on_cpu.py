@@ -10,7 +10,7 @@ from tvm import relax
 
 from hetero_tvm.frontend.cpu_run import compile_for_cpu
 from hetero_tvm.frontend.llm_folder import read_llm_folder
-from hetero_tvm.frontend.llm_import import LAST, import_step
+from hetero_tvm.frontend.llm_import import LAST, StepImporter
 from hetero_tvm.frontend.llm_nodes import PAST
 from hetero_tvm.vm_lowering import lower_to_vm
 
@@ -23,8 +23,8 @@ class CpuSteps:
     """Feeds tokens through imported steps; caches are written in place."""
 
     def __init__(self, folder: Path, rows: list[int], capacity: int) -> None:
-        described = read_llm_folder(folder)
-        self.steps = {n: import_step(described, n, capacity) for n in rows}
+        importer = StepImporter(read_llm_folder(folder))
+        self.steps = {n: importer.step(n, capacity) for n in rows}
         self.machines = {
             n: relax.VirtualMachine(_compiled(step.mod), tvm.cpu())
             for n, step in self.steps.items()

@@ -8,7 +8,7 @@ import pytest
 
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.llm_folder import read_llm_folder
-from hetero_tvm.frontend.llm_import import import_step
+from hetero_tvm.frontend.llm_import import StepImporter
 from relay_passes.rewrite_bindings import dataflow_bindings, is_call
 from tests.hetero_tvm.frontend.llm_on_cpu import CpuSteps
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
@@ -69,7 +69,7 @@ def test_chunk_may_reach_behind_the_end_of_the_cache(tmp_path):
 
 
 def test_caches_are_inputs_and_logits_the_only_output(tmp_path):
-    step = import_step(read_llm_folder(build(TinyLlm(), tmp_path / "model")), 4, 24)
+    step = StepImporter(read_llm_folder(build(TinyLlm(), tmp_path / "model"))).step(4, 24)
     shapes = {spec.name: (spec.shape, spec.dtype) for spec in step.inputs}
     assert shapes["past_key_values.1.value"] == ((1, 2, 24, 16), "float32")
     assert shapes["hetero_past"] == ((1,), "int32")
@@ -87,7 +87,7 @@ def test_caches_are_inputs_and_logits_the_only_output(tmp_path):
 def test_names_node_and_attribute_that_it_cannot_do(attributes, message, tmp_path):
     folder = build(TinyLlm(attributes=attributes), tmp_path / "model")
     with pytest.raises(BadInput, match=rf"node .*GroupQueryAttention.*: {message}"):
-        import_step(read_llm_folder(folder), 4, 24)
+        StepImporter(read_llm_folder(folder)).step(4, 24)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_names_what_of_onnx_own_attention_it_cannot_do(changes, message, tmp_pat
     node.attribute.extend(onnx.helper.make_attribute(*change) for change in changes.items())
     onnx.save(proto, folder / "model.onnx")
     with pytest.raises(BadInput, match=rf"node .*Attention.*: {message}"):
-        import_step(read_llm_folder(folder), 4, 24)
+        StepImporter(read_llm_folder(folder)).step(4, 24)
 
 
 def test_onnx_own_attention_may_be_causal_by_itself(tmp_path):
@@ -114,7 +114,7 @@ def test_onnx_own_attention_may_be_causal_by_itself(tmp_path):
     node.input[3] = ""
     node.attribute.append(onnx.helper.make_attribute("is_causal", 1))
     onnx.save(proto, folder / "model.onnx")
-    step = import_step(read_llm_folder(folder), 4, 24)
+    step = StepImporter(read_llm_folder(folder)).step(4, 24)
     (call,) = [
         binding.value
         for binding in dataflow_bindings(step.mod["main"])
@@ -126,7 +126,7 @@ def test_onnx_own_attention_may_be_causal_by_itself(tmp_path):
 def test_context_longer_than_the_table_of_angles_is_refused(tmp_path):
     folder = build(TinyLlm(context=16), tmp_path / "model")
     with pytest.raises(BadInput, match="a context of 24: it knows angles for 16 positions"):
-        import_step(read_llm_folder(folder), 4, 24)
+        StepImporter(read_llm_folder(folder)).step(4, 24)
 
 
 def test_model_without_logits_product_is_refused(tmp_path):
@@ -137,11 +137,11 @@ def test_model_without_logits_product_is_refused(tmp_path):
     proto.graph.node.append(onnx.helper.make_node("Softmax", ["inner"], ["logits"]))
     onnx.save(proto, folder / "model.onnx")
     with pytest.raises(BadInput, match="the product that makes the logits was not found"):
-        import_step(read_llm_folder(folder), 4, 24)
+        StepImporter(read_llm_folder(folder)).step(4, 24)
 
 
 @pytest.mark.parametrize("mask", ["none", "all"])
 def test_attention_that_sees_what_comes_later_is_refused(mask, tmp_path):
     folder = build(TinyLlm(layers=1, decomposed=True, mask=mask), tmp_path / "model")
     with pytest.raises(BadInput, match=r"without a mask|hides something else than"):
-        import_step(read_llm_folder(folder), 4, 24)
+        StepImporter(read_llm_folder(folder)).step(4, 24)
