@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hetero_tvm import llm_session, memory, reference, runtime
+from hetero_tvm import bundle, llm_session, memory, reference, runtime
 from hetero_tvm.errors import ArtefactUnreadable, BadInput, ImportDiffers, ReferenceRefuses
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.self_check import relative_error
-from hetero_tvm.loader import Around
 from hetero_tvm.output_error import OutputError, Tolerance
 from hetero_tvm.token_sequence import TokenSequence
 
@@ -35,6 +35,7 @@ _INT8 = 4
 _SEED = 7
 _LONGEST = 48
 _DECODED = 3
+_FORGET_S = 0.02  # in which a step can read some hundred megabytes
 
 
 class Reference:
@@ -135,12 +136,10 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
     Raises:
         BadInput: they differ by more than rounding.
     """
-    with runtime.unpacked_npu_weights():
-        session = llm_session.load_llm(artefact)
-    session.around = _forgetting(artefact, session)
-    with session.around(""):  # what loading has read
-        pass
-    found = _logits(session, wanted.prompt, wanted.then)
+    with _forgetting(artefact):
+        with runtime.unpacked_npu_weights():
+            session = llm_session.load_llm(artefact)
+        found = _logits(session, wanted.prompt, wanted.then)
     errors = [relative_error(*pair) for pair in zip(found, wanted.logits, strict=True)]
     if not max(errors) <= wanted.limit:
         part = "decoding" if errors[0] <= wanted.limit else "a prompt"
@@ -153,20 +152,30 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
     return max(errors)
 
 
-def _forgetting(artefact: Path, session: llm_session.LlmSession) -> Around:
-    """A context for each step: of its weights, none stay in memory behind it.
+@contextlib.contextmanager
+def _forgetting(artefact: Path) -> Iterator[None]:
+    """Of the artefact's weights, which are mapped, only those stay in memory that are being read.
 
-    All steps read all weights, each in its own split; together they would be several models.
+    A step reads all of them, each device its own, and together they are up to two models.
     """
-    weights = session.manifest.weights
-
-    @contextlib.contextmanager
-    def around(_function: str) -> Iterator[None]:
+    weights = bundle.read_manifest(artefact, verify=False).weights
+    if weights is None:
         yield
-        if weights is not None:
+        return
+    done = threading.Event()
+
+    def forget() -> None:
+        while not done.wait(_FORGET_S):
             memory.forget_mapped(artefact, weights.offset)
 
-    return around
+    thread = threading.Thread(target=forget, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        memory.forget_mapped(artefact, weights.offset)
 
 
 def _tolerance(folder: LlmFolder) -> float:

@@ -49,10 +49,12 @@ def forget_mapped(path: Path, since: int) -> None:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
         return
-    libc = ctypes.CDLL(None)
+    libc, name = ctypes.CDLL(None), str(path.resolve())
     for line in maps.splitlines():
-        span, allowed, offset, _, _, *name = line.split(maxsplit=5)
-        if name != [str(path.resolve())] or "w" in allowed or int(offset, 16) < since:
+        if not line.endswith(name):
+            continue
+        span, allowed, offset, _, _, *mapped = line.split(maxsplit=5)
+        if mapped != [name] or "w" in allowed or int(offset, 16) < since:
             continue
         begin, end = (int(number, 16) for number in span.split("-"))
         libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
