@@ -27,6 +27,7 @@ from hetero_tvm.errors import (
     WrongNumbers,
 )
 from relay_passes.lower_gpu import OPS_ATTR, lower_gpu
+from schedules.attention_space import Written
 from schedules.defaults import default_legalizations, default_rules
 from schedules.limits import limits
 from schedules.measure import NoDevice, Pool
@@ -105,6 +106,12 @@ def schedule_with(state: State, folder: Path, tell: Tell) -> tuple[IRModule, tup
     rule = Tuned(picks, limit)
     with tvm_target(gpu):
         mod = dlight.ApplyDefaultSchedule(rule, *default_rules(gpu))(bare)
+    for var, func in bare.functions_items():  # those written by hand are passed over there
+        if isinstance(func, tirx.PrimFunc) and Written.of(func) is not None:
+            sch = rule.apply(func, tvm_target(gpu))
+            if sch is not None:
+                made = entry_of(sch.mod).with_attr(_SCHEDULED, True)
+                mod[var] = made.with_attr(OPS_ATTR, func.attrs[OPS_ATTR])
     return mod, tuple(rule.uses)
 
 
@@ -251,7 +258,9 @@ def _kernels(bare: IRModule) -> list[tuple[str, tirx.PrimFunc, int]]:
                 calls[value.args[0].name_hint] += 1
     found: dict[str, tuple[str, tirx.PrimFunc, int]] = {}
     for var, func in bare.functions_items():
-        if not isinstance(func, tirx.PrimFunc) or func.attrs.get(_SCHEDULED):
+        if not isinstance(func, tirx.PrimFunc):
+            continue
+        if func.attrs.get(_SCHEDULED) and Written.of(func) is None:
             continue
         if var.name_hint not in calls or not _is_static(func):
             continue

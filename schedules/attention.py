@@ -18,7 +18,8 @@ from __future__ import annotations
 from tvm import relax, tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.attention_core import core_decode, core_prefill
+from schedules.attention_core import DECODE_KEYS, core_tile
+from schedules.attention_space import Written, build
 from schedules.attention_spec import (
     LOWEST,
     Attention,
@@ -30,7 +31,7 @@ from schedules.attention_spec import (
     local,
     put,
 )
-from schedules.attention_wave import wave_decode, wave_prefill
+from schedules.attention_wave import wave_tile
 from schedules.layout import Legalize
 from target_specs.spec import GpuSpec
 
@@ -40,6 +41,7 @@ _CORE_ITEMS = 16
 _WAVE_GROUPS = 256
 _PIECES_MAX = 32
 _LEAST_PIECE = 32  # keys
+_MOST_LANES = 16
 
 
 def legalize_attention(gpu: GpuSpec) -> Legalize:
@@ -97,23 +99,33 @@ def pieces_of(attention: Attention, gpu: GpuSpec) -> int:
 
 def prefill_kernel(attention: Attention, gpu: GpuSpec) -> tirx.PrimFunc:
     """`(q, k_cache, v_cache, past, out)` for any number of rows."""
-    if gpu.wave_size > 1:
-        return wave_prefill(attention, gpu)
-    return core_prefill(attention, gpu.vector_width)
+    return _written(attention, gpu, pieces=0)
 
 
 def decode_kernel(attention: Attention, gpu: GpuSpec) -> tirx.PrimFunc:
     """`(q, k_cache, v_cache, past, sums, stats)` for one row."""
-    pieces = pieces_of(attention, gpu)
-    if gpu.wave_size > 1:
-        return wave_decode(attention, pieces, gpu)
-    return core_decode(attention, pieces, gpu.vector_width)
+    return _written(attention, gpu, pieces=pieces_of(attention, gpu))
+
+
+def _written(attention: Attention, gpu: GpuSpec, pieces: int) -> tirx.PrimFunc:
+    """The kernel with the tile that suits the device."""
+    is_core, step = gpu.wave_size == 1, DECODE_KEYS
+    if not is_core:
+        group = wave_tile(attention, gpu)
+        tile, step = {"rows": group.rows, "columns": group.columns, "keys": group.keys}, group.keys
+    elif pieces:
+        tile = {"lanes": min(gpu.vector_width, _MOST_LANES)}
+    else:
+        core = core_tile(attention, gpu.vector_width)
+        tile = {"lanes": core.lanes, "vectors": core.vectors, "keys": core.keys}
+    written = Written(attention=attention, pieces=pieces, step=step if pieces else 0, tile=tile)
+    return build(written, core=is_core)
 
 
 def combine_kernel(attention: Attention, gpu: GpuSpec) -> tirx.PrimFunc:
     """`(sums, stats, out)`: the pieces of a decode step, weighted and added up."""
     a, pieces = attention, pieces_of(attention, gpu)
-    lanes = lanes_of(a.value_dim, min(gpu.vector_width, 16 if gpu.wave_size == 1 else 4))
+    lanes = lanes_of(a.value_dim, min(gpu.vector_width, _MOST_LANES if gpu.wave_size == 1 else 4))
     chunks = a.value_dim // lanes
     items = 1 if gpu.wave_size == 1 else min(chunks, gpu.max_work_group_size)
     sums_shape, stats_shape = a.piece_shapes(pieces)

@@ -46,7 +46,7 @@ _TILE = 8  # keys, or values of a head, that a register tile has beside its vect
 _TILE_BYTES = 16 << 10  # of the keys of one step, a part of the first-level cache
 _QUERY_BYTES = 12 << 10  # of the turned queries
 _MAX_VECTORS = 3
-_DECODE_KEYS = 32
+DECODE_KEYS = 32
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -80,9 +80,8 @@ def core_tile(attention: Attention, vector_width: int) -> CoreTile:
     return CoreTile(lanes=lanes, vectors=vectors, keys=keys, dim=dim, value_dim=value_dim)
 
 
-def core_prefill(attention: Attention, vector_width: int) -> tirx.PrimFunc:
+def core_prefill(attention: Attention, tile: CoreTile) -> tirx.PrimFunc:
     """`(q, k_cache, v_cache, past, out)`."""
-    tile = core_tile(attention, vector_width)
     with kernel("attention_prefill") as finish:
         args = inputs(attention)
         out = argument("out", attention.out_shape, attention.dtype)
@@ -275,10 +274,10 @@ def core_decode(attention: Attention, pieces: int, vector_width: int) -> tirx.Pr
             T.launch_thread("blockIdx.x", pieces) as piece,
         ):
             item = _DecodeItem(a, args, vector_width, (batch, kv))
-            begin, end = piece_range(a, args.past[0], piece, pieces, _DECODE_KEYS)
+            begin, end = piece_range(a, args.past[0], piece, pieces, DECODE_KEYS)
             item.start()
-            with T.serial(0, steps(begin, end, _DECODE_KEYS)) as step:
-                base = T.bind(begin + step * _DECODE_KEYS)
+            with T.serial(0, steps(begin, end, DECODE_KEYS)) as step:
+                base = T.bind(begin + step * DECODE_KEYS)
                 item.scores(base, end)
                 item.powers(base, end)
                 item.values(base, end)
@@ -306,10 +305,10 @@ class _DecodeItem:
         group = attention.group
         self.query = local("query", (group, attention.head_dim))
         self.result = local("result", (group, attention.value_dim))
-        self.score = local("score", (group, _DECODE_KEYS))
+        self.score = local("score", (group, DECODE_KEYS))
         self.dot = local("dot", (self.lanes,))
         self.highest, self.power = local("highest", (group,)), local("power", (group,))
-        self.peak, self.shrink = local("peak", (_DECODE_KEYS,)), local("shrink", (group,))
+        self.peak, self.shrink = local("peak", (DECODE_KEYS,)), local("shrink", (group,))
 
     def each_value(self, body: Callable[[tirx.Expr], None]) -> None:
         """`body` for every value of a head, as vectors."""
@@ -339,7 +338,7 @@ class _DecodeItem:
         def product(at: tirx.Expr) -> tirx.Expr:
             return self.query[g, at] * widened(self.args.key[*self.head, source, at])
 
-        with T.serial(0, _DECODE_KEYS) as k:
+        with T.serial(0, DECODE_KEYS) as k:
             source = T.bind(tirx.min(base + k, end - 1))
             with T.unroll(0, self.a.group) as g:
                 with lane_loop(lanes) as n:
@@ -351,14 +350,14 @@ class _DecodeItem:
 
     def powers(self, base: tirx.Expr, end: tirx.Expr) -> None:
         """Scores become powers, those past the end zero."""
-        keys = _DECODE_KEYS // 2
+        keys = DECODE_KEYS // 2
         with T.serial(0, self.a.group) as g:
             with T.unroll(0, 2) as half, lane_loop(keys) as n:
                 at = half * keys + n
                 seen = tirx.Select(base + at < end, self.score[g, at], T.float32(LOWEST))
                 put(self.score, [g, at], seen)
                 put(self.peak, [at], seen)
-            _fold(self.peak, _DECODE_KEYS, tirx.max)
+            _fold(self.peak, DECODE_KEYS, tirx.max)
             peak = T.bind(tirx.max(self.highest[g], self.peak[0]))
             put(self.shrink, [g], T.exp(self.highest[g] - peak))
             put(self.highest, [g], peak)
@@ -366,7 +365,7 @@ class _DecodeItem:
                 at = half * keys + n
                 put(self.score, [g, at], T.exp(self.score[g, at] - peak))
                 put(self.peak, [at], self.score[g, at])
-            _fold(self.peak, _DECODE_KEYS, lambda a, b: a + b)
+            _fold(self.peak, DECODE_KEYS, lambda a, b: a + b)
             put(self.power, [g], self.power[g] * self.shrink[g] + self.peak[0])
 
     def values(self, base: tirx.Expr, end: tirx.Expr) -> None:
@@ -381,7 +380,7 @@ class _DecodeItem:
 
         with T.unroll(0, self.a.group) as g:
             self.each_value(shrink)
-        with T.serial(0, _DECODE_KEYS) as k:
+        with T.serial(0, DECODE_KEYS) as k:
             source = T.bind(tirx.min(base + k, end - 1))
             with T.unroll(0, self.a.group) as g:
                 self.each_value(add)

@@ -103,9 +103,9 @@ def wave_tile(attention: Attention, gpu: GpuSpec) -> WaveTile:
     return max(fitting, key=lambda tile: tile.rows * tile.keys / (tile.rows + tile.keys))
 
 
-def wave_prefill(attention: Attention, gpu: GpuSpec) -> tirx.PrimFunc:
+def wave_prefill(attention: Attention, tile: WaveTile) -> tirx.PrimFunc:
     """`(q, k_cache, v_cache, past, out)`."""
-    a, tile = attention, wave_tile(attention, gpu)
+    a = attention
     blocks = -(-a.rows * a.group // tile.rows)
     with kernel("attention_prefill") as finish:
         args = inputs(a)
@@ -132,9 +132,9 @@ def wave_prefill(attention: Attention, gpu: GpuSpec) -> tirx.PrimFunc:
     return finish()
 
 
-def wave_decode(attention: Attention, pieces: int, gpu: GpuSpec) -> tirx.PrimFunc:
+def wave_decode(attention: Attention, pieces: int, tile: WaveTile) -> tirx.PrimFunc:
     """`(q, k_cache, v_cache, past, sums, stats)`, as `core_decode`."""
-    a, tile = attention, wave_tile(attention, gpu)
+    a = attention
     sums_shape, stats_shape = a.piece_shapes(pieces)
     with kernel("attention_decode") as finish:
         args = inputs(a)

@@ -4,6 +4,9 @@ What is known beforehand is proposed first, in this order: what the default sche
 what was best for neighbours. Then traces evolve; MetaSchedule's model of gradient-boosted trees
 ranks them, and learns from every time that is told to it.
 
+A kernel that is written by hand has a list of tiles instead, which is gone through: neighbours'
+first, and the default's not, which is measured anyhow.
+
 Requires: xgboost (`pip install 'hetero-tvm[tune]'`).
 Ensures:  the same seed and the same times give the same proposals.
 """
@@ -16,7 +19,7 @@ import logging
 import math
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,7 @@ from tvm import IRModule, s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 from tvm.s_tir.meta_schedule.cost_model.xgb_model import XGBConfig
 
+from schedules.attention_space import SKETCH, WrittenSpace
 from schedules.limits import Limits
 from schedules.search_space import seeds, space_of
 from schedules.trials import ENTRY, plain, scheduled_hash, trial_module
@@ -69,9 +73,19 @@ class KernelSearch:
         self.space = space
         self._seen: dict[Choice, float] = {}
         self._proposed: set[str] = set()  # hashes: two choices can make one kernel
-        self._first = [Choice.of(*seed) for seed in seeds(space.func, limit)] + list(neighbours)
         self._batch = batch
         self._seed, self._guesses = seed, 0
+        self._evolving = False
+        self._context: ms.TuneContext | None = None
+        if isinstance(space, WrittenSpace):
+            default, *points = map(_tile, space.points)
+            kernel = self.draw(default)
+            assert kernel is not None
+            self._proposed.add(kernel.scheduled)  # it is measured as the default
+            order = np.random.default_rng(seed).permutation(len(points))
+            self._first = [*neighbours, *(points[place] for place in order)]
+            return
+        self._first = [Choice.of(*seed) for seed in seeds(space.func, limit)] + list(neighbours)
         with _without_tensor_intrinsics():
             self._context = ms.TuneContext(
                 IRModule({ENTRY: space.func}),
@@ -91,7 +105,6 @@ class KernelSearch:
         self._found = ms.database.MemoryDatabase()
         self._workload = self._found.commit_workload(self._context.mod)
         self._arguments = ms.arg_info.ArgInfo.from_entry_func(self._context.mod, True)
-        self._evolving = False
 
     def know(self, trials: Sequence[tuple[Choice, float]]) -> None:
         """Take in what was measured before; infinite where it failed."""
@@ -139,11 +152,14 @@ class KernelSearch:
         if choice.sketch not in self.space.names:
             return None
         sch = self.space.draw(choice.sketch, choice.as_dict)
-        return None if sch is None else self._candidate(sch)
-
-    def _candidate(self, sch: s_tir.Schedule) -> Candidate:
+        if sch is None:
+            return None
+        if isinstance(self.space, WrittenSpace):
+            drawn = choice.sketch, self.space.nearest(choice.as_dict)
+        else:
+            drawn = self.space.decisions(sch.trace)
         return Candidate(
-            choice=Choice.of(*self.space.decisions(sch.trace)),
+            choice=Choice.of(*drawn),
             mod=trial_module(sch),
             scheduled=scheduled_hash(sch),
             schedule=sch,
@@ -154,6 +170,8 @@ class KernelSearch:
 
         A mutated trace keeps what a sketch made of the choices before: it is drawn anew.
         """
+        if self._context is None or isinstance(self.space, WrittenSpace):
+            return None
         if not self._evolving:
             self._context.pre_tuning(
                 _ENDLESS, self._batch, database=self._found, cost_model=self._model
@@ -166,7 +184,8 @@ class KernelSearch:
         # MetaSchedule only counts here; what it learns from is the database and the model.
         unknown = [ms.runner.RunnerResult(None, "not measured yet")] * len(proposals)
         self._context.notify_runner_results(proposals, unknown)
-        drawn = [self.draw(Choice.of(*self.space.decisions(p.sch.trace))) for p in proposals]
+        space = self.space
+        drawn = [self.draw(Choice.of(*space.decisions(p.sch.trace))) for p in proposals]
         return [candidate for candidate in drawn if candidate is not None]
 
     @contextlib.contextmanager
@@ -181,7 +200,7 @@ class KernelSearch:
             np.random.set_state(before)
 
     def _learn(self, measured: Sequence[tuple[Candidate, float]]) -> None:
-        if not measured:
+        if not measured or self._context is None:
             return
         candidates, results = [], []
         for candidate, seconds in measured:
@@ -204,6 +223,11 @@ class KernelSearch:
 
     def _update(self, candidates: list[Any], results: list[Any]) -> None:
         self._model.update(self._context, candidates, results)
+
+
+def _tile(point: Mapping[str, int]) -> Choice:
+    """A point of a kernel that is written by hand."""
+    return Choice.of(SKETCH, {name: [size] for name, size in point.items()})
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from tvm import s_tir, tirx
 from schedules.blocks import extent
 from schedules.kernel_search import Candidate, KernelSearch
 from schedules.limits import Limits
-from schedules.search_space import space_of
+from schedules.search_space import Space, space_of
 from schedules.trials import plain
 from schedules.tuner import BATCH, Job
 from schedules.tuning_db import TuningDb
@@ -46,7 +46,8 @@ def propose(
     """`count` new schedules, fewer where there are no more.
 
     Args:
-        jobs: the kernels of a program.
+        jobs: the kernels of a program; those written by hand, whose time hangs on a value that
+            what runs elsewhere does not draw, are left out.
         db: what is known.
         where: whose records the search goes on from; an unknown device has none.
         limit, target: of the device.
@@ -59,7 +60,7 @@ def propose(
         job.kernel.key: standings.get((job.kernel.key, where), Standing(job.kernel.key, where))
         for job in jobs
     }
-    left = [job for job in jobs if space_of(plain(job.func), limit) is not None]
+    left = [job for job in jobs if isinstance(space_of(plain(job.func), limit), Space)]
     seconds = _seconds(left, known)
     searches: dict[str, KernelSearch] = {}
     found: dict[str, list[Candidate]] = {}

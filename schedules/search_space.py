@@ -12,6 +12,7 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.s_tir import meta_schedule as ms
 
+from schedules.attention_space import WrittenSpace, written_space
 from schedules.blocks import extent
 from schedules.byte_vectors import touches_bytes
 from schedules.choices import Choices
@@ -74,8 +75,11 @@ class Space:
         return sketch, dict(zip(self.names[sketch], factors, strict=True))
 
 
-def space_of(func: tirx.PrimFunc, limit: Limits) -> Space | None:
-    """The space of an unscheduled kernel; None where no sketch is for it."""
+def space_of(func: tirx.PrimFunc, limit: Limits) -> Space | WrittenSpace | None:
+    """The space of an unscheduled kernel, or one written by hand; None where nothing is open."""
+    written = written_space(func, limit)
+    if written is not None:
+        return written
     if has_pairs(func) or touches_bytes(func):  # sketches have one result, and vectors
         return None
     finite, infinite = prepared(func, infinities=False), prepared(func)

@@ -24,6 +24,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, ir, s_tir, tirx
 
+from schedules.attention_space import typical_past
 from schedules.host_memory import host_memory_pipeline
 
 ENTRY = "main"
@@ -192,7 +193,10 @@ class Server:
 
     def _run(self, path: str) -> Callable[..., list[float]]:
         mod, func = self._read(path)
-        arguments = [self._array(n, *about) for n, about in enumerate(parameters(func))]
+        set_to = typical_past(func)
+        arguments = [
+            self._array(n, *about, set_to.get(n)) for n, about in enumerate(parameters(func))
+        ]
         module = self.device.load(mod, self.target)
 
         def run(number: int, repeat: int = 1) -> list[float]:
@@ -201,13 +205,16 @@ class Server:
 
         return run
 
-    def _array(self, place: int, shape: tuple[int, ...], dtype: str) -> tvm.runtime.Tensor:
-        key = (place, shape, dtype)
+    def _array(
+        self, place: int, shape: tuple[int, ...], dtype: str, value: int | None
+    ) -> tvm.runtime.Tensor:
+        key = (place, shape, dtype, value)
         if key not in self._arrays:
             if len(self._arrays) > 64:
                 self._arrays.clear()
+            array = random_array(np.random.default_rng(place), shape, dtype)
             self._arrays[key] = self.device.tensor(
-                random_array(np.random.default_rng(place), shape, dtype)
+                array if value is None else np.full(shape, value, dtype)
             )
         return self._arrays[key]
 

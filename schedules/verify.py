@@ -1,7 +1,8 @@
 """Is a kernel right on its device? Its results against a reference, before anybody may use it.
 
 The reference is the unscheduled function, computed by LLVM on this machine in float64 (in float32
-where the function takes floats apart, which has no float64 form). Inputs are drawn anew for every
+where the function takes floats apart, which has no float64 form); of attention kernels, which are
+written by hand, plain loops. Inputs are drawn anew for every
 verification: normal values, then such as a wrong kernel is likely to fall over: zeros of both
 signs, large and tiny numbers, runs of equal ones. Memory that a kernel has to write is filled with
 a number that no kernel gives, so that a result that is left out shows.
@@ -19,6 +20,7 @@ import tvm
 from tvm import IRModule, tirx
 from tvm.s_tir import dlight
 
+from schedules.attention_space import PAST, Written, reference
 from schedules.host import host_rules
 from schedules.measure import Outcome
 from schedules.trials import parameters, random_array, written
@@ -49,11 +51,15 @@ class Reference:
     """What a function computes, by LLVM on this machine."""
 
     def __init__(self, func: tirx.PrimFunc) -> None:
-        """`func`: unscheduled."""
+        """`func`: unscheduled, or written by hand."""
         self.func = func
         self.outputs = written(func)
         self.parameters = parameters(func)
-        wide = None if any(word in func.script() for word in _BITWISE) else _in_float64(func)
+        self.written = Written.of(func)
+        if self.written is not None:
+            wide: tirx.PrimFunc | None = reference(self.written)
+        else:
+            wide = None if any(word in func.script() for word in _BITWISE) else _in_float64(func)
         self.is_wide = wide is not None
         self._run = _by_llvm(func if wide is None else wide)
 
@@ -66,8 +72,21 @@ class Reference:
                 arrays.append(np.full(shape, _FILLING.get(dtype, 0)).astype(dtype))
                 continue
             array = random_array(random, shape, dtype)
-            arrays.append(_edges(random, array) if edge else array)
+            if self.written is not None:
+                arrays.append(self._of_attention(random, place, array, edge=edge))
+            else:
+                arrays.append(_edges(random, array) if edge else array)
         return arrays
+
+    def _of_attention(
+        self, random: np.random.Generator, place: int, array: np.ndarray, *, edge: bool
+    ) -> np.ndarray:
+        """A cache that is filled somehow, at the edge all of it; scores that float32 can tell."""
+        assert self.written is not None
+        if place == PAST:
+            most = self.written.most_past
+            return np.array([most if edge else random.integers(0, most + 1)], array.dtype)
+        return _edges(random, array, large=4) if edge else array
 
     def compute(self, arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
         """Results by parameter."""
@@ -129,7 +148,7 @@ def relative_error(got: np.ndarray, want: np.ndarray) -> float:
     return float(np.abs(got[plain] - want[plain]).max()) / scale
 
 
-def _edges(random: np.random.Generator, array: np.ndarray) -> np.ndarray:
+def _edges(random: np.random.Generator, array: np.ndarray, large: float = 100) -> np.ndarray:
     """Some of `array`'s floats replaced by zeros, large, tiny and equal ones."""
     if array.dtype.kind != "f" or not array.size:
         return array
@@ -137,7 +156,7 @@ def _edges(random: np.random.Generator, array: np.ndarray) -> np.ndarray:
     kind = random.integers(0, 8, flat.size)
     flat[kind == 0] = 0.0
     flat[kind == 1] = -0.0
-    flat[kind == 2] *= 100
+    flat[kind == 2] *= large
     flat[kind == 3] *= 1e-3
     start = int(random.integers(0, flat.size))
     flat[start : start + flat.size // 16 + 1] = 1.0

@@ -7,14 +7,23 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import on_gpu
 import psutil
 import pytest
 import tuning_cases as cases
+from attention_cases import attention
 
-from hetero_tvm import tuning
+from hetero_tvm import first_load, tuning
 from hetero_tvm.errors import BadInput, DeviceFailure
+from relay_passes import attention as operators
+from schedules.attention_space import Written
 from schedules.measure import Pool
+from schedules.search_space import space_of
+from schedules.trials import plain, scheduled_hash
+from schedules.tuning_db import TuningDb
+from schedules.tuning_records import Choice, Where, kernel_record, record
 from target_specs.loader import load_spec
 
 GPU = load_spec("host").gpu
@@ -46,6 +55,43 @@ def test_a_file_is_no_database(tmp_path):
     (tmp_path / "f").write_text("")
     with pytest.raises(BadInput, match="is a file; a database is a folder"):
         tuning.open_db(tmp_path / "f", tell=print)
+
+
+def test_a_record_of_a_kernel_that_is_written_by_hand_is_used(tmp_path):
+    """Attention with another tile, in a program as it is built; the manifest can name it."""
+    cases.needs_opencl()
+    case = attention(rows=9)
+    shapes = (case.query_shape, case.key_shape, case.value_shape)
+
+    def build(q, k, v, past):
+        return operators.attention(q, k, v, past, operators.AttentionAttrs(scale=case.scale))
+
+    types = [*((shape, "float32") for shape in shapes), ((1,), "int32")]
+    state = SimpleNamespace(spec=load_spec("host"), mod=on_gpu.module(build, *types), four_bit=None)
+    (job,) = tuning.jobs_of(state)
+    space = space_of(plain(job.func), cases.LIMIT)
+    tile = next(point for point in space.points if point != space.points[0])
+    choice = Choice.of("attention", {name: [size] for name, size in tile.items()})
+    scheduled = scheduled_hash(space.draw("attention", choice.as_dict))
+    device, driver = tuning._here(state.spec)
+    where = Where(device=device, driver=driver, limits=cases.LIMIT.text)
+    key, right = job.kernel.key, {"good": True, "reason": ""}
+    TuningDb(tmp_path).append(
+        [
+            kernel_record(job.kernel),
+            record("default", key, where, seconds=2e-3, **right),
+            record("trial", key, where, choice, seconds=1e-3),
+            record("verdict", key, where, choice, **right, scheduled=scheduled),
+        ]
+    )
+    mod, (use,) = tuning.schedule_with(state, tmp_path, print)
+    assert use.tuned and use.pick.choice == choice
+    (described,) = first_load.described([use], mod)
+    func = mod[described["function"]]
+    assert dict(Written.of(func).tile) == tile
+    assert func.attrs["tirx.is_scheduled"] and list(func.attrs["hetero.ops"]) == list(use.ops)
+    unpacked = first_load.unpacked(described["reference"])
+    assert Written.of(unpacked).attention == case
 
 
 @contextlib.contextmanager

@@ -2,11 +2,15 @@ import math
 
 import pytest
 import tuning_cases as cases
+from attention_cases import attention
 from sketch_families import FAMILIES
 
 from schedules import kernel_search
+from schedules.attention import prefill_kernel
+from schedules.attention_space import written_space
 from schedules.kernel_search import KernelSearch
 from schedules.limits import limits
+from schedules.trials import plain
 from schedules.tuning_records import Choice
 from schedules.tvm_target import tvm_target
 
@@ -80,6 +84,32 @@ def test_picked_sizes_are_searched_too():
         search.learn([(candidate, 1e-3) for candidate in proposed])
     for name in ("rows", "items", "unroll"):
         assert len({tuple(choice[name]) for choice in choices}) >= 2
+
+
+def test_the_tiles_of_a_kernel_that_is_written_by_hand():
+    """A neighbour's first, each point once, in an order that the seed decides; not the default."""
+    func = prefill_kernel(attention(rows=9), cases.GPU)
+    near = Choice.of("attention", {"lanes": [8], "vectors": [1], "keys": [60]})
+
+    def walk(seed, known=()):
+        search = KernelSearch(
+            func, cases.LIMIT, cases.TARGET, batch=8, seed=seed, neighbours=[near]
+        )
+        search.know([(choice, 1e-3) for choice in known])
+        seen = []
+        while batch := search.propose():
+            search.learn([(candidate, 1e-3) for candidate in batch])
+            seen += [candidate.choice for candidate in batch]
+        return seen
+
+    first, again, other = walk(1), walk(1), walk(2)
+    assert first == again and sorted(map(str, first)) == sorted(map(str, other)) != first
+    assert first[0] == other[0]
+    assert first[0].as_dict == {"lanes": [8], "vectors": [1], "keys": [64]}
+    points = written_space(plain(func), cases.LIMIT).points
+    assert len(first) == len(set(first)) == len(points) - 1 >= 8
+    assert points[0] not in [{n: size for n, (size,) in c.as_dict.items()} for c in first]
+    assert walk(1, first[:-2]) == first[-2:]
 
 
 def test_a_small_space_ends():

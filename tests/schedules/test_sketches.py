@@ -12,7 +12,8 @@ from schedules.trials import TrialDevice, plain, trial_module
 from schedules.tvm_target import tvm_target
 from schedules.verify import Reference, relative_error
 
-_LONG = ("shared_product", "w4_row", "w4_product")  # seconds each; `few_rows` has their sketches
+# Seconds each; `few_rows` and `shared_rms_norm` have their sketches.
+_LONG = ("shared_product", "w4_row", "w4_product", "shared_softmax", "shared_layer_norm")
 
 
 @pytest.mark.parametrize(
