@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hetero_tvm import bundle, llm_session, memory, reference, runtime
+from hetero_tvm import llm_session, memory, reference, runtime
 from hetero_tvm.errors import ArtefactUnreadable, BadInput, ImportDiffers, ReferenceRefuses
 from hetero_tvm.frontend.evaluate import quiet_options
 from hetero_tvm.frontend.llm_folder import LlmFolder
@@ -136,9 +136,9 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
     Raises:
         BadInput: they differ by more than rounding.
     """
-    with _forgetting(artefact):
-        with runtime.unpacked_npu_weights():
-            session = llm_session.load_llm(artefact)
+    with runtime.unpacked_npu_weights():
+        session = llm_session.load_llm(artefact)
+    with _forgetting(artefact, session):
         found = _logits(session, wanted.prompt, wanted.then)
     errors = [relative_error(*pair) for pair in zip(found, wanted.logits, strict=True)]
     if not max(errors) <= wanted.limit:
@@ -153,20 +153,19 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
 
 
 @contextlib.contextmanager
-def _forgetting(artefact: Path) -> Iterator[None]:
-    """Of the artefact's weights, which are mapped, only those stay in memory that are being read.
+def _forgetting(artefact: Path, session: llm_session.LlmSession) -> Iterator[None]:
+    """Of the session's weights, which are mapped, only those stay in memory that are being read.
 
     A step reads all of them, each device its own, and together they are up to two models.
     """
-    weights = bundle.read_manifest(artefact, verify=False).weights
-    if weights is None:
-        yield
-        return
+    weights = session.manifest.weights
+    spans = memory.mapped_spans(artefact, weights.offset) if weights is not None else []
+    memory.forget_spans(spans)  # what loading has read
     done = threading.Event()
 
     def forget() -> None:
         while not done.wait(_FORGET_S):
-            memory.forget_mapped(artefact, weights.offset)
+            memory.forget_spans(spans)
 
     thread = threading.Thread(target=forget, daemon=True)
     thread.start()
@@ -175,7 +174,7 @@ def _forgetting(artefact: Path) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-        memory.forget_mapped(artefact, weights.offset)
+        memory.forget_spans(spans)
 
 
 def _tolerance(folder: LlmFolder) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import resource
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,17 +40,16 @@ def forget_pages(array: np.ndarray) -> None:
         mapping.madvise(mmap.MADV_DONTNEED)
 
 
-def forget_mapped(path: Path, since: int) -> None:
-    """Let the pages go that this process has mapped of the file at `path` behind byte `since`.
+def mapped_spans(path: Path, since: int) -> list[tuple[int, int]]:
+    """Addresses and sizes of what this process has mapped of the file at `path` behind `since`.
 
-    They are read again when they are looked at. Only of mappings that cannot be written; only where
-    the system lists mappings as Linux does.
+    Only mappings that cannot be written; only where the system lists mappings as Linux does.
     """
     try:
         maps = Path("/proc/self/maps").read_text()
     except OSError:
-        return
-    libc, name = ctypes.CDLL(None), str(path.resolve())
+        return []
+    found, name = [], str(path.resolve())
     for line in maps.splitlines():
         if not line.endswith(name):
             continue
@@ -57,7 +57,18 @@ def forget_mapped(path: Path, since: int) -> None:
         if mapped != [name] or "w" in allowed or int(offset, 16) < since:
             continue
         begin, end = (int(number, 16) for number in span.split("-"))
-        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_DONTNEED)
+        found.append((begin, end - begin))
+    return found
+
+
+def forget_spans(spans: Sequence[tuple[int, int]]) -> None:
+    """Let the pages of mappings go; they are read again when they are looked at.
+
+    `spans`: what `mapped_spans` gave, still mapped.
+    """
+    libc = ctypes.CDLL(None)
+    for begin, nbytes in spans:
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(nbytes), mmap.MADV_DONTNEED)
 
 
 def peak_bytes() -> int:

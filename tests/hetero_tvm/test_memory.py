@@ -63,17 +63,17 @@ def test_mapped_pages_are_forgotten_by_file_and_offset(tmp_path):
     np.ones(8 << 20, np.uint8).tofile(file)
     read = np.memmap(file, np.uint8, "r", 4 << 20)
     assert read.sum() == 4 << 20
-    memory.forget_mapped(file, 5 << 20)
+    memory.forget_spans(memory.mapped_spans(file, 5 << 20))
     assert _mapped_mib(file) == 4  # it begins before that
-    memory.forget_mapped(file, 1 << 20)
+    memory.forget_spans(memory.mapped_spans(file, 1 << 20))
     assert _mapped_mib(file) == 0
     assert read[-1] == 1  # read again
     del read
     written = np.memmap(file, np.uint8, "c")
     written[5 << 20] = 7
-    memory.forget_mapped(file, 0)
+    memory.forget_spans(memory.mapped_spans(file, 0))
     assert written[5 << 20] == 7  # what was written is not lost
-    memory.forget_mapped(tmp_path / "another", 0)
+    memory.forget_spans(memory.mapped_spans(tmp_path / "another", 0))
 
 
 def _mapped_mib(file):
