@@ -3,8 +3,8 @@
     groups of [rows side by side, items along a row]
 
 Softmax, norms and reductions over the last axes are passes over a row: each reduction is one that
-the items of its row share, its result lies in local memory, and what follows reads it there. What
-is computed element by element between two passes is computed in both, or kept in local memory.
+the items of its row share, and each of them gets the result. What is computed element by element
+between two passes is computed in both, or kept in local memory.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def share_rows(sch: s_tir.Schedule, split: SplitRows, sharing: Sharing, *, kept:
     for stage in reversed(stages):
         sizes = [int(var.dom.extent) for var in sch.get(stage).iter_vars]
         rows = _leading(sizes, count)
-        sch.set_scope(stage, 0, "shared")
+        # A result in local memory would need a barrier, which TVM leaves out: it sees one address
+        # for each row, and takes the row's items for one.
+        sch.set_scope(stage, 0, "local" if is_reduction(sch, stage) else "shared")
         sch.compute_at(stage, group, preserve_unit_loops=True)
         inside = _inside(sch, stage, group)
         work = [extent(sch, loop) for loop in inside]

@@ -94,6 +94,12 @@ def test_what_is_kept_must_fit_local_memory():
     assert space.draw("kept_rows", choices) is None  # 36000 of 32768 bytes
 
 
+def test_results_of_reductions_are_each_items_own():
+    """In local memory they would be read before they are there, if several rows are a group."""
+    text = _drawn(_func(_softmax, (4, 64)), "shared_rows", 2, 8).mod.script()
+    assert 'scope="local"' in text and 'scope="shared"' not in text
+
+
 def test_groups_work_on_the_rows_of_the_last_axis():
     """Two rows of a group must be neighbours of one axis: else it would compute others' too."""
     text = _drawn(_func(_softmax, (2, 3, 37)), "shared_rows", 2, 8).mod.script()
