@@ -140,7 +140,7 @@ def add_step_arguments(
     parser.add_argument(
         "--prefill",
         metavar="N1,N2,…",
-        help="language model: how many tokens a prompt is taken in at once (default 16,64,256); "
+        help="language model: how many tokens a prompt is taken in at once (default 32,128); "
         "decoding is always there",
     )
 

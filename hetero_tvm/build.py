@@ -117,7 +117,7 @@ def build(
         measure: target host: build every mode, time them here, keep the fastest. None: so it is,
             unless `HETERO_HOST_PROFILE` says that this machine is not to be measured.
         context: language model: longest sequence in tokens; None: the model's, at most 2048.
-        prefill: language model: how many tokens prompts are taken in at once; None: 16, 64 and 256.
+        prefill: language model: how many tokens prompts are taken in at once; None: 32 and 128.
         quantize: language model: "w4a16" stores its products' weights in four bits first; None
             takes them as they are.
         group, symmetric, overrides: how, as for `hetero-tvm quantize`.

@@ -11,7 +11,7 @@ from hetero_tvm.errors import BadInput, WrongKindOfModel
 from hetero_tvm.frontend.llm_folder import LlmFolder
 
 DECODE = 1
-PREFILL = (16, 64, 256)  # chunks of prompts, in tokens
+PREFILL = (32, 128)  # chunks of prompts, in tokens
 DEFAULT_CAPACITY = 2048  # where the model allows so much
 
 
