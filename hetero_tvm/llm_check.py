@@ -29,7 +29,8 @@ from hetero_tvm.token_sequence import TokenSequence
 # Relative, in the 2-norm of the logits. float32 differs in the order of sums, over some dozens of
 # layers; ONNX Runtime's int4 kernels of accuracy level 4 round activations to 8 bits themselves.
 TOLERANCE = 1e-3
-HALF_TOLERANCE = 4e-2  # of float16 files: a cosine of 0.9992; both engines round between operators
+# Of float16 files: a cosine of 0.9998. Both engines round between operators; SmolLM2 is at 8e-3.
+HALF_TOLERANCE = 2e-2
 ROUGH_TOLERANCE = 1e-1
 _INT8 = 4
 _SEED = 7
