@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import forced_plans
@@ -141,6 +142,30 @@ def test_the_share_of_the_gpu_that_was_built_for_is_kept(api, tmp_path):
     finally:
         setting("gpu.share", "")
     api.hetero_model_free(in_c)
+
+
+def test_other_work_is_no_part_of_our_turn(tmp_path):
+    """Else a turn that was open before it ended with a gap of nineteen times as long."""
+    small, large = tmp_path / "small.so", tmp_path / "large.so"
+    for model, artefact in ((tiny.mlp(tmp_path / "m.onnx"), small), (deep(tmp_path / "d"), large)):
+        compiler.build(BuildConfig(model=model, target="host", output=artefact, devices="gpu"))
+    small, large = hetero_tvm.load(small), hetero_tvm.load(large)
+    x, y = np.zeros((4, 32), np.float32), np.zeros((256, 512), np.float32)
+    setting = tvm.get_global_func("hetero_tvm.setting_set")
+    try:
+        setting("gpu.share", "5%")
+        small.run({"x": x})
+        setting("gpu.share", "100%")
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end:
+            large.run({"x": y})
+        setting("gpu.share", "5%")
+        runtime.reset_counters()
+        for _ in range(3):
+            small.run({"x": x})
+        assert runtime.counters()["gpu_gap_us"] < 4e6  # of 0.5 s, 9.5e6
+    finally:
+        setting("gpu.share", "")
 
 
 def test_an_output_that_lies_permuted_is_given_in_the_models_order(api, tmp_path):

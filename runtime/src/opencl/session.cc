@@ -220,8 +220,15 @@ void ClSession::KeepShare(double share) {
     const std::scoped_lock lock(mutex_);
     const Clock::time_point now = Clock::now();
     const bool is_idle = completed_.load() >= submitted_.load();
-    // While we waited for the NPU, or nobody asked for anything, the others had their time.
-    if (is_idle && now - last_done_ >= (last_done_ - turn_began_) * rest) turn_launches_ = 0;
+    if (turn_launches_ > 0 && is_idle) {
+      // While we waited for the NPU, or nobody asked for anything, the others had their time: it
+      // pays for ours, of which none of it is a part.
+      using Seconds = std::chrono::duration<double>;
+      const Seconds ours = last_done_ - turn_began_;
+      const Seconds left = ours - Seconds(now - last_done_) / rest;
+      if (left.count() <= 0) turn_launches_ = 0;
+      turn_began_ = now - std::chrono::duration_cast<Clock::duration>(left);
+    }
     if (turn_launches_ == 0) turn_began_ = now;
     began = turn_began_;
     if (++turn_launches_ % kLaunchesPerLook != 0) return;
