@@ -133,7 +133,7 @@ class ClSession {
     const TraceSpan span(trace_, TraceKind::kSubmit, kernel.name);
     const std::scoped_lock lock(mutex_);
     if (share >= 1) turn_launches_ = 0;  // work that shares nothing is no part of a turn
-    submitted_.fetch_add(1);  // first: binding alone may hand memory to the device
+    submitted_.fetch_add(1);             // first: binding alone may hand memory to the device
     bind(memory_, api_);
     counters_.image_arguments.Add(kernel.images);
     Enqueue(kernel, shape);
