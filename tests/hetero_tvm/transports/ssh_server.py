@@ -42,7 +42,10 @@ class SshServer:
         return self._ask("received")
 
     def cut_after(self, count):
-        """Break the connection off when `received` has grown by `count`; None: never."""
+        """Break the connection off when `received` has grown by `count`; None: never.
+
+        None also waits until the commands of a line that broke have written what they had read.
+        """
         self._ask(f"cut {-1 if count is None else count}")
 
     def stop(self):
@@ -67,7 +70,8 @@ class _Server:
     """The server's side; `folder` gets a client's configuration and key."""
 
     def __init__(self, folder):
-        self.folder, self.received, self.cut_at, self.connections = folder, 0, None, []
+        self.folder, self.received, self.cut_at = folder, 0, None
+        self.connections, self.children = [], set()
 
     async def serve(self):
         import asyncssh
@@ -115,6 +119,8 @@ class _Server:
         while words := (await loop.run_in_executor(None, sys.stdin.readline)).split():
             if words[0] == "cut":
                 self.cut_at = None if words[1] == "-1" else self.received + int(words[1])
+                if self.cut_at is None:
+                    await asyncio.gather(*(child.wait() for child in self.children))
             print(self.received, flush=True)
 
     async def run(self, process):
@@ -126,16 +132,18 @@ class _Server:
             cwd=self.folder / "home",
             env={**os.environ, "HOME": str(self.folder / "home")},
         )
+        self.children.add(child)
         feeding = asyncio.ensure_future(self.feed(process, child))
         await asyncio.gather(
             _copy(child.stdout, process.stdout), _copy(child.stderr, process.stderr)
         )
         code = await child.wait()
+        self.children.discard(child)
         feeding.cancel()
         process.exit(code if code >= 0 else 128 - code)
 
     async def feed(self, process, child):
-        with contextlib.suppress(OSError):
+        try:
             while data := await process.stdin.read(1 << 16):
                 self.received += len(data)
                 child.stdin.write(data)
@@ -144,7 +152,10 @@ class _Server:
                     for connection in self.connections:
                         connection.abort()
                     break
-        child.stdin.close()
+        except OSError:  # the command did not want it
+            pass
+        finally:
+            child.stdin.close()
 
 
 async def _copy(source, target):
