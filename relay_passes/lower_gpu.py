@@ -93,6 +93,8 @@ class FuseKernels:
                 transform.LegalizeOps(self.legalizations),
                 transform.AnnotateTIROpPattern(),
                 transform.FoldConstant(),
+                # What several products of one operand prepare of it is made once.
+                transform.EliminateCommonSubexpr(),
                 transform.DeadCodeElimination(),
             ]
         )(mod)

@@ -18,6 +18,7 @@ from tvm.s_tir.pipeline import default_s_tir_pipeline
 from tvm.tirx import compilation_pipeline
 
 from schedules.aligned_vectors import AlignVectors
+from schedules.code_pairs import with_code_pairs
 from schedules.exact_constants import ExactConstants
 from schedules.group_reduction import GroupReductions, with_functions
 from schedules.image_reads import ImageReads, with_image_types
@@ -53,7 +54,7 @@ def host_memory_pipeline(*, native_half: bool = False) -> str:
 
 def _completed(source: str, _target: tvm.target.Target) -> str:
     """`source` as the device's compiler can take it."""
-    return with_functions(with_image_types(_allow_stored_half(source)))
+    return with_functions(with_code_pairs(with_image_types(_allow_stored_half(source))))
 
 
 def _allow_stored_half(source: str) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from tvm import s_tir, te, tirx
@@ -27,15 +27,14 @@ from target_specs.spec import GpuSpec
 
 # Block annotation of the reduction block; the value is `RegisterTile.to_attr()`.
 TILE_ATTR = "hetero.register_tile"
-# Of a block that makes the weight's panels: a work-item holds the part that its next tiles read.
-HELD_ATTR = "hetero.held"
+
+# Of the reduction block: what a vector of the weight becomes serves all rows before the next one is
+# read, as it takes most of the registers.
+VECTORS_FIRST_ATTR = "hetero.vectors_first"
 
 # A CPU core has 32 vector registers: two thirds accumulate, the rest hold weights and broadcasts.
 _MAX_ACCUMULATORS = 24
 _MAX_ROWS = 9
-# Of a block that is held: values of a vector, and of the depth, written without a loop.
-_HELD_LANES = 16
-_HELD_TOGETHER = 8
 # Tiles, along the rows, of which a work-item stores the results together where rows are contiguous.
 _STORED_TOGETHER = 16
 # Columns that a work-item stores at a time then: each is a cache line of its own, and where columns
@@ -157,6 +156,8 @@ def contraction(
     reduce_axes: list[tirx.IterVar],
     term: Callable[[tirx.Var, tirx.Expr, tirx.Var], tirx.Expr],
     tile: RegisterTile,
+    *,
+    vectors_first: bool = False,
 ) -> te.Tensor:
     """The padded result `[batch, rows', columns']` of summing `term(batch, row, column)`.
 
@@ -174,7 +175,7 @@ def contraction(
         (batch, padded_rows, round_up(columns, tile.panel)),
         body,
         name="accumulate",
-        attrs={TILE_ATTR: tile.to_attr()},
+        attrs={TILE_ATTR: tile.to_attr(), **({VECTORS_FIRST_ATTR: 1} if vectors_first else {})},
     )
 
 
@@ -187,8 +188,7 @@ class RegisterTiled(Rule):
         """None where no block carries a tile or the epilogue is not element-wise."""
         sch = s_tir.Schedule(func)
         # 1. One block besides the accumulation: everything after it, in the final one.
-        held = held_blocks(sch)
-        found = take_contraction(sch, held)
+        found = take_contraction(sch)
         if found is None:
             return None
         accumulate, final, tile = found
@@ -210,18 +210,16 @@ class RegisterTiled(Rule):
             *outer, inner = depth
             stretch, inner = sch.split(inner, [None, tile.block_depth])
             steps = [*outer, stretch, block_x, block_y, inner]
-        sch.reorder(batch, group_y, group_x, item_y, item_x, *steps, r, v, lane)
+        inner = inner_loops(sch, accumulate, r, v)
+        sch.reorder(batch, group_y, group_x, item_y, item_x, *steps, *inner, lane)
         for loop, axis in ((batch, "z"), (group_y, "y"), (group_x, "x")):
             sch.bind(loop, f"blockIdx.{axis}")
         for loop, axis in ((item_y, "y"), (item_x, "x")):
             sch.bind(loop, f"threadIdx.{axis}")
-        # 3. What is held is made before the tiles that read it.
-        for block in held:
-            hold(sch, block, block_x)
-        # 4. The epilogue works on the registers and stores whole vectors.
+        # 3. The epilogue works on the registers and stores whole vectors.
         sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
         straight = store_rows(sch, final, tile) if along_rows else store_vectors(sch, final, tile)
-        # 5. Straight-line code, so that accumulators get register names.
+        # 4. Straight-line code, so that accumulators get register names.
         for loop in (r, v, *straight):
             sch.unroll(loop)
         sch.vectorize(lane)
@@ -229,43 +227,22 @@ class RegisterTiled(Rule):
         return sch
 
 
-def held_blocks(sch: s_tir.Schedule) -> list[Any]:
-    """The blocks of which a work-item holds a part."""
-    blocks = sch.get_child_blocks(sch.get_sblock("root"))
-    return [block for block in blocks if HELD_ATTR in sch.get(block).annotations]
+def inner_loops(sch: s_tir.Schedule, accumulate: Any, rows: Any, vectors: Any) -> tuple[Any, Any]:
+    """The loops over the rows and vectors of a tile, in the order that suits the contraction."""
+    if VECTORS_FIRST_ATTR not in sch.get(accumulate).annotations:
+        return rows, vectors
+    sch.unannotate(accumulate, VECTORS_FIRST_ATTR)
+    return vectors, rows
 
 
-def hold(sch: s_tir.Schedule, block: Any, loop: Any) -> None:
-    """Make the part of `block` that the inside of `loop` reads, whole vectors at a time."""
-    sch.unannotate(block, HELD_ATTR)
-    sch.compute_at(block, loop, preserve_unit_loops=True)
-    sch.set_scope(block, 0, "local")
-    *_, k, lane = sch.get_loops(block)
-    vector, lane = sch.split(lane, [None, math.gcd(extent(sch, lane), _HELD_LANES)])
-    k, near = sch.split(k, [None, math.gcd(extent(sch, k), _HELD_TOGETHER)])
-    sch.reorder(k, vector, near, lane)
-    sch.unroll(vector)
-    sch.unroll(near)
-    sch.vectorize(lane)
-
-
-def take_contraction(
-    sch: s_tir.Schedule, held: Sequence[Any] = ()
-) -> tuple[Any, Any, RegisterTile] | None:
+def take_contraction(sch: s_tir.Schedule) -> tuple[Any, Any, RegisterTile] | None:
     """The block of a `contraction`, the one block after it, and its tile.
 
     Everything after the contraction is inlined into that block, which then iterates as the
-    contraction does. None where no block, or more than one, carries a tile, where what follows is
-    not element-wise, or where blocks besides those of `held`, which are left alone, are to be held.
+    contraction does. None where no block, or more than one, carries a tile, or where what follows
+    is not element-wise.
     """
-    kept = {sch.get(block).name_hint for block in held}
-    if len(kept) != len(held_blocks(sch)):
-        return None
-    blocks = [
-        block
-        for block in sch.get_child_blocks(sch.get_sblock("root"))
-        if sch.get(block).name_hint not in kept
-    ]
+    blocks = sch.get_child_blocks(sch.get_sblock("root"))
     marked = [block for block in blocks if TILE_ATTR in sch.get(block).annotations]
     if len(marked) != 1:
         return None

@@ -17,7 +17,7 @@ from schedules.blocks import extent
 from schedules.byte_vectors import touches_bytes
 from schedules.choices import Choices
 from schedules.limits import Fits, Limits, fits
-from schedules.register_tile import TILE_ATTR, RegisterTile, held_blocks
+from schedules.register_tile import TILE_ATTR, RegisterTile
 from schedules.rule import has_pairs, prepared
 from schedules.sketches import FROM_FINITE, SKETCH_ATTR, SKETCHES, apply_sketch
 
@@ -109,7 +109,6 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
     """What default schedules choose, as choices of sketches."""
     sch = s_tir.Schedule(func)
     found: list[tuple[str, Decisions]] = []
-    panel = min((int(sch.get(b).iter_vars[-1].dom.extent) for b in held_blocks(sch)), default=0)
     for block in sch.get_child_blocks(sch.get_sblock("root")):
         attr = sch.get(block).annotations.get(TILE_ATTR)
         if attr is None:
@@ -127,10 +126,6 @@ def seeds(func: tirx.PrimFunc, limit: Limits) -> list[tuple[str, Decisions]]:
                 "depth": [depth // stretch, max(1, stretch // unrolled), unrolled],
             }
             found += [(name, choices) for name in ("stretched", "whole")]
-            if panel:
-                panels = [1, tile.items_x, max(1, tile.block_panels * tile.panel // panel)]
-                inside = [1, tile.vectors, tile.lanes]
-                found.append(("held", {**choices, "columns": panels, "lanes": inside}))
         for stretch in (32, 16):
             short = [depth // stretch, max(1, stretch // 4), 4]
             found.append(("local", {"rows": rows, "columns": columns, "depth": short}))

@@ -19,7 +19,7 @@ them. The others are picked from a list; the search draws them anew.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from tvm import s_tir, tirx
@@ -44,8 +44,7 @@ from schedules.lockstep_rows import share_rows
 from schedules.lockstep_transpose import take_transpose, tile_transpose
 from schedules.register_tile import (
     TILE_ATTR,
-    held_blocks,
-    hold,
+    inner_loops,
     stores_along_rows,
     take_contraction,
 )
@@ -54,7 +53,6 @@ from schedules.row_reduction import ROW_ATTR, schedule_rows
 SKETCH_ATTR = "hetero.sketch"
 _MAX_ROWS = 16
 _MAX_TAPS = 25
-_MAX_BLOCK_PANELS = 8
 _MAX_SHARING = 64  # items of a group that share a column, and columns of a group
 _MAX_ROWS_OF_A_GROUP = 8
 _ROW_ITEMS = (8, 16, 32, 64, 128, 256, 512, 1024)  # that share a row
@@ -70,9 +68,8 @@ Sketch = Callable[[s_tir.Schedule, Choices, Limits], None]
 
 
 def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: str) -> None:
-    """`form`: "whole" (a tile's depth at once), "stretched", "local" or "held"."""
-    held = held_blocks(sch) if form == "held" else []
-    found = take_contraction(sch, held)
+    """`form`: "whole" (a tile's depth at once), "stretched" or "local"."""
+    found = take_contraction(sch)
     if found is None:
         raise s_tir.ScheduleError("no contraction, or its epilogue reduces")
     accumulate, final, tile = found
@@ -87,28 +84,24 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
     (group_y, item_y, block_y, r), row_sizes = choose.split(
         sch, "rows", row, 4, innermost=_MAX_ROWS
     )
-    if held:
-        group_x, item_x, block_x, v, lane, width = _by_panels(sch, choose, column, held, lanes)
-    else:
-        (group_x, item_x, block_x, v, lane), column_sizes = choose.split(
-            sch, "columns", column, 5, innermost=lanes
-        )
-        width = column_sizes[4]
+    (group_x, item_x, block_x, v, lane), column_sizes = choose.split(
+        sch, "columns", column, 5, innermost=lanes
+    )
     *outer, inner = depth
     (stretch, step, unrolled), _ = choose.split(sch, "depth", inner, 3, innermost=8)
     if form == "whole":
         steps = [block_x, block_y, *outer, stretch, step, unrolled]
     else:
         steps = [*outer, stretch, block_x, block_y, step, unrolled]
-    sch.reorder(batch, group_y, group_x, item_y, item_x, *steps, r, v, lane)
+    sch.reorder(
+        batch, group_y, group_x, item_y, item_x, *steps, *inner_loops(sch, accumulate, r, v), lane
+    )
     for loop, name in ((batch, "z"), (group_y, "y"), (group_x, "x")):
         sch.bind(loop, f"blockIdx.{name}")
     for loop, name in ((item_y, "y"), (item_x, "x")):
         sch.bind(loop, f"threadIdx.{name}")
     if form == "local":
         _left_in_local_memory(sch, accumulate, stretch, row_sizes[1], column_sizes[1])
-    for block in held:
-        hold(sch, block, block_x)
     # 2. What follows works on the registers.
     sch.reverse_compute_at(final, item_x, preserve_unit_loops=True)
     *_, row, column = sch.get_loops(final)
@@ -117,7 +110,7 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
         sch.reorder(some_rows, column, one_row)
         straight = [one_row]
     else:
-        width = width if padded == columns else math.gcd(columns, lanes)
+        width = column_sizes[4] if padded == columns else math.gcd(columns, lanes)
         some_columns, part = sch.split(column, [None, width])
         sch.reorder(some_rows, some_columns, one_row, part)
         sch.vectorize(part)
@@ -127,21 +120,6 @@ def _contraction(sch: s_tir.Schedule, choose: Choices, limit: Limits, *, form: s
         sch.unroll(loop)
     sch.vectorize(lane)
     sch.decompose_reduction(accumulate, steps[0])
-
-
-def _by_panels(
-    sch: s_tir.Schedule, choose: Choices, column: Any, held: Sequence[Any], lanes: int
-) -> tuple[Any, ...]:
-    """Groups, items, blocks, vectors and lanes of columns of which whole parts of panels are held;
-    and how many lanes there are.
-    """
-    panel = min(int(sch.get(block).iter_vars[-1].dom.extent) for block in held)
-    if extent(sch, column) % panel:
-        raise s_tir.ScheduleError("columns are no whole panels")
-    panels, inside = sch.split(column, [None, panel])
-    (group, item, block), _ = choose.split(sch, "columns", panels, 3, innermost=_MAX_BLOCK_PANELS)
-    (part, vector, lane), sizes = choose.split(sch, "lanes", inside, 3, innermost=lanes)
-    return group, item, sch.fuse(block, part), vector, lane, sizes[2]
 
 
 def _left_in_local_memory(
@@ -176,13 +154,6 @@ def _local(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
     if limit.is_core:
         raise s_tir.ScheduleError("a core has no memory that is nearer than its caches")
     _contraction(sch, choose, limit, form="local")
-
-
-def _held(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
-    """Floats of a stretch of a panel are made once for all rows of a block."""
-    if not held_blocks(sch):
-        raise s_tir.ScheduleError("nothing is held")
-    _contraction(sch, choose, limit, form="held")
 
 
 def _shared(sch: s_tir.Schedule, choose: Choices, limit: Limits) -> None:
@@ -351,7 +322,6 @@ SKETCHES: dict[str, Sketch] = {
     "whole": _whole,
     "stretched": _stretched,
     "local": _local,
-    "held": _held,
     "shared": _shared,
     "split_depth": _split_depth,
     "rows": _rows,

@@ -14,6 +14,9 @@ Where the items of a group share the depth (`gemv.py`), an item takes several wo
 step, which share a scale, and the words lie as the items read them, neighbours side by side:
 
     [columns / lanes, rounds, words, items, lanes]         word (round * items + item) * words + n
+
+On a CPU, where scales of the weight last for 32 codes, x is rounded to 16 bits (`rounded_rows.py`)
+and sums of 32 products are whole numbers (`code_pairs.py`). A word then has codes 16 apart.
 """
 
 from __future__ import annotations
@@ -25,17 +28,18 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from schedules.cache_block import blocked
+from schedules.code_pairs import PAIRS_PER_WORD, add_codes
 from schedules.four_bit_codes import CODES_PER_WORD, Codes, IntegerCodes, SubnormalCodes
 from schedules.gemv import MAX_LANES, shared_depth_tile, split_depth_tile
 from schedules.layout import CONTRACTION_ATTRS, known_shape, pack_panels, unravel
 from schedules.register_tile import (
-    HELD_ATTR,
     RegisterTile,
     choose_tile,
     contraction,
     round_up,
     weight_strip,
 )
+from schedules.rounded_rows import PAIRS, STRETCH, rounded_rows
 from target_specs.spec import GpuSpec
 
 # The zero point of symmetric weights, in whose place exporters store none.
@@ -45,8 +49,9 @@ SYMMETRIC_ZERO = 8
 # words pay only if x is read by vectors: they are that many times farther from the neighbour's.
 _STEPS_OF_ONE_ROW = ((4, 4), (4, 2), (2, 4), (2, 2))
 _STEPS = ((4, 1), (2, 1), (1, 1))
-# Of a panel that a work-item holds as floats, so that a second-level cache holds it too.
-_MAX_HELD_DEPTH = 1024
+# Of a tile where sums are whole numbers, at most: the fastest of 2 to 16 rows and 1 to 3 vectors,
+# 188 GMAC/s on a Zen 5 core (64 x 576 x 1536).
+_PAIR_ROWS, _PAIR_VECTORS = 4, 2
 # Of a group, at most: with several words at a step, one step is work enough for an item.
 _WAVES = 16
 
@@ -122,7 +127,7 @@ class W4Layout:
     strip: int = 0  # columns side by side in memory; 0: the panel
     items: int = 1  # that share the depth
     words: int = 1  # of a column that an item reads at a step
-    as_floats: bool = False  # a work-item makes floats of a panel's words, for all rows of a block
+    pairs: bool = False  # words are as `code_pairs` reads them, and so are activations
 
     @property
     def lanes(self) -> int:
@@ -148,7 +153,11 @@ class W4Panels:
 def pack_w4(weight: W4Weight, layout: W4Layout) -> W4Panels:
     """`weight` as `layout` says."""
     columns = weight.codes.shape[1]
-    codes = weight.codes.reshape(-1, CODES_PER_WORD, columns).astype(np.uint32)
+    codes = weight.codes
+    if layout.pairs:  # [stretch, half, word, code of the half, N]: halves side by side in a word
+        halves = codes.reshape(-1, 2, PAIRS // PAIRS_PER_WORD, PAIRS_PER_WORD, columns)
+        codes = halves.swapaxes(1, 2)
+    codes = codes.reshape(-1, CODES_PER_WORD, columns).astype(np.uint32)
     shifts = np.arange(0, 4 * CODES_PER_WORD, 4, dtype=np.uint32)
     words = _strips(np.bitwise_or.reduce(codes << shifts[:, None], axis=1), layout)  # of [K / 8, N]
     if layout.items > 1:
@@ -186,7 +195,8 @@ def w4a16_product(
         weight: [K, N]; becomes constants.
 
     Returns:
-        A `call_tir` of type [.., N], of `data`'s element type; not yet emitted.
+        A `call_tir` of type [.., N], of `data`'s element type; not yet emitted. On a CPU what
+        rounds `data` is emitted.
     """
     shape = known_shape(data)
     depth, columns = weight.codes.shape
@@ -198,6 +208,7 @@ def w4a16_product(
         weight.group,
         is_aligned=isinstance(data, relax.Var) and builder.lookup_binding(data) is not None,
     )
+    left = rounded_rows(builder, gpu, data) if layout.pairs else [data]
     product = W4Product(
         shape=shape,
         columns=columns,
@@ -208,8 +219,8 @@ def w4a16_product(
         out_dtype=str(data.ty.dtype),
     )
     return builder.call_te(
-        product.compute,
-        data,
+        product.by_pairs if layout.pairs else product.compute,
+        *left,
         *(relax.const(part) for part in pack_w4(weight, layout).arrays()),
         primfunc_name_hint="w4a16",
         primfunc_attrs=CONTRACTION_ATTRS,
@@ -237,6 +248,8 @@ def w4a16_tile(
                 return tile, W4Layout(
                     panel=tile.panel, strip=tile.lanes, items=tile.items_k, words=words
                 )
+    if depth % STRETCH == 0 and group % STRETCH == 0:
+        return _pairs_tile(gpu, shape)
     strip = weight_strip(gpu, columns)
     tile = choose_tile(gpu, rows, columns, strip=strip)
     strip = strip or tile.panel
@@ -244,11 +257,22 @@ def w4a16_tile(
         # A second strip at once would be a stream of its own, and a short one: K / 8 words of each
         # column. On a CPU with one strip at a time 576 x 49152 takes 0.69 ms in place of 1.10.
         tile = dataclasses.replace(tile, vectors=strip // tile.lanes)
-    block = blocked(gpu, tile, (1, rows, columns), depth)
-    if block.block_rows > 1 and (block.block_depth or depth) <= _MAX_HELD_DEPTH:
-        return block, W4Layout(panel=strip, as_floats=True)
     tile = blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
     return tile, W4Layout(panel=strip)
+
+
+def _pairs_tile(gpu: GpuSpec, shape: tuple[int, int, int]) -> tuple[RegisterTile, W4Layout]:
+    """Strips of one vector: what the codes of a stretch become fills the registers."""
+    rows, depth, columns = shape
+    lanes = choose_tile(gpu, rows, columns).lanes
+    tile = RegisterTile(rows=1, vectors=1, lanes=lanes, items_x=1, items_y=1)
+    if rows > 1:
+        rows_of_one = -(-rows // -(-rows // _PAIR_ROWS))
+        tile = dataclasses.replace(tile, rows=rows_of_one, vectors=_PAIR_VECTORS)
+        tile = blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
+        block_depth, rest = divmod(tile.block_depth, STRETCH // CODES_PER_WORD)
+        tile = dataclasses.replace(tile, block_depth=0 if rest else block_depth)
+    return tile, W4Layout(panel=_PAIR_VECTORS * lanes, strip=lanes, pairs=True)
 
 
 def _depth_tile(
@@ -290,8 +314,6 @@ class W4Product:
         *leading, depth = self.shape
         lanes, items = self.layout.lanes, self.layout.items
         taken = self.layout.words * CODES_PER_WORD  # codes of a column at a step
-        if self.layout.as_floats:
-            return self._by_panels(x, words, scales, zeros)
         step = te.reduce_axis((0, depth // taken), name="step")
 
         def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
@@ -314,33 +336,37 @@ class W4Product:
         rows = math.prod(leading)
         return self._result(contraction((1, rows, self.columns), [step], term, self.tile))
 
-    def _by_panels(
-        self, x: te.Tensor, words: te.Tensor, scales: te.Tensor, zeros: te.Tensor | None
+    def by_pairs(
+        self,
+        pairs: te.Tensor,
+        x_scales: te.Tensor,
+        x_sums: te.Tensor,
+        words: te.Tensor,
+        scales: te.Tensor,
+        zeros: te.Tensor | None = None,
     ) -> te.Tensor:
-        """The same where many rows read a word: as a product with panels of floats."""
+        """[.., N] of x as `rounded_rows` gives it."""
         *leading, depth = self.shape
-        lanes = self.layout.lanes
+        rows, lanes = math.prod(leading), self.layout.lanes
+        stretch = te.reduce_axis((0, depth // STRETCH), name="stretch")
 
-        def weight(strip: tirx.Var, k: tirx.Var, lane: tirx.Var) -> tirx.Expr:
-            shift = (k % CODES_PER_WORD * 4).astype("uint32")
-            word = words[strip, k // CODES_PER_WORD, lane]
-            code = tirx.bitwise_and(tirx.shift_right(word, shift), tirx.const(0xF, "uint32"))
-            at = (strip, k // self.group, lane)
+        def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
+            strip, lane = column // lanes, column % lanes
+            dot: tirx.Expr = tirx.const(0, "int32")
+            for n in range(PAIRS // PAIRS_PER_WORD):
+                word = words[strip, stretch * (STRETCH // CODES_PER_WORD) + n, lane]
+                four = range(n * PAIRS_PER_WORD, (n + 1) * PAIRS_PER_WORD)
+                numbers = [pairs[row, stretch, pair] for pair in four]
+                dot = add_codes(dot, word, numbers, once=rows == 1)
+            at = (strip, stretch * STRETCH // self.group, lane)
             zero = tirx.const(float(SYMMETRIC_ZERO), "float32")
             if zeros is not None:
                 zero = zeros[at].astype("float32")
-            return (code.astype("float32") - zero) * scales[at].astype("float32")
+            whole = x_scales[row, stretch] * dot.astype("float32") - zero * x_sums[row, stretch]
+            return scales[at].astype("float32") * whole
 
-        shape = (int(words.shape[0]), depth, lanes)
-        panels = te.compute(shape, weight, name="dequantised", attrs={HELD_ATTR: True})
-        k = te.reduce_axis((0, depth), name="k")
-
-        def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
-            left = x(*unravel(row, leading), k).astype("float32")
-            return left * panels[column // lanes, k, column % lanes]
-
-        rows = math.prod(leading)
-        return self._result(contraction((1, rows, self.columns), [k], term, self.tile))
+        sums = contraction((1, rows, self.columns), [stretch], term, self.tile, vectors_first=True)
+        return self._result(sums)
 
     def _result(self, sums: te.Tensor) -> te.Tensor:
         """[.., N] of padded sums [1, rows', columns']."""

@@ -45,7 +45,7 @@ def _w4_product(rows, depth, columns, gpu):
         builder.emit_func_output(result)
     legalizations = default_legalizations(gpu)
     mod = lower_gpu(builder.get(), target=tvm_target(gpu), legalizations=legalizations, rules=())
-    (func,) = (func for var, func in mod.functions.items() if var.name_hint != "main")
+    (func,) = (func for var, func in mod.functions.items() if var.name_hint == "w4a16")
     return func
 
 
@@ -81,7 +81,7 @@ FAMILIES = {
         LOCKSTEP,
     ),
     "w4_product": (_TILES, functools.partial(_w4_product, 6, 64, 40, CORE), CORE),
-    "w4_held": ({"held"}, functools.partial(_w4_product, 64, 512, 768, CORE), CORE),
+    "w4_products": (_TILES, functools.partial(_w4_product, 64, 512, 768, CORE), CORE),
     "softmax": (
         {"rows"},
         functools.partial(_one, lambda x: relax.op.nn.softmax(x), ((6, 37), "float32")),

@@ -5,13 +5,13 @@ import on_gpu
 import pytest
 import tuning_cases as cases
 from sketch_families import FAMILIES
-from tvm import IRModule, relax, s_tir
+from tvm import IRModule, relax
 from tvm.s_tir import dlight
 from tvm.s_tir import meta_schedule as ms
 
 from schedules.defaults import default_rules
 from schedules.limits import limits
-from schedules.register_tile import TILE_ATTR, RegisterTile, choose_tile
+from schedules.register_tile import choose_tile
 from schedules.search_space import seeds, space_of
 from schedules.trials import entry_of, hash_of, plain, scheduled_hash
 from schedules.tvm_target import tvm_target
@@ -64,23 +64,6 @@ def test_a_lockstep_default_is_a_point_of_the_space(family):
     assert hash_of(plain(default)) in proposed
     if family in ("shared_product", "few_rows", "w4_row"):
         assert proposed[0] == hash_of(plain(default))
-
-
-def test_a_held_default_is_a_point_of_the_space():
-    """The same tiles and stretches, over a panel that is held as floats."""
-    _, make, gpu = FAMILIES["w4_held"]
-    func, limit = plain(make()), limits(gpu)
-    sch = s_tir.Schedule(func)
-    (tile,) = (
-        RegisterTile.from_attr(sch.get(block).annotations[TILE_ATTR])
-        for block in sch.get_child_blocks(sch.get_sblock("root"))
-        if TILE_ATTR in sch.get(block).annotations
-    )
-    space = space_of(func, limit)
-    first = next(seed for seed in seeds(space.func, limit) if seed[0] == "held")
-    _, drawn = space.decisions(space.draw(*first).trace)
-    assert drawn["rows"][-1] == tile.rows and drawn["rows"][-2] == tile.block_rows
-    assert drawn["lanes"][-2:] == [tile.vectors, tile.lanes]
 
 
 def test_rows_are_shared_by_as_many_items_as_by_default():

@@ -91,7 +91,7 @@ def test_a_product_reads_the_codes(shape):
         legalizations=default_legalizations(gpu, W4Table([entry])),
         rules=default_rules(gpu),
     )
-    assert sorted(on_gpu.kernels(lowered)) == ["matmul", "w4a16"]
+    assert sorted(on_gpu.kernels(lowered)) == ["matmul", "rounded_rows", "w4a16"]
     x = on_gpu.normal(2, *shape)
     (got,) = on_gpu.run_lowered(lowered, [x])
-    on_gpu.assert_close(got, x.astype(np.float64) @ entry.weight().dequantised() @ other, 1e-5)
+    on_gpu.assert_close(got, x.astype(np.float64) @ entry.weight().dequantised() @ other, 1e-4)
