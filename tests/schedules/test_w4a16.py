@@ -47,10 +47,13 @@ def _run(
     *,
     before: str | None = None,
     denormals: bool | None = None,
+    vector_width: int = 0,
 ):
     """The product of `x`, of what the operator `before` makes of it."""
     data = relax.Var("x", relax.TensorType(x.shape, str(x.dtype)))
     gpu = dataclasses.replace(gpu_spec(target), denormals=denormals)
+    if vector_width:
+        gpu = dataclasses.replace(gpu, vector_width=vector_width)
     builder = relax.BlockBuilder()
     with builder.function("main", [data]):
         with builder.dataflow():
@@ -87,6 +90,15 @@ def test_one_row(group, zeros):
     want = x @ weight.dequantised()
     assert_close(_run(x, weight, _PHONE), want, _TOLERANCE)
     _assert_close_rounded(_run(x, weight), x, weight, want, _TOLERANCE)
+
+
+@pytest.mark.parametrize("vector_width", [4, 8])
+@pytest.mark.parametrize("rows", [1, 7])
+def test_short_vectors(rows, vector_width):
+    weight = _weight(96, 50, 32)
+    x = normal(1, rows, 96)
+    got = _run(x, weight, vector_width=vector_width)
+    _assert_close_rounded(got, x, weight, x @ weight.dequantised(), _TOLERANCE)
 
 
 def test_rounding_harms_no_more_than_it_says_beside_a_large_neighbour():
