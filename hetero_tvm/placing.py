@@ -26,12 +26,15 @@ from relay_passes.place import place_all, reprice
 from relay_passes.plan import Plan
 from relay_passes.planner.problem import Waiting
 from relay_passes.program import read_program
+from relay_passes.question import BOTH as DEVICES
 from relay_passes.to_half import ToHalf
 from schedules.cost_model import CostModel
 from target_specs.spec import SocSpec
 
 # Inputs on which the effect of float16 is looked at; none that a user's comparison starts with.
 _PRECISION_SEEDS = (1001, 1002)
+# Of one device's predicted time.
+_CLEARLY_FASTER = 0.97
 
 
 def to_half(state: State) -> State:
@@ -92,7 +95,7 @@ def place(state: State) -> State:
         plans = planner.place(costs)
         prices = dict.fromkeys(plans, costs)
         placed = dataclasses.replace(state, plan=plans[wanted], plans=plans, prices=prices)
-        return _within_memory(placed)
+        return _within_memory(_clearly_faster(placed))
     found = plan_by_regions(planner, costs, wanted, state.note)
     placed = dataclasses.replace(
         state,
@@ -101,7 +104,25 @@ def place(state: State) -> State:
         prices={name: found.costs.get(name, costs) for name in found.plans},
         estimated=found.regions,
     )
-    return _within_memory(placed)
+    return _within_memory(_clearly_faster(placed))
+
+
+def _clearly_faster(state: State) -> State:
+    """A step of a language model takes a second device only for a clear gain.
+
+    Layers are alike, so what a cost misjudges it misjudges in all of them; and no step is timed
+    before it is used, as other models are where they are built (`measure_plans`).
+    """
+    if state.config.llm is None or state.config.objective != "latency":
+        return state
+    us = {name: state.plans[name].predicted_us for name in allowed_modes(state.config)}
+    best = mode(state.config)
+    alone = min((name for name in us if name in DEVICES), key=us.__getitem__)
+    if not us[best] < us[alone] <= us[best] / _CLEARLY_FASTER:
+        return state
+    gain = 1 - us[best] / us[alone]
+    state.note(f"following the plan of {alone}: {best} would gain {gain:.1%}, too little")
+    return dataclasses.replace(state, plan=state.plans[alone])
 
 
 def _within_memory(state: State) -> State:

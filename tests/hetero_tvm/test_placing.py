@@ -1,11 +1,16 @@
 """What the NPU must not compute, as the user says; and that the plan keeps to it."""
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import tiny_models as tiny
 
 from hetero_tvm import compiler
-from hetero_tvm.config import BuildConfig
+from hetero_tvm.build_state import State
+from hetero_tvm.config import BuildConfig, LlmStep
 from hetero_tvm.errors import BadInput
+from hetero_tvm.placing import _clearly_faster
 
 
 def test_an_operator_that_is_kept_off_the_npu(tmp_path):
@@ -44,3 +49,30 @@ def test_an_operator_that_there_is_not(tmp_path):
     path = tiny.mlp(tmp_path / "mlp.onnx")
     with pytest.raises(BadInput, match=r"--off-npu secnd: no such operator.*did you mean second"):
         compiler.build(BuildConfig(model=path, target="host", output=None, off_npu=("secnd",)))
+
+
+@pytest.mark.parametrize(("split_us", "followed"), [(98.0, "gpu"), (96.0, "split")])
+def test_a_language_models_step_takes_both_devices_only_for_a_clear_gain(split_us, followed):
+    us = {"gpu": 100.0, "npu": 140.0, "layer": 99.0, "split": split_us}
+    plans = {name: SimpleNamespace(predicted_us=value) for name, value in us.items()}
+    said = []
+    state = _clearly_faster(
+        State(
+            config=BuildConfig(
+                model=Path("m"),
+                target="host",
+                output=None,
+                llm=LlmStep(importer=None, rows=1, capacity=8),
+            ),
+            spec=None,
+            note=said.append,
+            plan=plans["split"],
+            plans=plans,
+        )
+    )
+    assert state.plan is plans[followed]
+    assert said == (
+        ["following the plan of gpu: split would gain 2.0%, too little"]
+        if followed == "gpu"
+        else []
+    )
