@@ -23,7 +23,7 @@ PAIRS = STRETCH // 2  # number [n] with number [n + PAIRS], for n below it
 _LARGEST = 32767
 # Below it a float's reciprocal may be infinite; numbers so small become zero.
 _LEAST = 1e-30
-# Stretches that a work-item takes, where one row is all there is.
+# That a work-item takes: a group costs as much to start as a few of them.
 _STRETCHES = 64
 
 
@@ -57,15 +57,15 @@ def _rounding_kernel(shape: Sequence[int], dtype: str, lanes: int) -> tirx.PrimF
         pairs = argument("pairs", (rows, stretches, PAIRS), "uint32")
         scales = argument("scales", (rows, stretches), "float32")
         sums = argument("sums", (rows, stretches), "float32")
-        blocks = -(-stretches // _STRETCHES)
+        count = rows * stretches
         with (
-            T.launch_thread("blockIdx.y", rows) as row,
-            T.launch_thread("blockIdx.x", blocks) as block,
+            T.launch_thread("blockIdx.x", -(-count // _STRETCHES)) as block,
             T.launch_thread("threadIdx.x", 1),
-            T.serial(0, min(stretches, _STRETCHES)) as step,
+            T.serial(0, min(count, _STRETCHES)) as step,
         ):
-            stretch = block * _STRETCHES + step
-            with T.If(stretch < stretches), T.Then():
+            flat = T.bind(block * _STRETCHES + step)
+            with T.If(flat < count), T.Then():
+                row, stretch = unravel(flat, [rows, stretches])
                 place = unravel(row, leading)
 
                 def value(n: tirx.Expr) -> tirx.Expr:
