@@ -14,6 +14,8 @@ from schedules.attention_spec import Spread, argument, kernel, put
 from schedules.layout import Legalize
 from target_specs.spec import GpuSpec
 
+_ROWS_OF_A_CORE = 32  # that one work-item writes: a group of its own costs more than a row
+
 
 def legalize_update_kv(gpu: GpuSpec) -> Legalize:
     """`hetero.update_kv(cache, rows, past)`, see `relay_passes/attention.py`."""
@@ -31,6 +33,7 @@ def update_kv_kernel(held: list[int], new: list[int], dtype: str, gpu: GpuSpec) 
     """`(cache, rows, past)`; `held` and `new` are the shapes [batch, heads, positions, dim]."""
     batches, heads, rows, dim = new
     is_core = gpu.wave_size == 1
+    taken = min(rows, _ROWS_OF_A_CORE) if is_core else 1
     items = 1 if is_core else min(gpu.wave_size, gpu.max_work_group_size, dim)
     with kernel("update_kv") as finish:
         cache = argument("cache", tuple(held), dtype)
@@ -39,13 +42,16 @@ def update_kv_kernel(held: list[int], new: list[int], dtype: str, gpu: GpuSpec) 
         with (
             T.launch_thread("blockIdx.z", batches) as batch,
             T.launch_thread("blockIdx.y", heads) as head,
-            T.launch_thread("blockIdx.x", rows) as row,
+            T.launch_thread("blockIdx.x", -(-rows // taken)) as block,
             T.launch_thread("threadIdx.x", items) as item,
+            T.serial(0, taken) as step,
         ):
+            row = block * taken + step
             at = T.bind(past[0] + row)
             spread = Spread(
                 lanes=min(gpu.vector_width, 16) if is_core else 1, items=items, item=item
             )
-            with T.If(at < held[2]), T.Then(), spread.over(dim) as d:
+            inside = at < held[2] if rows % taken == 0 else tirx.all(row < rows, at < held[2])
+            with T.If(inside), T.Then(), spread.over(dim) as d:
                 put(cache, [batch, head, at, d], source[batch, head, row, d])
     return finish()
