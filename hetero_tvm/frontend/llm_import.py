@@ -31,7 +31,8 @@ from hetero_tvm.frontend.decompose import DECOMPOSITIONS
 from hetero_tvm.frontend.four_bit_weights import four_bit_weights
 from hetero_tvm.frontend.input_specs import fix_input_shapes
 from hetero_tvm.frontend.llm_folder import LlmFolder
-from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST, PLACES
+from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST
+from hetero_tvm.frontend.llm_positions import set_positions
 from hetero_tvm.frontend.model_import import ImportedModel
 from hetero_tvm.frontend.onnx_import import to_relax
 from hetero_tvm.frontend.random_inputs import InputRange
@@ -46,7 +47,7 @@ from relay_passes.update_kv_in_place import UpdateKvInPlace
 
 LAST = "hetero_last"  # int32 [1]: the row whose logits are wanted
 IDS, LOGITS = "input_ids", "logits"
-_MASK, _POSITIONS = "attention_mask", "position_ids"
+_MASK = "attention_mask"
 _GROUPED = "GroupQueryAttention"
 # Between the row that is picked and the logits: whatever treats every row alike.
 _HEAD_OPS = frozenset(
@@ -185,7 +186,7 @@ def _step_graph(
     for cache in folder.caches:
         shapes[cache.name] = (1, cache.heads, past, cache.depth)
     _add_scalars(graph)
-    _set_positions(graph, rows, capacity)
+    set_positions(graph, [cache.name for cache in folder.caches], rows, capacity)
     _keep_logits(folder.model, graph)
     _pick_row(folder.model, graph)
     weights = {tensor.name for tensor in graph.initializer}
@@ -203,33 +204,6 @@ def _add_scalars(graph: onnx.GraphProto) -> None:
     graph.input.extend(
         helper.make_tensor_value_info(name, TensorProto.INT32, [1]) for name in (PAST, LAST)
     )
-
-
-def _set_positions(graph: onnx.GraphProto, rows: int, capacity: int) -> None:
-    """`PLACES` from `PAST`, and `position_ids` from them.
-
-    None lies behind the cache: only rows that fill a chunk up would, and nobody reads those.
-    """
-    consts = {"steps": np.arange(rows), "top": np.int64(capacity - 1), "shape": [1, rows]}
-    names = {part: f"{PLACES}/{part}" for part in (*consts, "wide", "open")}
-    for part, value in consts.items():
-        array = np.asarray(value, np.int64)
-        graph.initializer.append(onnx.numpy_helper.from_array(array, names[part]))
-    wide, places = names["wide"], names["open"]
-    nodes = [
-        helper.make_node("Cast", [PAST], [wide], name=wide, to=TensorProto.INT64),
-        helper.make_node("Add", [wide, names["steps"]], [places], name=places),
-        helper.make_node("Min", [places, names["top"]], [PLACES], name=PLACES),
-    ]
-    found = [value for value in graph.input if value.name == _POSITIONS]
-    if found:
-        graph.input.remove(found[0])
-        nodes.append(
-            helper.make_node("Reshape", [PLACES, names["shape"]], [_POSITIONS], name=_POSITIONS)
-        )
-    rest = list(graph.node)
-    del graph.node[:]
-    graph.node.extend([*nodes, *rest])
 
 
 def _keep_logits(model: Path, graph: onnx.GraphProto) -> None:
