@@ -51,7 +51,7 @@ class Reference:
         self._outputs = [value.name for value in self._session.get_outputs()]
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._past = {
-            cache.name: np.zeros((1, cache.heads, 0, cache.depth), cache.dtype)
+            cache.name: np.zeros((1, cache.heads, cache.window_rows, cache.depth), cache.dtype)
             for cache in folder.caches
         }
         self._length = 0

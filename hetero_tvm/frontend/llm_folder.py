@@ -39,6 +39,7 @@ _MAX_TEXT_BYTES = 48 << 20
 _USUAL_NAMES = ("model.onnx", "onnx/model.onnx", "decoder_model_merged.onnx")
 _CACHE_NAME = re.compile(r"(.*?)(\d+)\.(?:decoder\.)?(key|value)")
 _DEFAULT_CONTEXT = 2048
+_MAX_WINDOW = 1 << 20  # tokens
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class CacheInput:
     heads: int
     depth: int
     dtype: str
+    window_rows: int = 0  # rows that ONNX Runtime's buffer has from the start; 0: it grows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,6 +169,7 @@ def _head_depth(config: Mapping[str, Any], genai: Mapping[str, Any]) -> int:
 def _caches(model: Path, proto: onnx.ModelProto, head_depth: int) -> tuple[CacheInput, ...]:
     """The cache inputs of the graph, in order."""
     weights = {tensor.name for tensor in proto.graph.initializer}
+    windows = _windows(model, proto)
     found = []
     for value in proto.graph.input:
         match = _CACHE_NAME.fullmatch(value.name)
@@ -187,6 +190,7 @@ def _caches(model: Path, proto: onnx.ModelProto, head_depth: int) -> tuple[Cache
                 heads=heads,
                 depth=depth,
                 dtype=onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+                window_rows=windows.get(value.name, 0),
             )
         )
     found.sort(key=lambda cache: (cache.layer, cache.kind))
@@ -199,6 +203,23 @@ def _caches(model: Path, proto: onnx.ModelProto, head_depth: int) -> tuple[Cache
             "(optimum: --task text-generation-with-past)"
         )
     return tuple(found)
+
+
+def _windows(model: Path, proto: onnx.ModelProto) -> dict[str, int]:
+    """Rows of each cache that holds a window alone, as `sliding_window_cache` says."""
+    found: dict[str, int] = {}
+    for node in proto.graph.node:
+        numbers = {attribute.name: attribute.i for attribute in node.attribute}
+        if node.op_type != "GroupQueryAttention" or numbers.get("sliding_window_cache", 0) != 1:
+            continue
+        window = numbers.get("local_window_size", -1)
+        if not 0 < window <= _MAX_WINDOW:
+            raise NotALanguageModel(
+                f"{model}: node {node.name!r} (GroupQueryAttention): sliding_window_cache needs a "
+                f"local_window_size of 1 to {_MAX_WINDOW}, not {window}"
+            )
+        found.update(dict.fromkeys(node.input[3:5], window))
+    return found
 
 
 def _context(config: Mapping[str, Any], genai: Mapping[str, Any]) -> int:

@@ -5,6 +5,9 @@
 `PAST`, and the new ones' own are `PLACES`; `llm_import` adds both, and that they are there tells a
 language model's step from a model imported as any other.
 
+`sliding_window_cache` says that a caller's buffers hold no more than the window. Ours hold the
+whole sequence, and the operator's window picks the same rows of them: it changes nothing here.
+
 ONNX Runtime's operator also takes lengths of its own (`seqlens_k`, `total_sequence_length`); with
 one sequence that is not padded on the left they say what `PAST` says, and are dropped.
 """
@@ -41,7 +44,6 @@ _PLAIN_ATTRIBUTES = {
     "smooth_softmax": 0,
     "qk_output": 0,
     "causal": 1,
-    "sliding_window_cache": 0,
     "k_quant_type": "NONE",
     "v_quant_type": "NONE",
 }

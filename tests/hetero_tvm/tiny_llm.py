@@ -14,6 +14,8 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
+from hetero_tvm.frontend.llm_folder import read_llm_folder
+
 MS = "com.microsoft"
 
 
@@ -358,21 +360,10 @@ class Reference:
         self.inputs = {value.name: value for value in self.session.get_inputs()}
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.past = {
-            name: np.zeros(
-                (1, value.shape[1], 0, self._depth(model, value)),
-                np.float16 if value.type == "tensor(float16)" else np.float32,
-            )
-            for name, value in self.inputs.items()
-            if name.startswith("past_key_values")
+            cache.name: np.zeros((1, cache.heads, cache.window_rows, cache.depth), cache.dtype)
+            for cache in read_llm_folder(model.parent).caches
         }
         self.length = 0
-
-    @staticmethod
-    def _depth(model: Path, value) -> int:
-        if isinstance(value.shape[3], int):
-            return value.shape[3]
-        config = json.loads((model.parent / "genai_config.json").read_text())
-        return config["model"]["decoder"]["head_size"]
 
     def step(self, tokens: list[int]) -> np.ndarray:
         """Append tokens; the last one's logits."""

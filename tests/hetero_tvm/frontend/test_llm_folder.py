@@ -93,3 +93,12 @@ def test_model_without_cache_is_refused(tmp_path):
     save(helper.make_model(graph), tmp_path / "model.onnx")
     with pytest.raises(BadInput, match="not a language model with a cache"):
         read_llm_folder(tmp_path)
+
+
+@pytest.mark.parametrize("window", [-1, 1 << 40])
+def test_window_that_a_cache_cannot_have_is_refused(window, tmp_path):
+    spec = TinyLlm(window=window, layers=1, attributes=(("sliding_window_cache", 1),))
+    with pytest.raises(
+        BadInput, match=rf"sliding_window_cache needs a local_window_size .*{window}"
+    ):
+        read_llm_folder(build(spec, tmp_path / "model"))

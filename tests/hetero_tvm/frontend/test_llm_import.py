@@ -145,3 +145,16 @@ def test_attention_that_sees_what_comes_later_is_refused(mask, tmp_path):
     folder = build(TinyLlm(layers=1, decomposed=True, mask=mask), tmp_path / "model")
     with pytest.raises(BadInput, match=r"without a mask|hides something else than"):
         StepImporter(read_llm_folder(folder)).step(4, 24)
+
+
+def test_cache_of_a_windows_rows_is_the_window_of_ours(tmp_path):
+    """ONNX Runtime drops rows from a buffer of the window's size; ours holds the whole sequence."""
+    spec = TinyLlm(window=5, layers=1, attributes=(("sliding_window_cache", 1),))
+    folder = build(spec, tmp_path / "model")
+    ours, reference = CpuSteps(folder, [1, 8], 24), Reference(folder / "model.onnx")
+    assert {cache.shape[2] for cache in reference.past.values()} == {5}
+    tokens = [int(t) for t in np.random.default_rng(3).integers(0, spec.vocabulary, 16)]
+    ours.step(8, tokens[:8])
+    assert_same(ours.step(8, tokens[8:13]), reference.step(tokens[:13]))
+    for token in tokens[13:]:
+        assert_same(ours.step(1, [token]), reference.step([token]))

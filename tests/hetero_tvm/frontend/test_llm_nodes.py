@@ -67,7 +67,7 @@ def test_look_up_in_blocks_of_integers(bits, zeros):
     ("inputs", "attributes", "words"),
     [
         ([], {"causal": 0}, "attribute causal=0"),
-        ([], {"sliding_window_cache": 1}, "attribute sliding_window_cache=1"),
+        ([], {"qk_output": 1}, "attribute qk_output=1"),
         (["", "", "q_norm", "k_norm"], {}, "input q_norm_weight"),
         (["k_scale"], {}, "input k_scale"),
     ],
