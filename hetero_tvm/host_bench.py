@@ -35,6 +35,8 @@ from target_specs.spec import SocSpec
 
 Step = Callable[[relax.Expr], relax.Expr]  # one more operator behind the last
 _ROUNDS = 4
+# How often two devices are tried together, unless they hardly slow each other down.
+_TRIES, _UNDISTURBED = 6, 0.95
 _random = np.random.default_rng(0)
 
 
@@ -172,6 +174,8 @@ def chain_us(case: Case, spec: SocSpec, device: str, budget_s: float, long: int 
 def slowdown(case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: float) -> float:
     """How much of its rate a device keeps while the other one works, 0.05 to 1.
 
+    The most of some tries: other programs of this machine slow down two devices more than one.
+
     Args:
         case: what both do.
         spec: the target.
@@ -181,17 +185,22 @@ def slowdown(case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: 
     ratio = step_us["gpu"] / step_us["npu"]
     lengths = {"gpu": max(1, round(8 / max(1.0, ratio))), "npu": max(1, round(8 * min(1.0, ratio)))}
     lengths = {device: min(16, length) for device, length in lengths.items()}
-    alone = {}
-    for device, length in lengths.items():
-        run = compiled(chain(case, length), spec, {"gpu": _on_gpu, "npu": _on_npu}[device])
-        alone[device] = median_us(run, budget_s)
+    alone = [
+        compiled(chain(case, length), spec, {"gpu": _on_gpu, "npu": _on_npu}[device])
+        for device, length in lengths.items()
+    ]
     first = lengths["npu"]  # the NPU is given its work first: it needs no more of the host
     mod = chains(case, first, lengths["gpu"])
-    together = median_us(compiled(mod, spec, lambda i: "npu" if i < first else "gpu"), budget_s)
-    shorter, longer = sorted(alone.values())
-    # Both work for shorter / kept; then the longer one is alone.
-    kept = shorter / max(together - (longer - shorter), shorter)
-    return max(kept, 0.05)
+    together = compiled(mod, spec, lambda i: "npu" if i < first else "gpu")
+    best = 0.05
+    for _ in range(_TRIES):
+        shorter, longer = sorted(median_us(run, budget_s) for run in alone)
+        # Both work for shorter / kept; then the longer one is alone.
+        kept = shorter / max(median_us(together, budget_s) - (longer - shorter), shorter)
+        best = max(best, kept)
+        if best > _UNDISTURBED:
+            break
+    return best
 
 
 def _on_gpu(_index: int) -> str:

@@ -68,6 +68,17 @@ def test_slowdown(monkeypatch, together, kept):
     assert found == pytest.approx(kept)
 
 
+def test_slowdown_is_the_least_of_some_tries(monkeypatch):
+    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
+    together = iter([160.0, 100.0, 200.0, 82.0])  # the fourth is hardly disturbed: the last
+    monkeypatch.setattr(
+        host_bench, "median_us", lambda length, budget: 80.0 if length == 8 else next(together)
+    )
+    found = host_bench.slowdown(TINY, SPEC, {"gpu": 10.0, "npu": 10.0}, 0.1)
+    assert found == pytest.approx(80 / 82)
+    assert next(together, None) is None
+
+
 def test_slowdown_gives_both_about_the_same_time(monkeypatch):
     lengths = []
     monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
