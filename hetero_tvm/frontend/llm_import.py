@@ -32,7 +32,7 @@ from hetero_tvm.frontend.four_bit_weights import four_bit_weights
 from hetero_tvm.frontend.input_specs import fix_input_shapes
 from hetero_tvm.frontend.llm_folder import LlmFolder
 from hetero_tvm.frontend.llm_nodes import LLM_DECOMPOSITIONS, PAST
-from hetero_tvm.frontend.llm_positions import set_positions
+from hetero_tvm.frontend.llm_positions import check_no_choice_by_length, set_positions
 from hetero_tvm.frontend.model_import import ImportedModel
 from hetero_tvm.frontend.onnx_import import to_relax
 from hetero_tvm.frontend.random_inputs import InputRange
@@ -185,6 +185,7 @@ def _step_graph(
     shapes: dict[str, tuple[int, ...]] = {IDS: (1, rows), _MASK: (1, capacity)}
     for cache in folder.caches:
         shapes[cache.name] = (1, cache.heads, past, cache.depth)
+    check_no_choice_by_length(graph, capacity)
     _add_scalars(graph)
     set_positions(graph, [cache.name for cache in folder.caches], rows, capacity)
     _keep_logits(folder.model, graph)

@@ -6,6 +6,10 @@
 
 Our caches are as long as they will ever be, so the length of one says nothing of where a token
 stands: without this, a model of the latter kinds would turn every token by the same angles.
+
+A model may also choose by the length, `If(Greater(total, N))`: onnxruntime-genai's longrope turns
+all tokens by other angles beyond N. What lies in a cache was turned by the first ones, and a
+step of fixed shapes knows no total; up to N positions there is no choice to make.
 """
 
 from __future__ import annotations
@@ -16,12 +20,55 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend.llm_nodes import PAST, PLACES
 
 _POSITIONS = "position_ids"
 _ROWS_AXIS = 2  # of a cache [1, heads, rows, depth]
 _SAME_NUMBER = frozenset("Cast Identity Squeeze Unsqueeze Reshape".split())
 _LONGEST_PATH = 16  # nodes that keep a number in a row; exporters write two or three
+
+_BOUNDS = {"Greater": 0, "LessOrEqual": 0, "GreaterOrEqual": -1, "Less": -1}
+
+
+def check_no_choice_by_length(graph: onnx.GraphProto, capacity: int) -> None:
+    """Refuse caches in which sequences may be longer than where the graph changes what it does.
+
+    Args:
+        graph: the model's, with its own inputs.
+        capacity: positions of a cache.
+
+    Raises:
+        UnsupportedModel: a branch is chosen by a length within the capacity.
+    """
+    makers = {name: node for node in graph.node for name in node.output if name}
+    numbers = _numbers(graph)
+    for node in graph.node:
+        test = makers.get(node.input[0]) if node.op_type == "If" and node.input else None
+        if test is None or test.op_type not in _BOUNDS or len(test.input) != 2:
+            continue
+        length, bound = test.input
+        if bound not in numbers or not _is_length(length, makers):
+            continue
+        most = numbers[bound] + _BOUNDS[test.op_type]
+        if 0 < most < capacity:
+            raise UnsupportedModel(
+                f"node {node.name!r} (If): beyond {most} tokens in all this model computes "
+                "otherwise (longrope), which does not suit a cache that lives on; build it with "
+                f"--context {most}"
+            )
+
+
+def _is_length(name: str, makers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Does `name` come, from one node to the next, from the mask or the positions?"""
+    for _ in range(_LONGEST_PATH):
+        if name in ("attention_mask", _POSITIONS):
+            return True
+        node = makers.get(name)
+        if node is None or not node.input:
+            return False
+        name = node.input[0]
+    return False
 
 
 def set_positions(

@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from hetero_tvm.errors import UnsupportedModel
 from hetero_tvm.frontend.llm_nodes import PAST, PLACES
-from hetero_tvm.frontend.llm_positions import set_positions
+from hetero_tvm.frontend.llm_positions import check_no_choice_by_length, set_positions
 from tests.hetero_tvm.frontend.llm_on_cpu import CpuSteps
 from tests.hetero_tvm.tiny_llm import Reference
 
@@ -107,6 +108,27 @@ def test_places_follow_from_past_and_end_with_the_cache():
     run = ReferenceEvaluator(model).run
     assert run(None, {PAST: np.int32([4])})[0].tolist() == [4, 5, 6]
     assert run(None, {PAST: np.int32([6])})[0].tolist() == [6, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("test", "most"), [("Greater", 16), ("LessOrEqual", 16), ("GreaterOrEqual", 15), ("Less", 15)]
+)
+def test_choice_by_length_is_refused_where_a_sequence_may_meet_it(test, most):
+    """As onnxruntime-genai writes longrope; up to that length there is nothing to choose."""
+    branch = helper.make_graph([], "angles", [], [])
+    nodes = [
+        NODE("Shape", ["attention_mask"], ["shape"]),
+        NODE("Gather", ["shape", "one"], ["total"]),
+        NODE(test, ["total", "sixteen"], ["long"]),
+        NODE("If", ["long"], ["cos"], name="/rope", then_branch=branch, else_branch=branch),
+    ]
+    weights = [numpy_helper.from_array(np.int64(16), "sixteen")]
+    graph = helper.make_graph(nodes, "step", [], [], weights)
+    check_no_choice_by_length(graph, most)
+    with pytest.raises(UnsupportedModel, match=rf"'/rope' .*beyond {most} .*--context {most}"):
+        check_no_choice_by_length(graph, most + 1)
+    nodes[2].input[0] = "tokens"  # chosen by something else
+    check_no_choice_by_length(helper.make_graph(nodes, "step", [], [], weights), 64)
 
 
 # What is in these two is in the others too, apart from constants.
