@@ -39,7 +39,8 @@ def step_configs(
         raise BadInput(f"--dtype {config.dtype}: language models are stored as their file has them")
     config = dataclasses.replace(config, model=folder.model, measure=False)
     importer = frontend.StepImporter(folder)
-    steps = {DECODE, *(min(rows, positions) for rows in prefill or PREFILL)}
+    # Where a file joins caches, something must be there for new rows to be joined to.
+    steps = {DECODE, *(min(rows, positions - 1) for rows in prefill or PREFILL)}
     return {
         rows: dataclasses.replace(
             config, llm=LlmStep(importer=importer, rows=rows, capacity=positions)

@@ -21,7 +21,7 @@ def config(folder, **more):
 @pytest.mark.parametrize(
     ("prefill", "capacity", "steps"),
     [
-        pytest.param(None, None, [1, 32, 96], id="the_context_is_shorter_than_a_usual_chunk"),
+        pytest.param(None, None, [1, 32, 95], id="the_context_is_shorter_than_a_usual_chunk"),
         pytest.param([8, 32], 64, [1, 8, 32], id="as_asked"),
         pytest.param([1], 64, [1], id="decoding_alone"),
     ],
