@@ -35,6 +35,7 @@ class Override:
 
     match: str
     values: Mapping[str, Any]
+    where: str  # file and table, for messages
 
 
 def read_overrides(file: Path) -> tuple[Override, ...]:
@@ -58,6 +59,8 @@ def read_overrides(file: Path) -> tuple[Override, ...]:
 
 def _override(file: Path, number: int, table: Any) -> Override:
     where = f"{file}: [[layer]] {number}"
+    if not isinstance(table, dict):
+        raise BadLayerSettings(f"{where}: write a table of settings, not {table!r}")
     values = dict(table)
     match = values.pop("match", None)
     if not isinstance(match, str) or not match:
@@ -71,7 +74,7 @@ def _override(file: Path, number: int, table: Any) -> Override:
         raise BadLayerSettings(
             f"{where}: says nothing of {match}; give one of {', '.join(_FIELDS)}"
         )
-    return Override(match=match, values=values)
+    return Override(match=match, values=values, where=where)
 
 
 def settings_of(
@@ -91,13 +94,13 @@ def settings_of(
         if not matching:
             near = difflib.get_close_matches(override.match, names, n=1, cutoff=0.0)
             hint = f"; the nearest is {near[0]}" if near else ""
-            raise BadLayerSettings(f"no layer is named {override.match}{hint}")
+            raise BadLayerSettings(f"{override.where}: no layer is named {override.match}{hint}")
         values = dict(override.values)
         keep = values.pop("keep", False)
         for name in matching:
             try:
                 changed = dataclasses.replace(found[name] or default, **values)
             except ValueError as error:
-                raise BadLayerSettings(f"{override.match}: {error}") from None
+                raise BadLayerSettings(f"{override.where}: {override.match}: {error}") from None
             found[name] = None if keep else changed
     return found

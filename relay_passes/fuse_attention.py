@@ -40,8 +40,17 @@ _HIDDEN = -1e3  # what is added to a score that must not count; exporters write 
 _TO_ROWS = [0, 2, 1, 3]
 
 
+_INSTEAD = (
+    "; a text is continued token by token, so nothing may see what comes later: export a decoder "
+    "with causal attention (optimum: --task text-generation-with-past)"
+)
+
+
 class NotCausal(PlacementError):
     """A mask that hides something else than what comes later."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what + _INSTEAD)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,9 +96,14 @@ class FuseAttention:
         for binding in dataflow_bindings(mod["main"]):
             if is_call(binding.value, "relax.matmul"):
                 found = _scores_of(binding.value, known)
-                for var in (found.mask, found.condition) if found is not None else ():
-                    if isinstance(var, relax.Var):
-                        masks[var.name] = var
+                if found is None or _cache_behind(binding.value.args[1], known) is None:
+                    continue
+                masking = [v for v in (found.mask, found.condition) if isinstance(v, relax.Var)]
+                if not masking:
+                    raise NotCausal(
+                        "attention over a cache has no mask, each token sees the later ones too"
+                    )
+                masks.update((var.name, var) for var in masking)
         if not masks:
             return {}
         values = self.mask_values(mod, list(masks.values()))
@@ -105,8 +119,6 @@ class FuseAttention:
             for var in (found.mask, found.condition)
             if isinstance(var, relax.Var)
         ]
-        if not windows:
-            raise NotCausal("main: attention over a cache without a mask")
         attrs = AttentionAttrs(scale=found.scale, softcap=found.softcap, window=max(windows))
         shape = static_shape(found.q.ty) or ()
         if len(shape) != 4:
@@ -299,7 +311,9 @@ def _window(name: str, mask: np.ndarray) -> int:
     """
     seen = mask if mask.dtype == bool else mask > _HIDDEN
     if mask.dtype != bool and np.any(np.abs(mask[seen]) > 0):
-        raise NotCausal(f"{name}: adds to the scores of what is seen; only masks are known")
+        raise NotCausal(
+            f"the mask {name} adds to the scores of what is seen, as biases of positions do"
+        )
     length, capacity = seen.shape[-2:]
     place = np.arange(capacity - length, capacity)[:, None]
     j = np.arange(capacity)[None, :]
@@ -309,4 +323,4 @@ def _window(name: str, mask: np.ndarray) -> int:
         causal = (j <= place) & ((j > place - found) if found else True)
         if np.all(rows == causal):
             return found
-    raise NotCausal(f"{name}: hides something else than what comes later")
+    raise NotCausal(f"the mask {name} hides something else than what comes later: it is not causal")

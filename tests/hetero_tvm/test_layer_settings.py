@@ -47,7 +47,10 @@ def test_later_tables_win_and_keep_what_they_do_not_say(tmp_path):
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[[layer]]\nmatch = "/layer.0/up"\nbits = 8', "no layer is named /layer.0/up; .*/layers"),
+        (
+            '[[layer]]\nmatch = "/layer.0/up"\nbits = 8',
+            r"layers.toml: \[\[layer\]\] 1: no layer is named /layer.0/up; .*/layers",
+        ),
         ("[[layer]]\nbits = 8", "say which layers"),
         ('[[layer]]\nmatch = "*"', "says nothing"),
         ('[[layer]]\nmatch = "*"\nbit = 8', "no key bit; there are match, bits"),
@@ -56,6 +59,7 @@ def test_later_tables_win_and_keep_what_they_do_not_say(tmp_path):
         ('[[layer]]\nmatch = "*"\nbits = 5', "bits 5: 4 or 8"),
         ("[layer]\nbits = 4", r"write \[\[layer\]\]"),
         ("[[layers]]\nbits = 4", r"write \[\[layer\]\] tables, found layers"),
+        ("layer = [4]", r"\[\[layer\]\] 1: write a table of settings, not 4"),
         ("layer =", "layers.toml"),
     ],
 )
