@@ -61,14 +61,14 @@ def devices(request):
 
 @pytest.fixture(scope="module", params=["genai-fp32", "hf-fp32", "hf23-fp32"])
 def built(request, devices, tmp_path_factory, opencl):
-    """The form's folder, and a session on it; with both devices some operators are cut."""
+    """The form's folder, and a session on it; with both devices some step's operators are cut."""
     folder = llm_forms.make(request.param)
     output = tmp_path_factory.mktemp(request.param) / "llm.so"
     result = hetero_tvm.build(
         folder, target="host", output=output, devices=devices, context=CONTEXT
     )
-    for plan in result.variants.values():
-        assert any(op.split for op in plan.ops) == (devices == "gpu+npu")
+    cut = [any(op.split for op in plan.ops) for plan in result.variants.values()]
+    assert any(cut) == (devices == "gpu+npu")  # a step takes both only for a clear gain
     yield folder, hetero_tvm.load_llm(output)
     output.unlink()
 
