@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ _INT8 = 4
 _SEED = 7
 _LONGEST = 48
 _DECODED = 3
-_FORGET_S = 0.02  # in which a step can read some hundred megabytes
+_STRETCHES = 16  # of a step's calls, after each of which its weights are let go of
 
 
 class Reference:
@@ -153,28 +152,46 @@ def check(artefact: Path, wanted: Expected, model: Path, note: Callable[[str], N
     return max(errors)
 
 
+class _Forgetting:
+    """The instrument of a virtual machine that lets go of weights as calls have read them.
+
+    Weights are mapped. A step reads all of them, each device its own, and together they are up to
+    two models; of these a few stretches' stay in memory. Within a stretch devices run beside each
+    other as ever; at its end all of them are waited for, or pages would come back at once.
+    """
+
+    def __init__(self, session: llm_session.LlmSession, spans: Sequence[tuple[int, int]]) -> None:
+        """`spans`: where the weights of `session` are mapped."""
+        self._spans = spans
+        calls = session.manifest.calls
+        self._symbols = {call.symbol for each in calls.values() for call in each}
+        self._stretch = max(1, min(map(len, calls.values()), default=1) // _STRETCHES)
+        self._called = 0
+
+    def __call__(self, _function: Any, symbol: str, before: bool, *_: Any) -> int:
+        """What TVM calls around each call."""
+        if before or symbol not in self._symbols:
+            return 0
+        self._called += 1
+        if self._called % self._stretch == 0:
+            runtime.sync()
+            memory.forget_spans(self._spans)
+        return 0
+
+
 @contextlib.contextmanager
 def _forgetting(artefact: Path, session: llm_session.LlmSession) -> Iterator[None]:
-    """Of the session's weights, which are mapped, only those stay in memory that are being read.
+    """Of the weights of `session` only what a stretch of calls reads is in memory in here."""
+    import tvm_ffi
 
-    A step reads all of them, each device its own, and together they are up to two models.
-    """
     weights = session.manifest.weights
     spans = memory.mapped_spans(artefact, weights.offset) if weights is not None else []
     memory.forget_spans(spans)  # what loading has read
-    done = threading.Event()
-
-    def forget() -> None:
-        while not done.wait(_FORGET_S):
-            memory.forget_spans(spans)
-
-    thread = threading.Thread(target=forget, daemon=True)
-    thread.start()
+    session.instrument(tvm_ffi.convert(_Forgetting(session, spans)))
     try:
         yield
     finally:
-        done.set()
-        thread.join()
+        session.instrument(None)
         memory.forget_spans(spans)
 
 

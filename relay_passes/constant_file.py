@@ -94,6 +94,8 @@ class ConstantFile:
         if key not in self._known:
             self._known[key], mapped = self._written(dense)
             self._maps[_address(self._known[key])] = weakref.ref(mapped)
+            if self._since > _FORGET_BYTES:
+                (_current.get() or self).forget()  # what it is made of lies in the other file
         return self._known[key]
 
     def _written(self, array: np.ndarray) -> tuple[np.ndarray, mmap.mmap]:

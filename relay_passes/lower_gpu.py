@@ -27,7 +27,7 @@ from tvm.target import Target
 
 from relay_passes.align_arguments import AlignArguments
 from relay_passes.channels_last import ChannelsLast
-from relay_passes.constant_file import moved
+from relay_passes.constant_file import forget_pages, moved
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.keep_joined_parts import KeepJoinedParts
@@ -88,16 +88,18 @@ class FuseKernels:
     def transform_module(self, mod: IRModule, _ctx: PassContext) -> IRModule:
         """`call_tir` on fused PrimFuncs, each with the attribute `hetero.ops`."""
         originals = {binding.var.name for binding in _bindings(mod["main"])}
+        legal = transform.LegalizeOps(self.legalizations)(mod)
+        forget_pages()  # the next ones look at every constant that was made, and at no other
         legal = tvm.transform.Sequential(
             [
-                transform.LegalizeOps(self.legalizations),
                 transform.AnnotateTIROpPattern(),
                 transform.FoldConstant(),
                 # What several products of one operand prepare of it is made once.
                 transform.EliminateCommonSubexpr(),
                 transform.DeadCodeElimination(),
             ]
-        )(mod)
+        )(legal)
+        forget_pages()
         legal = tvm.transform.Sequential([StorePermuted(), KeepBroadcastsApart()])(legal)
         # Nothing is left to remove when kernels are merged: calls stay one for one.
         fused = transform.DeadCodeElimination()(transform.FuseOps()(legal))

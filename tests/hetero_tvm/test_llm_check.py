@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper
 
 import hetero_tvm
-from hetero_tvm import llm_check
+from hetero_tvm import llm_check, memory
 from hetero_tvm.errors import BadInput
 from hetero_tvm.frontend.llm_folder import read_llm_folder
 from hetero_tvm.output_error import FLOAT32
@@ -79,3 +79,16 @@ def test_knows_files_whose_activations_are_rounded(tmp_path):
     proto.graph.node.append(node)
     onnx.save(proto, folder / "model.onnx")
     assert llm_check.rounds_activations(folder / "model.onnx")
+
+
+def test_lets_go_of_weights_after_every_stretch_of_calls(built, monkeypatch):
+    folder, output = built
+    forgotten = []
+    monkeypatch.setattr(memory, "forget_spans", forgotten.append)
+    llm_check.check(output, expected(folder), folder, lambda _text: None)
+    part = hetero_tvm.load_llm(output).manifest.weights
+    # Each of them is mapped once for each device that reads it.
+    assert all(sum(nbytes for _, nbytes in spans) % part.nbytes == 0 for spans in forgotten)
+    assert forgotten[0]
+    steps = 2 + 3  # chunks of the prompt, and tokens
+    assert len(forgotten) > 8 * steps

@@ -74,6 +74,11 @@ const OrtValue* WeightPart::Value(const OrtApi& api, const OrtMemoryInfo* memory
       .first->second.Get();
 }
 
+void WeightPart::Forget() {
+  const std::scoped_lock lock(mutex_);
+  if (mapped_ != nullptr) madvise(mapped_, bytes_, MADV_DONTNEED);  // advice: it may be declined
+}
+
 OrtPrepackedWeightsContainer* WeightPart::Packed(const OrtApi& api) {
   const std::scoped_lock lock(mutex_);
   if (packed_.Get() == nullptr) {

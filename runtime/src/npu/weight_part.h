@@ -51,6 +51,9 @@ class WeightPart {
   const OrtValue* Value(const OrtApi& api, const OrtMemoryInfo* memory,
                         const OutsideWeight& weight);
 
+  /*! \brief Let go of its pages; they are read again when they are looked at. */
+  void Forget();
+
   /*! \brief Where sessions find what others of them have packed; as long as this. */
   OrtPrepackedWeightsContainer* Packed(const OrtApi& api);
 
