@@ -32,6 +32,8 @@ PARTS = {  # folder of the cache -> what is in it
     "npu_contexts": "NPU binaries that several lengths share, as a device loads them",
     "npu_estimates": "the vendor's estimates of NPU regions",
     "opencl": "compiled GPU kernels",
+    "llm_steps": "steps of language models, lowered",
+    "llm_weights": "their weights, as devices read them",
     "host_profiles": "measured rates of this machine",
     "part_tests": "models that try a device's parts",
     "cross": "runtimes built for devices",

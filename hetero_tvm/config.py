@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ DTYPES = ("float32", "float16")
 DEVICES = ("gpu", "npu", "gpu+npu")
 Objective = Literal["latency", "energy", "edp"]
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
+_LLM_CACHE_GB = "8"
 
 
 def default_cache_dir() -> Path:
@@ -33,6 +35,22 @@ def default_estimate() -> bool | None:
     if chosen not in ("", "off"):
         raise BadInput(f"HETERO_ESTIMATE={chosen}: write off, or leave it unset")
     return False if chosen else None
+
+
+def default_llm_cache_bytes() -> int:
+    """What builds of language models may keep in the cache for later ones; 0: nothing.
+
+    Raises:
+        BadInput: `HETERO_LLM_CACHE_GB` is no number of gigabytes.
+    """
+    chosen = os.environ.get("HETERO_LLM_CACHE_GB") or _LLM_CACHE_GB
+    try:
+        found = float(chosen)
+        if not 0 <= found < math.inf:
+            raise ValueError
+    except ValueError:
+        raise BadInput(f"HETERO_LLM_CACHE_GB={chosen}: gigabytes, 0 or more") from None
+    return int(found * 1e9)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,6 +110,8 @@ class BuildConfig:
     npu_rows: Mapping[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     db: Path | None = None  # tuned kernels; None: default schedules alone
     cache_dir: Path = dataclasses.field(default_factory=default_cache_dir)
+    # What steps of language models may take of it; see `kept_steps`.
+    llm_cache_bytes: int = dataclasses.field(default_factory=default_llm_cache_bytes)
 
     def __post_init__(self) -> None:
         if self.dtype not in DTYPES:

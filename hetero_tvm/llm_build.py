@@ -21,6 +21,7 @@ from hetero_tvm.config import BuildConfig
 from hetero_tvm.device_os import this_os
 from hetero_tvm.errors import EnvironmentProblem
 from hetero_tvm.frontend.llm_folder import LlmFolder
+from hetero_tvm.kept_steps import KeptSteps
 from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
 from hetero_tvm.shared_panels import SharedPanels
@@ -33,6 +34,7 @@ from schedules.layout import panels_of
 _CHECK = "compare"  # the step that proves the result against ONNX Runtime
 _REFERENCE = "reference"  # what it gives, here and for devices
 _CHECK_WEIGHT, _REFERENCE_WEIGHT = 10.0, 10.0
+_KEPT, _KEPT_WEIGHT = "kept", 3.0  # a step that an earlier build has lowered
 # What a step's phases take of a build of SmolLM2-135M for host, where an import is 10: planning
 # thousands of operators takes more of it than in other models.
 _WEIGHTS = {"place": 7.0, "split": 1.0, "group": 1.0, "lower_npu": 1.0, "codegen": 4.0}
@@ -68,11 +70,15 @@ def build(
     costs = compiler.prepare(config, progress)
     each = [phase for phase in compiler.phases_of(config) if not phase.once]
     together = [phase for phase in compiler.phases_of(config) if phase.once]
+    kept = KeptSteps(config, costs)
+    found = {rows: kept.find(one) for rows, one in configs.items()}
     weights = {
         f"{phase.name} {rows}": _WEIGHTS.get(phase.name, phase.weight)
         for rows in configs
         for phase in each
+        if found[rows] is None
     }
+    weights |= {f"{_KEPT} {rows}": _KEPT_WEIGHT for rows in configs if found[rows] is not None}
     if config.output is not None:
         weights |= {
             phase.name: _WEIGHTS.get(phase.name, phase.weight) * len(configs) for phase in together
@@ -83,9 +89,13 @@ def build(
         if config.check:
             weights[_CHECK] = _CHECK_WEIGHT
     progress.begin(weights)
-    with contextlib.ExitStack() as stack:
-        store = stack.enter_context(WeightStore(config.output)) if config.output else None
-        return _build(configs, costs, store, progress)
+    with memory.few_collections(), contextlib.ExitStack() as stack:
+        store = None
+        if config.output is not None:
+            store = stack.enter_context(WeightStore(config.output, kept.weights))
+        result = _build(configs, costs, store, progress, kept, found)
+        kept.bound()
+        return result
 
 
 def _build(
@@ -93,8 +103,13 @@ def _build(
     costs: CostModel,
     store: WeightStore | None,
     progress: Progress,
+    kept: KeptSteps,
+    found: Mapping[int, bytes | None],
 ) -> BuildResult:
-    """Every step up to code generation, then all of them together."""
+    """Every step up to code generation, then all of them together.
+
+    `found`: what `kept` has of each step.
+    """
     first, config = next(iter(configs.items()))
     assert config.llm is not None
     folder: LlmFolder = config.llm.folder
@@ -103,6 +118,7 @@ def _build(
     states: dict[int, State] = {}
     seconds: dict[str, float] = {}
     merger = Merger(store)
+    wanted: llm_check.Expected | None = None
     files = config.output.parent if config.output is not None else None
     with in_file(files) as lasting:
         panels = SharedPanels(lasting) if lasting is not None else panels_of
@@ -115,24 +131,35 @@ def _build(
                 weights=store,
                 panels=panels,
             )
+            clock, before = time.perf_counter(), found[rows]
+            again = None
+            if before is not None:
+                progress.step(f"{_KEPT} {rows}")
+                again = kept.state_of(before, start, rows)
+                seconds = compiler.summed(seconds, {_KEPT: time.perf_counter() - clock})
             with in_file(files, lasting):
-                state, spent = compiler.run_phases(
-                    one, costs, each, progress, start=start, step=f"{{}} {rows}"
-                )
-                seconds = compiler.summed(seconds, spent)
+                if again is None:
+                    state, spent = compiler.run_phases(
+                        one, costs, each, progress, start=start, step=f"{{}} {rows}"
+                    )
+                    seconds = compiler.summed(seconds, spent)
+                    state = kept.keep(one, rows, state)
+                else:
+                    state = again
                 if config.output is not None:
                     state = merger.add(rows, state)
             states[rows] = dataclasses.replace(state, panels=panels_of)
+            if rows == first and config.output is not None and config.check:
+                # Now, while least is in memory: it has all of the file there.
+                progress.step(_REFERENCE)
+                assert state.model is not None
+                wanted = _expected(kept, config, state.model, max(configs))
     final, manifest = states[first], None
     assert final.model is not None and final.plan is not None
     if config.output is not None:
         merged = merger.state(states, of=first)
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
-        wanted = None
-        if config.check:
-            progress.step(_REFERENCE)
-            wanted = _expected(folder, final.model, config.llm.capacity, max(configs))
         progress.step("link")
         clock = time.perf_counter()
         # The dynamic loader wants the name; nothing takes the output's place before it is proven.
@@ -158,10 +185,14 @@ def _build(
 
 
 def _expected(
-    folder: LlmFolder, model: frontend.ImportedModel, capacity: int, chunk: int
+    kept: KeptSteps, config: BuildConfig, model: frontend.ImportedModel, chunk: int
 ) -> llm_check.Expected:
-    return llm_check.expected(
-        folder, vocabulary=model.outputs[0].shape[-1], capacity=capacity, chunk=chunk
+    assert config.llm is not None
+    return kept.expected(
+        config,
+        vocabulary=model.outputs[0].shape[-1],
+        capacity=config.llm.capacity,
+        chunk=chunk,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import gc
 import mmap
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ STATUS = "proc/self/status"
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
 _LARGE_BYTES = 1 << 20
+_SELDOM = (100_000, 50, 100)  # of Python's three generations; it begins with (700, 10, 10)
 
 
 def give_back_large() -> None:
@@ -27,6 +30,20 @@ def give_back_large() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+
+
+@contextlib.contextmanager
+def few_collections() -> Iterator[None]:
+    """Have Python look for garbage in cycles seldom in here.
+
+    Compiling makes millions of objects that live on, and looks at all of them again and again.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(*_SELDOM)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 def forget_pages(array: np.ndarray) -> None:

@@ -11,14 +11,12 @@ Ensures:  a result stands for the whole region: nothing in it falls back to the 
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import importlib.metadata
 import importlib.util
 import io
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -33,13 +31,11 @@ from typing import Any
 import onnx
 
 from hetero_tvm.errors import MissingPackage, RegionRejected, VendorCompilerFailed
+from hetero_tvm.kept_files import KeptFiles
 from relay_passes.lower_npu import NpuRegion, TensorSpec
 from relay_passes.npu_onnx import OutsideWeight
 from target_specs.spec import NpuSpec
 
-logger = logging.getLogger(__name__)
-
-_DIGEST_BYTES = 32
 _WORKER = ("-m", "hetero_tvm.npu_session")
 _MISSING = "onnxruntime-qnn is not installed; run: pip install 'hetero-tvm[qnn]'"
 
@@ -134,7 +130,7 @@ def compile_regions(
     waiting: dict[str, NpuRegion] = {}
     for region in regions:
         key = keys[region.symbol]
-        binary = _read_cache(cache_dir, key)
+        binary = _kept(cache_dir).read(key)
         if binary is not None:
             done[key] = _finished(region, binary, cached=True)
         elif key not in done:
@@ -143,7 +139,7 @@ def compile_regions(
 
         def keep(key: str, compiled: CompiledRegion) -> None:
             # At once: a build that is ended goes on from here the next time.
-            _write_cache(cache_dir, key, compiled.onnx)
+            _kept(cache_dir).write(key, compiled.onnx)
 
         found, _ = _compile(waiting, npu, jobs, timeout_s, progress, keep=keep)
         done |= found
@@ -177,7 +173,7 @@ def compile_together(
     if importlib.util.find_spec("onnxruntime_qnn") is None:
         raise MissingPackage(_MISSING)
     key = _key([region.onnx for region in regions], npu, together=True)
-    kept = _read_cache(cache_dir, key)
+    kept = _kept(cache_dir).read(key)
     if kept is not None:
         files = _unpacked(kept)
         contexts = {region.symbol: files.pop(region.symbol) for region in regions}
@@ -194,7 +190,7 @@ def compile_together(
         for region in regions
     }
     found, files = _compile(waiting, npu, 1, timeout_s * len(waiting), progress, together=True)
-    _write_cache(cache_dir, key, _packed({**files, **{s: found[s].onnx for s in found}}))
+    _kept(cache_dir).write(key, _packed({**files, **{s: found[s].onnx for s in found}}))
     done = tuple(
         dataclasses.replace(found[region.symbol], weight_bytes=region.weight_bytes)
         for region in regions
@@ -245,37 +241,8 @@ def _unpacked(packed: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in archive.namelist()}
 
 
-def _read_cache(cache_dir: Path | None, key: str) -> bytes | None:
-    """The binary kept under `key`; None when there is none, or a damaged one."""
-    path = _cache_path(cache_dir, key)
-    if path is None or not path.is_file():
-        return None
-    content = path.read_bytes()
-    digest, binary = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
-    if hashlib.sha256(binary).digest() != digest:
-        logger.warning("%s is damaged; compiling again", path)
-        return None
-    return binary
-
-
-def _write_cache(cache_dir: Path | None, key: str, binary: bytes) -> None:
-    path = _cache_path(cache_dir, key)
-    if path is None:
-        return
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(hashlib.sha256(binary).digest() + binary)
-        beside.replace(path)
-    except OSError as error:  # the next build compiles again; this one has what it needs
-        logger.warning("%s is not kept: %s", path, error.strerror)
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink(missing_ok=True)
-
-
-def _cache_path(cache_dir: Path | None, key: str) -> Path | None:
-    return None if cache_dir is None else Path(cache_dir) / "npu" / f"{key}.bin"
+def _kept(cache_dir: Path | None) -> KeptFiles:
+    return KeptFiles(None if cache_dir is None else Path(cache_dir) / "npu")
 
 
 # --- the parent's side -------------------------------------------------------------------------

@@ -255,7 +255,7 @@ class Merger:
             if isinstance(func, relax.Function):
                 assert var.name_hint == "main", f"{var.name_hint}: a second function"
                 name = function_name(length, self.sole)
-                if self.store is not None:
+                if self.store is not None and name not in self.store.of_function:
                     func = self.store.lift(name, func)
                 self.mains[name] = renamed.visit_expr(func).with_attr("global_symbol", name)
         compiled = tuple(

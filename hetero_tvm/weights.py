@@ -25,7 +25,9 @@ from tvm import relax
 from tvm.ir import GenericConst
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from hetero_tvm import memory
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from hetero_tvm.kept_files import KeptFiles
 from hetero_tvm.weights_layout import VIEW_ALIGNMENT, Weights, aligned
 from relay_passes.constants import values_of
 
@@ -33,12 +35,37 @@ _LARGE_BYTES = 4096  # smaller constants stay in the code
 _CHUNK_BYTES = 1 << 22
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What a weight is told by, in whatever build."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: bytes
+    slabs: tuple[bytes, ...]  # checksums of its parts along the first axis; empty: never cut
+
+    @property
+    def key(self) -> tuple[str, tuple[int, ...], bytes]:
+        """Equal of equal weights."""
+        return (self.dtype, self.shape, self.digest)
+
+    @property
+    def name(self) -> str:
+        """Of the file that it is kept in."""
+        return hashlib.sha256(repr(self.key).encode()).hexdigest()
+
+
 @dataclasses.dataclass(eq=False)
 class _Stored:
     """One weight."""
 
     spec: TensorSpec
-    slabs: tuple[bytes, ...]  # checksums of its parts along the first axis; empty: never cut
+    known: Known
+    kept: np.ndarray | None = None  # its bytes, where they are mapped
+
+    @property
+    def slabs(self) -> tuple[bytes, ...]:
+        return self.known.slabs
 
     @property
     def row(self) -> tuple[object, ...]:
@@ -53,7 +80,9 @@ class WeightStore:
     that one. Which weights there are, and so where they lie, is known at the end only.
     """
 
-    def __init__(self, artefact: Path) -> None:
+    def __init__(self, artefact: Path, kept: KeptFiles | None = None) -> None:
+        """`kept`: they are written there instead, for other builds; see `adopt`."""
+        self._kept = kept or KeptFiles(None)
         self._file = tempfile.NamedTemporaryFile(
             prefix=f".{artefact.name}.", suffix=".weights.part", dir=artefact.parent
         )
@@ -100,22 +129,53 @@ class WeightStore:
     def index_of(self, array: np.ndarray) -> int:
         """The number of a weight with these bytes; written where there is none yet."""
         array = np.ascontiguousarray(array)
-        slabs = _slabs(array)
-        digest = hashlib.sha256(b"".join(slabs) if slabs else array.data).digest()
-        key = (array.dtype.name, array.shape, digest)
-        index = self._known.setdefault(key, len(self._stored))
-        if index == len(self._stored):
-            spec = TensorSpec(name=f"weight_{index}", dtype=array.dtype.name, shape=array.shape)
-            stored = _Stored(spec, slabs)
-            self._stored.append(stored)
-            view = self._view_of(stored, self._at)
-            self._at[index] = self._nbytes if view is None else view
-            if view is None:
+        known = _known(array)
+        index = self._known.get(known.key)
+        return self._add(known, array) if index is None else index
+
+    def known(self, index: int) -> Known:
+        """What the weight of that number is told by."""
+        return self._stored[index].known
+
+    def adopt(self, known: Known) -> int | None:
+        """The number of a weight that was kept; None: it is not there, or damaged."""
+        index = self._known.get(known.key)
+        if index is not None:
+            return index
+        spec = TensorSpec(name="", dtype=known.dtype, shape=known.shape)
+        if self._view_of(_Stored(spec, known), self._at) is not None:
+            return self._add(known, None)
+        found = self._kept.mapped(known.name)
+        if found is None or found.nbytes != spec.size_bytes:
+            return None
+        array = found.view(np.dtype(known.dtype)).reshape(known.shape)
+        is_whole = _known(array) == known
+        memory.forget_pages(found)
+        return self._add(known, array, found) if is_whole else None
+
+    def _add(self, known: Known, array: np.ndarray | None, kept: np.ndarray | None = None) -> int:
+        """The number of a new weight; `array`: its values, where it is no view. `kept`: mapped."""
+        index = self._known[known.key] = len(self._stored)
+        spec = TensorSpec(name=f"weight_{index}", dtype=known.dtype, shape=known.shape)
+        stored = _Stored(spec, known)
+        self._stored.append(stored)
+        view = self._view_of(stored, self._at)
+        self._at[index] = self._nbytes if view is None else view
+        if view is None:
+            assert array is not None
+            stored.kept = self._written(known, array) if kept is None else kept
+            if stored.kept is None:
                 self._file.write(array.data)
                 self._nbytes += array.nbytes
-                for number, slab in enumerate(slabs):
-                    self._slabs.setdefault((slab, *stored.row), []).append((index, number))
+            for number, slab in enumerate(known.slabs):
+                self._slabs.setdefault((slab, *stored.row), []).append((index, number))
         return index
+
+    def _written(self, known: Known, array: np.ndarray) -> np.ndarray | None:
+        """The bytes of `array` where they are kept; None: nowhere."""
+        self._kept.write_pages(known.name, array.reshape(-1).view(np.uint8).data)
+        found = self._kept.mapped(known.name)
+        return found if found is not None and found.nbytes == array.nbytes else None
 
     def _layout(self) -> tuple[list[int], int]:
         """Where each weight will lie, and what all of them take: long ones before their parts."""
@@ -147,7 +207,7 @@ class WeightStore:
         digest = hashlib.sha256()
         written = 0
 
-        def write(data: bytes) -> None:
+        def write(data: bytes | memoryview) -> None:
             nonlocal written
             file.write(data)
             digest.update(data)
@@ -163,8 +223,13 @@ class WeightStore:
                 if place != written:
                     continue  # a view
                 stored = self._stored[index]
-                source.seek(self._at[index])
                 left = stored.spec.size_bytes
+                if stored.kept is not None:
+                    for begin in range(0, left, _CHUNK_BYTES):
+                        write(stored.kept[begin : begin + _CHUNK_BYTES].data)
+                    memory.forget_pages(stored.kept)
+                    left = 0
+                source.seek(self._at[index])
                 while left:
                     data = source.read(min(left, _CHUNK_BYTES))
                     write(data)
@@ -179,6 +244,12 @@ class WeightStore:
             places=tuple(places),
             of_function=dict(self.of_function),
         )
+
+
+def _known(array: np.ndarray) -> Known:
+    slabs = _slabs(array)
+    digest = hashlib.sha256(b"".join(slabs) if slabs else array.data).digest()
+    return Known(array.dtype.name, array.shape, digest, slabs)
 
 
 def _slabs(array: np.ndarray) -> tuple[bytes, ...]:

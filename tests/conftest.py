@@ -22,6 +22,8 @@ ROOT = Path(__file__).parent.parent
 os.environ.setdefault("HETERO_HOST_PROFILE", "shipped")
 # Seconds for every plan for a phone; the tests of estimates ask for them.
 os.environ.setdefault("HETERO_ESTIMATE", "off")
+# What an earlier run has kept would be tested in place of what builds a model.
+os.environ.setdefault("HETERO_LLM_CACHE_GB", "0")
 
 # A shell that starts the tests in the background has its children ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -69,9 +69,17 @@ class StepImporter:
         Raises:
             BadInput: as `import_model`; also a form of attention that has no rule.
         """
+        return _import_step(self._read(), self.folder, rows, capacity)
+
+    @property
+    def sha256(self) -> str:
+        """Of the model's files."""
+        return (self._weights or self._read()).sha256
+
+    def _read(self) -> RawModel:
         raw = read_model(self.folder.model, mapped=True, known=self._weights)
         self._weights = replace(raw, proto=onnx.ModelProto())
-        return _import_step(raw, self.folder, rows, capacity)
+        return raw
 
 
 def _import_step(raw: RawModel, folder: LlmFolder, rows: int, capacity: int) -> ImportedModel:

@@ -1,5 +1,6 @@
 """The high-water mark is this program's own; what is freed is free."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,10 @@ def _mapped_mib(file):
     start = next(i for i, line in enumerate(lines) if line.endswith(str(file)))
     resident = next(line for line in lines[start:] if line.startswith("Rss:"))
     return int(resident.split()[1]) >> 10
+
+
+def test_python_looks_for_cycles_seldom_and_then_as_before():
+    before = gc.get_threshold()
+    with memory.few_collections():
+        assert gc.get_threshold()[0] > 10 * before[0]
+    assert gc.get_threshold() == before

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from tvm import relax
 
+from hetero_tvm.kept_files import KeptFiles
 from hetero_tvm.weights import WeightStore
 from hetero_tvm.weights_layout import ALIGNMENT, VIEW_ALIGNMENT, read_weights
 
@@ -130,3 +131,39 @@ def test_nothing_is_left_behind(tmp_path):
         store.lift("main", _function(LARGE))
         raise RuntimeError("interrupted")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_were_kept_are_taken_again(tmp_path):
+    kept = KeptFiles(tmp_path / "kept")
+    written = []
+    with WeightStore(tmp_path / "a.so", kept) as store:
+        numbers = [store.index_of(array) for array in (LARGE, LARGE[:16], LARGE + 1)]
+        known = [store.known(number) for number in numbers]
+        written.append(_bytes(store, tmp_path))
+    with WeightStore(tmp_path / "b.so", kept) as store:
+        assert [store.adopt(each) for each in known] == numbers
+        written.append(_bytes(store, tmp_path))
+    with WeightStore(tmp_path / "c.so") as store:
+        assert [store.index_of(array) for array in (LARGE, LARGE[:16], LARGE + 1)] == numbers
+        written.append(_bytes(store, tmp_path))
+    assert written[0] == written[1] == written[2]
+
+
+def test_a_kept_weight_that_is_damaged_is_not_taken(tmp_path):
+    kept = KeptFiles(tmp_path / "kept")
+    with WeightStore(tmp_path / "a.so", kept) as store:
+        known = store.known(store.index_of(LARGE))
+    path = kept.path(known.name)
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[:-1] + b"x"):
+        path.write_bytes(damaged)
+        with WeightStore(tmp_path / "b.so", kept) as store:
+            assert store.adopt(known) is None
+            assert not store.tensors
+
+
+def _bytes(store, folder):
+    path = folder / "written"
+    with path.open("wb") as file:
+        store.write(file, 0)
+    return path.read_bytes()
