@@ -17,9 +17,9 @@ import functools
 import hashlib
 import io
 import json
-import pickle
 import shutil
 import time
+import zipfile
 from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,20 @@ import onnx
 import tvm
 from tvm import IRModule, tirx
 
-from hetero_tvm import kept_files, llm_check, runtime
+from hetero_tvm import kept_files, llm_check, runtime, typed_json
 from hetero_tvm.build_state import State
 from hetero_tvm.config import BuildConfig
+from hetero_tvm.frontend import ImportedModel
+from hetero_tvm.frontend.random_inputs import InputRange
+from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.kept_files import KeptFiles
+from hetero_tvm.npu_compiler import CompiledRegion
 from hetero_tvm.variants import function_name
 from hetero_tvm.weights import Known
+from relay_passes import lower_npu
+from relay_passes.npu_onnx import OutsideWeight
 from relay_passes.plan import Plan
+from relay_passes.split_tensor import Splitted
 from schedules.cost_model import CostModel
 
 STEPS, WEIGHTS = "llm_steps", "llm_weights"  # folders of the cache
@@ -47,19 +54,59 @@ _VERSIONED = ("apache-tvm", "apache-tvm-ffi", "numpy", "onnx", "onnxruntime", "o
 _ELSEWHERE = frozenset(
     "model output llm cache_dir llm_cache_bytes dump_ir sign check reprofile measure db".split()
 )
-_OURS = tuple(f"{package}." for package in _PACKAGES)
-_PLAIN = {("builtins", "str"), ("numpy._core.multiarray", "scalar"), ("numpy", "dtype")}
 
 
-@dataclasses.dataclass(frozen=True)
+_STATE, _MODULE = "state.json", "module.json"  # of a kept step
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Weight:
+    """A weight of the build that kept it."""
+
+    number: int
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str  # hexadecimal, like the next
+    slabs: tuple[str, ...]
+
+    @property
+    def known(self) -> Known:
+        """As a `WeightStore` knows it."""
+        slabs = tuple(map(bytes.fromhex, self.slabs))
+        return Known(self.dtype, self.shape, bytes.fromhex(self.digest), slabs)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Region:
+    """A `CompiledRegion` without its model; a language model's has no other ones."""
+
+    symbol: str
+    inputs: tuple[lower_npu.TensorSpec, ...]
+    outputs: tuple[lower_npu.TensorSpec, ...]
+    compile_seconds: float
+    peak_bytes: int
+    cached: bool
+    names: tuple[str, ...]
+    weight_bytes: int
+    outside: tuple[OutsideWeight, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class _Step:
-    """What is kept of one; weights by the numbers that they had."""
+    """What is kept of one beside its functions and the models of its regions."""
 
-    module: str  # as TVM writes it: kernels, and `main` with its weights as parameters
-    taken: tuple[int, ...]  # weights that `main` takes
-    weights: tuple[tuple[int, Known], ...]  # all, by number
-    plan: str
-    fields: dict[str, Any]  # of the state
+    taken: tuple[int, ...]  # weights that `main` takes, by their numbers
+    weights: tuple[_Weight, ...]  # all
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    ranges: tuple[InputRange, ...]
+    sha256: str
+    node_of: Mapping[str, str]
+    plan: Mapping[str, Any]
+    output_axes: tuple[tuple[int, ...] | None, ...]
+    regions: tuple[_Region, ...]
+    npu_compiler_bytes: int
+    record: Mapping[str, Any] | None
 
 
 class KeptSteps:
@@ -93,38 +140,42 @@ class KeptSteps:
         store = start.weights
         assert store is not None
         try:
-            step = read(found)
-        except (pickle.UnpicklingError, AttributeError, ImportError, TypeError, ValueError):
+            with zipfile.ZipFile(io.BytesIO(found)) as archive:
+                step = typed_json.from_object(_Step, typed_json.parse_object(archive.read(_STATE)))
+                module = archive.read(_MODULE).decode()
+                models = [archive.read(_model_name(n)) for n in range(len(step.regions))]
+        except (zipfile.BadZipFile, KeyError, ValueError):
             return None
         numbers: dict[int, int] = {}
-        for number, known in step.weights:
-            index = store.adopt(known)
+        for weight in step.weights:
+            index = store.adopt(weight.known)
             if index is None:
                 return None
-            numbers[number] = index
+            numbers[weight.number] = index
         store.of_function[function_name(rows, False)] = tuple(numbers[n] for n in step.taken)
-        compiled = tuple(
-            dataclasses.replace(
-                region,
-                outside=tuple(
-                    dataclasses.replace(weight, number=numbers[weight.number])
-                    for weight in region.outside
-                ),
-            )
-            for region in step.fields.pop("compiled")
-        )
-        model = dataclasses.replace(
-            step.fields.pop("model"), mod=IRModule(), onnx_model=onnx.ModelProto()
-        )
-        cut = dataclasses.replace(step.fields.pop("cut"), mod=IRModule())
+        compiled = []
+        for region, onnx_model in zip(step.regions, models, strict=True):
+            outside = [dataclasses.replace(w, number=numbers[w.number]) for w in region.outside]
+            fields = {**_fields(region), "outside": tuple(outside)}
+            compiled.append(CompiledRegion(**fields, onnx=onnx_model))
         return dataclasses.replace(
             start,
-            mod=tvm.ir.load_json(step.module),
-            plan=Plan.from_json(step.plan),
-            compiled=compiled,
-            model=model,
-            cut=cut,
-            **step.fields,
+            mod=tvm.ir.load_json(module),
+            plan=Plan.from_json(json.dumps(step.plan)),
+            compiled=tuple(compiled),
+            model=ImportedModel(
+                mod=IRModule(),
+                inputs=step.inputs,
+                outputs=step.outputs,
+                onnx_model=onnx.ModelProto(),
+                ranges=step.ranges,
+                sha256=step.sha256,
+                node_of=step.node_of,
+                errors=(),
+            ),
+            cut=Splitted(mod=IRModule(), device={}, region={}, output_axes=step.output_axes),
+            npu_compiler_bytes=step.npu_compiler_bytes,
+            record=step.record,
         )
 
     def keep(self, config: BuildConfig, rows: int, state: State) -> State:
@@ -142,26 +193,27 @@ class KeptSteps:
         taken = store.of_function[name]
         outside = [weight.number for region in state.compiled for weight in region.outside]
         step = _Step(
-            module=tvm.ir.save_json(module),
             taken=taken,
             # In the order in which they were found, so that they get the same numbers again.
-            weights=tuple((n, store.known(n)) for n in sorted({*taken, *outside})),
-            plan=state.plan.to_json(),
-            fields={
-                "compiled": state.compiled,
-                "model": dataclasses.replace(
-                    state.model,
-                    mod=None,
-                    onnx_model=None,  # type: ignore[arg-type]  # `state_of` puts empty ones there
-                    four_bit=(),
-                ),
-                "cut": dataclasses.replace(state.cut, mod=None, device={}, region={}),
-                "record": state.record,
-                "kernels": state.kernels,
-                "npu_compiler_bytes": state.npu_compiler_bytes,
-            },
+            weights=tuple(_weight(n, store.known(n)) for n in sorted({*taken, *outside})),
+            inputs=state.model.inputs,
+            outputs=state.model.outputs,
+            ranges=state.model.ranges,
+            sha256=state.model.sha256,
+            node_of=dict(state.model.node_of),
+            plan=state.plan.to_dict(),
+            output_axes=state.cut.output_axes,
+            regions=tuple(_Region(**_fields(region)) for region in state.compiled),
+            npu_compiler_bytes=state.npu_compiler_bytes,
+            record=state.record,
         )
-        self._files.write(self._key(config), pickle.dumps(step))
+        packed = io.BytesIO()
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(_STATE, json.dumps(dataclasses.asdict(step)))
+            archive.writestr(_MODULE, tvm.ir.save_json(module))
+            for number, region in enumerate(state.compiled):
+                archive.writestr(_model_name(number), region.onnx)
+        self._files.write(self._key(config), packed.getvalue())
         return dataclasses.replace(state, mod=module)
 
     def expected(self, config: BuildConfig, **run: Any) -> llm_check.Expected:
@@ -256,19 +308,19 @@ def _versions() -> list[str | None]:
     return [runtime.package_version(package) for package in _VERSIONED]
 
 
-def read(found: bytes) -> Any:
-    """What `KeptSteps.keep` wrote; UnpicklingError, among others, where it is something else."""
-    return _Unpickler(io.BytesIO(found)).load()
+def _weight(number: int, known: Known) -> _Weight:
+    return _Weight(
+        number=number,
+        dtype=known.dtype,
+        shape=known.shape,
+        digest=known.digest.hex(),
+        slabs=tuple(slab.hex() for slab in known.slabs),
+    )
 
 
-class _Unpickler(pickle.Unpickler):
-    """Of our own dataclasses alone: what is in the cache runs no code."""
+def _fields(region: CompiledRegion | _Region) -> dict[str, Any]:
+    return {field.name: getattr(region, field.name) for field in dataclasses.fields(_Region)}
 
-    def find_class(self, module: str, name: str) -> Any:
-        """The dataclass of that name; UnpicklingError for anything else."""
-        if (module, name) in _PLAIN:
-            return super().find_class(module, name)
-        found = super().find_class(module, name) if module.startswith(_OURS) else None
-        if not (isinstance(found, type) and dataclasses.is_dataclass(found)):
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return found
+
+def _model_name(number: int) -> str:
+    return f"region_{number}.onnx"

@@ -88,6 +88,8 @@ def build(
         weights["link"] = _LINK_WEIGHT
         if config.check:
             weights[_CHECK] = _CHECK_WEIGHT
+    if again := [str(rows) for rows in configs if found[rows] is not None]:
+        progress.note(f"steps of {', '.join(again)} tokens: kept by an earlier build")
     progress.begin(weights)
     with memory.few_collections(), contextlib.ExitStack() as stack:
         store = None
