@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -278,6 +279,21 @@ def test_a_view_of_another_type_lies_inside(opencl, tmp_path):
         runtime.view_as(mapped, 4000, (4, 5), "float64")
 
 
+def _weights_in_memory(path):
+    """Of the mappings of an artefact's weights, in kB."""
+    offset = f"{read_manifest(path).weights.offset:08x}"
+    found, ours = 0, []
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        key, *fields = line.split()
+        if not key.endswith(":"):
+            is_ours = fields[-1:] == [str(path)] and fields[1] == offset
+            ours += [line] if is_ours else []
+        elif key == "Rss:" and is_ours:
+            found += int(fields[0])
+    assert ours
+    return found
+
+
 def test_weights_that_are_not_packed_give_the_same_numbers(tmp_path, opencl):
     folder = build(TinyLlm(), tmp_path / "model")
     output = tmp_path / "npu.so"
@@ -286,5 +302,6 @@ def test_weights_that_are_not_packed_give_the_same_numbers(tmp_path, opencl):
     )
     with runtime.unpacked_npu_weights():
         plain = hetero_tvm.load_llm(output)
+    assert _weights_in_memory(output) == 0  # though loading has read them
     logits = hetero_tvm.load_llm(output).prefill(PROMPT).copy()
     assert_same(plain.prefill(PROMPT), logits)

@@ -60,6 +60,18 @@ def test_what_is_written_does_not_pile_up(tmp_path):
         assert _resident() - before < 110e6
 
 
+def test_what_is_written_to_last_does_not_pile_up_with_what_it_is_made_of(tmp_path):
+    with ConstantFile(tmp_path) as lasting, ConstantFile(tmp_path, lasting):
+        sources = [held_constant(LARGE + n) for n in range(48)]  # 192 MiB
+        forget_pages()
+        before = _resident()
+        made = []
+        for source in sources:
+            made.append(lasting_constant(np.from_dlpack(source.value) * 2))
+            assert np.from_dlpack(made[-1].value).sum() != 0
+        assert _resident() - before < 200e6
+
+
 def test_no_file_is_left_and_none_is_used_outside(tmp_path):
     with ConstantFile(tmp_path):
         held_constant(LARGE)
