@@ -18,9 +18,11 @@ import contextlib
 import contextvars
 import dataclasses
 import hashlib
+import math
 import mmap
 import tempfile
 import weakref
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -56,7 +58,7 @@ class ConstantFile:
         self._maps: dict[int, weakref.ref[mmap.mmap]] = {}  # address of a constant -> its memory
         self._parts: dict[int, Part] = {}  # likewise
         self._nbytes = 0
-        self._since = 0  # bytes written since pages were forgotten
+        self._since = 0  # bytes written and read since pages were forgotten
 
     def __enter__(self) -> ConstantFile:
         self._token = _current.set(self)
@@ -112,6 +114,12 @@ class ConstantFile:
         # Private and writable, as DLPack wants it; nobody writes to a constant.
         mapped = mmap.mmap(self._file.fileno(), array.nbytes, offset=at, access=mmap.ACCESS_COPY)
         return np.frombuffer(mapped, array.dtype).reshape(array.shape), mapped
+
+    def note_read(self, nbytes: int) -> None:
+        """So much of the constants was looked at."""
+        self._since += nbytes
+        if self._since > _FORGET_BYTES:
+            self.forget()
 
     def has(self, array: np.ndarray) -> bool:
         """Whether `array` is a constant that `hold` made."""
@@ -200,6 +208,17 @@ def moved(constant: relax.Expr) -> relax.Expr:
     except (BufferError, RuntimeError, TypeError, ValueError):  # a type that numpy has not
         return constant
     return constant if array.nbytes < _LEAST_BYTES or file.has(array) else held_constant(array)
+
+
+def looked_at(constants: Iterable[relax.Expr]) -> None:
+    """Those among them that are constants were read; now and then, let go of all that was."""
+    file = _current.get()
+    if file is not None:
+        file.note_read(sum(_nbytes(one) for one in constants if isinstance(one, GenericConst)))
+
+
+def _nbytes(constant: GenericConst) -> int:
+    return math.prod(map(int, constant.value.shape)) * (constant.value.dtype.bits // 8)
 
 
 def forget_pages() -> None:

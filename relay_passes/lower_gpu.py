@@ -27,7 +27,7 @@ from tvm.target import Target
 
 from relay_passes.align_arguments import AlignArguments
 from relay_passes.channels_last import ChannelsLast
-from relay_passes.constant_file import forget_pages, moved
+from relay_passes.constant_file import forget_pages, looked_at, moved
 from relay_passes.fold_constant_views import FoldConstantViews
 from relay_passes.keep_broadcasts_apart import KeepBroadcastsApart
 from relay_passes.keep_joined_parts import KeepJoinedParts
@@ -128,6 +128,7 @@ def _in_file(legalize: Legalize) -> Legalize:
 
     def held(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         made = legalize(builder, call)
+        looked_at(call.args)
         if not (isinstance(made, relax.Call) and made.op == Op.get("relax.call_tir")):
             return made
         callee, operands, *rest = made.args

@@ -16,6 +16,7 @@ from relay_passes.constant_file import (
     held_part,
     in_file,
     lasting_constant,
+    looked_at,
     moved,
     part_of,
 )
@@ -70,6 +71,19 @@ def test_what_is_written_to_last_does_not_pile_up_with_what_it_is_made_of(tmp_pa
             made.append(lasting_constant(np.from_dlpack(source.value) * 2))
             assert np.from_dlpack(made[-1].value).sum() != 0
         assert _resident() - before < 200e6
+
+
+def test_what_is_read_does_not_pile_up(tmp_path):
+    variable = relax.Var("x", relax.TensorType((3,), "float32"))
+    looked_at([relax.const(LARGE), variable])  # without a file nothing happens
+    with ConstantFile(tmp_path):
+        constants = [held_constant(LARGE + n) for n in range(48)]  # 192 MiB
+        forget_pages()
+        before = _resident()
+        for constant in constants:
+            assert np.from_dlpack(constant.value).sum() != 0
+            looked_at([variable, constant])
+        assert _resident() - before < 110e6
 
 
 def test_no_file_is_left_and_none_is_used_outside(tmp_path):
