@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hetero_tvm import expected_values
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.config import default_cache_dir
 from hetero_tvm.errors import RunFailed, TunedKernelWrong
@@ -73,7 +72,6 @@ def described(uses: Sequence[Use], mod: IRModule) -> tuple[dict[str, Any], ...]:
     from tvm import tirx
 
     from schedules.trials import hash_of, plain
-    from schedules.verify import Reference
 
     names: dict[str, str] = {}
     if any(use.tuned for use in uses):
@@ -89,7 +87,6 @@ def described(uses: Sequence[Use], mod: IRModule) -> tuple[dict[str, Any], ...]:
                 "scheduled": use.pick.scheduled,
                 "function": names[use.pick.scheduled],
                 "reference": packed(plain(use.func)),
-                "check": expected_values.described(Reference(plain(use.func))),
             }
         found.append(entry)
     return tuple(found)

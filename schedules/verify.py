@@ -88,12 +88,6 @@ class Reference:
             return np.array([most if edge else random.integers(0, most + 1)], array.dtype)
         return _edges(random, array, large=4) if edge else array
 
-    def fixed(self, *, edge: bool) -> dict[int, int]:
-        """Of an attention kernel: the parameter that counts earlier positions, and how many."""
-        if self.written is None:
-            return {}
-        return {PAST: self.written.most_past if edge else self.written.most_past // 2}
-
     def compute(self, arrays: Sequence[np.ndarray]) -> dict[int, np.ndarray]:
         """Results by parameter."""
         given = []

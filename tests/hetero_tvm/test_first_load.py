@@ -1,4 +1,3 @@
-import base64
 import ctypes
 import dataclasses
 import hashlib
@@ -7,7 +6,6 @@ import logging
 import shutil
 import subprocess
 
-import numpy as np
 import pytest
 import tuned_artefact
 import tuning_cases as cases
@@ -123,12 +121,10 @@ def test_a_check_that_cannot_run_is_not_the_kernels_fault(built, cache, monkeypa
     assert not cache.exists()
 
 
-def _by_the_c_api(artefact, folder, change=lambda kernel: None):
+def _by_the_c_api(artefact, folder):
     """How the C API loads the artefact, its tuned kernel proven with an older driver."""
     manifest, here = _as_of(read_manifest(artefact))
     (tuned,) = manifest.kernels
-    tuned = json.loads(json.dumps(tuned))
-    change(tuned)
     copy = folder / artefact.name
     shutil.copy(artefact, copy)
     with copy.open("r+b") as file:
@@ -163,77 +159,12 @@ def _load(library, artefact):
     return status, said
 
 
-def test_the_c_api_checks_a_new_driver_once(built, cache, tmp_path, monkeypatch, capfd):
-    library, artefact, tuned, here = _by_the_c_api(built[1], tmp_path)
-    monkeypatch.setenv("HETERO_UNPROVEN_KERNELS", "refuse")
-    assert _load(library, artefact)[0] == 0
-    told = capfd.readouterr().err
-    assert f"tuned kernels are checked on {here.device} with driver {here.driver}" in told
-    assert first_load._remembered(tuned, here) == ""
-    assert [file.suffix for file in cache.iterdir()] == [".json"]
-    assert _load(library, artefact)[0] == 0
-    assert capfd.readouterr().err == ""
-
-
-def _other_values(tuned):
-    """The second run's results are what another kernel would give."""
-    (result,) = tuned["check"]["runs"][1]["expected"]
-    values = (
-        np.frombuffer(base64.b64decode(result["values"]), np.float64) + 0.01 * result["largest"]
-    )
-    result["values"] = base64.b64encode(values.tobytes()).decode()
-
-
-def test_the_c_api_refuses_a_wrong_kernel_and_remembers_it(built, tmp_path, capfd):
-    library, artefact, tuned, here = _by_the_c_api(built[1], tmp_path, _other_values)
-    for is_first in (True, False):
-        status, said = _load(library, artefact)
-        assert status != 0
-        assert f"{tuned['function']} fails on {here.device}" in said
-        assert "(wrong on edge values: relative error " in said
-        assert ("are checked on" in capfd.readouterr().err) == is_first
-    assert first_load._remembered(tuned, here).startswith("wrong on edge values")
-
-
-def test_the_c_api_checks_at_every_load_where_nothing_can_be_kept(
-    built, tmp_path, monkeypatch, capfd
-):
-    library, artefact, _, _ = _by_the_c_api(built[1], tmp_path)
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HETERO_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    for _ in range(2):
-        assert _load(library, artefact)[0] == 0
-        assert "tuned kernels are checked on" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda check: check.pop("runs"), "no 'runs' in a kernel's check"),
-        (lambda check: check["parameters"].pop(), "names parameter"),
-        (lambda check: check["parameters"][0].update(shape=[1 << 40, 1 << 40]), "too large"),
-        (lambda check: check["parameters"][0].update(dtype="float8_e4m3"), "parameter of"),
-        (lambda check: check["runs"][0]["expected"][0].update(values="AAAA"), "cut short"),
-        (lambda check: check["runs"][0]["expected"][0].update(values=""), "has 0 values of"),
-        (lambda check: check["runs"][0]["expected"][0].update(values="%"), "no base64"),
-        (lambda check: check["runs"][0]["expected"][0].update(largest=-1), "'largest'"),
-        (lambda check: check["runs"][0].update(seed=-1), "of the seed -1"),
-    ],
-)
-def test_the_c_api_refuses_damaged_checks(built, tmp_path, damage, said):
-    library, artefact, _, _ = _by_the_c_api(
-        built[1], tmp_path, lambda tuned: damage(tuned["check"])
-    )
-    status, found = _load(library, artefact)
-    assert status != 0 and said in found and "build it again" in found
-
-
-def test_the_c_api_tells_once_of_kernels_that_nobody_can_check(built, tmp_path, monkeypatch, capfd):
-    library, artefact, _, here = _by_the_c_api(built[1], tmp_path, lambda tuned: tuned.pop("check"))
+def test_the_c_api_tells_once_of_kernels_that_nobody_checked(built, tmp_path, monkeypatch, capfd):
+    library, artefact, _, here = _by_the_c_api(built[1], tmp_path)
     assert [_load(library, artefact)[0] for _ in range(2)] == [0, 0]
     told = capfd.readouterr().err
     assert told.count("1 tuned kernels, such as") == 1
-    assert f"with driver an older one, not on {here.device} with driver {here.driver}" in told
+    assert f"with driver an older one, not on {here.device} with {here.driver}" in told
     monkeypatch.setenv("HETERO_UNPROVEN_KERNELS", "refuse")
     status, said = _load(library, artefact)
     assert status != 0 and "HETERO_UNPROVEN_KERNELS=refuse" in said

@@ -53,6 +53,7 @@ ffi::Module LoadCode(const std::string& path, Manifest* manifest) {
   }
   Context& context = Context::Get();
   const opencl::ClDevice& device = context.opencl.Session().device();
+  CheckTuned(path, manifest->tuned, device.name, device.driver_version, context.settings);
   ffi::Module module = LoadModule(path);
   if (!manifest->weights.empty()) {
     Imported("hetero_tvm.npu_weights_map")(module, ffi::String(path),
@@ -60,7 +61,6 @@ ffi::Module LoadCode(const std::string& path, Manifest* manifest) {
                                            static_cast<int64_t>(manifest->weights_bytes));
   }
   Imported("hetero_tvm.module_prepare")(module);
-  CheckTuned(path, module, manifest->tuned, device.name, device.driver_version, context.settings);
   return module;
 }
 

@@ -6,14 +6,10 @@
 #ifndef HETERO_TVM_RUNTIME_C_API_TUNED_KERNELS_H_
 #define HETERO_TVM_RUNTIME_C_API_TUNED_KERNELS_H_
 
-#include <tvm/ffi/extra/module.h>
-
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "../settings.h"
-#include "expected_values.h"
 
 namespace hetero_tvm::runtime {
 
@@ -24,24 +20,20 @@ struct TunedKernel {
   std::string scheduled;  // how, likewise
   std::string device;
   std::string driver;
-  std::optional<ExpectedValues> values;  // what it gives; older artefacts do not say
 };
 
 /*!
- * \brief Hold the kernels of the artefact at `path`, whose code is loaded, against what they must
- * give, where this device and driver are new to them.
+ * \brief Look up what is known of the kernels of the artefact at `path` on this device and driver.
  *
- * How it came out is remembered in the cache folder, where the Python loader's verdicts are too,
- * and not looked at again. While a kernel runs, its verdict is that it ended the process. Kernels
- * that cannot be checked, for an older artefact does not say what they give, are told of on
+ * There is no compiler here to make a reference with, so nothing is checked: what the Python loader
+ * found on this machine is read from the cache. Kernels that nobody looked at are told of on
  * standard error, once for each artefact and process.
  *
- * Throws DeviceFailure for a kernel that is wrong here, and, where the setting `kernels.unproven`
- * is "refuse", for one that cannot be checked; ValueError for another setting.
+ * Throws DeviceFailure for a kernel that was found wrong here, and, where the setting
+ * `kernels.unproven` is "refuse", for one that nobody looked at; ValueError for another setting.
  */
-void CheckTuned(const std::string& path, const tvm::ffi::Module& code,
-                const std::vector<TunedKernel>& kernels, const std::string& device,
-                const std::string& driver, const Settings& settings);
+void CheckTuned(const std::string& path, const std::vector<TunedKernel>& kernels,
+                const std::string& device, const std::string& driver, const Settings& settings);
 
 }  // namespace hetero_tvm::runtime
 
