@@ -1,16 +1,16 @@
 """Tuned kernels on a driver that they were not proven on: checked once, at the first load.
 
-    manifest.kernels    of each tuned one: device and driver of its proof, its hash, its function
-                        unscheduled, packed, and what it is called in the artefact
+    manifest.kernels    of each tuned one: device and driver of its proof, its hash, what it is
+                        called in the artefact, and what it has to give (`kernel_values.py`)
     CACHE/checked/      one file for each kernel, device and driver: how the check came out
 
-A process of its own (`hetero_tvm.kernel_check`) runs the artefact's kernels and holds them against
-that function in float64, so that a kernel that crashes or hangs is an error message too.
+A process of its own (`hetero_tvm.kernel_check`) runs the artefact's kernels, so that one that
+crashes or hangs is an error message too. The C API checks the same in its own process
+(`runtime/src/c_api/tuned_kernels.cc`) and shares what is remembered.
 """
 
 from __future__ import annotations
 
-import base64
 import dataclasses
 import hashlib
 import json
@@ -18,7 +18,6 @@ import logging
 import os
 import subprocess
 import sys
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +25,10 @@ from typing import TYPE_CHECKING, Any
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.config import default_cache_dir
 from hetero_tvm.errors import RunFailed, TunedKernelWrong
+from hetero_tvm.kernel_values import proof
 
 if TYPE_CHECKING:
-    from tvm import IRModule, tirx
+    from tvm import IRModule
 
     from schedules.tuned import Use
 
@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 START_S = 120.0  # for the process to import TVM, on a busy machine
 KERNEL_S = 60.0
 _FOLDER = "checked"
+# A mark of the C API before a kernel runs. Here a kernel ends another process than this: try it.
+_ENDED = "its process ended while it was checked"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,21 +47,6 @@ class Here:
 
     device: str
     driver: str
-
-
-def packed(func: tirx.PrimFunc) -> str:
-    """An unscheduled function as text, to travel in a manifest."""
-    from tvm import IRModule, ir
-
-    text = ir.save_json(IRModule({"main": func}))
-    return base64.b64encode(zlib.compress(text.encode())).decode()
-
-
-def unpacked(text: str) -> tirx.PrimFunc:
-    """What `packed` made."""
-    from tvm import ir
-
-    return ir.load_json(zlib.decompress(base64.b64decode(text)).decode())["main"]
 
 
 def described(uses: Sequence[Use], mod: IRModule) -> tuple[dict[str, Any], ...]:
@@ -86,7 +73,7 @@ def described(uses: Sequence[Use], mod: IRModule) -> tuple[dict[str, Any], ...]:
             entry |= {
                 "scheduled": use.pick.scheduled,
                 "function": names[use.pick.scheduled],
-                "reference": packed(plain(use.func)),
+                "proof": proof(plain(use.func)),
             }
         found.append(entry)
     return tuple(found)
@@ -99,8 +86,15 @@ def check_kernels(path: Path, manifest: Manifest, here: Here) -> None:
         TunedKernelWrong: one is wrong, crashes or hangs here; remembered, as is what is right.
         RunFailed: the check itself could not be run.
     """
-    tuned = [kernel for kernel in manifest.kernels if "reference" in kernel]
+    tuned = [kernel for kernel in manifest.kernels if "function" in kernel]
     todo = [kernel for kernel in tuned if (kernel["device"], kernel["driver"]) != _pair(here)]
+    if old := [kernel for kernel in todo if kernel.get("proof") is None]:
+        logger.warning(
+            "%s: %d tuned kernels were not proven on %s with driver %s, and nothing in it says "
+            "what they have to give: build it again",
+            *(path, len(old), here.device, here.driver),
+        )
+        todo = [kernel for kernel in todo if kernel.get("proof") is not None]
     if not todo:
         return
     known: dict[str, str | None] = {
@@ -142,7 +136,7 @@ def _remembered(kernel: Mapping[str, Any], here: Here) -> str | None:
         reason = found["reason"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return reason if isinstance(reason, str) else None
+    return reason if isinstance(reason, str) and reason != _ENDED else None
 
 
 def _remember(kernel: Mapping[str, Any], here: Here, reason: str) -> None:
@@ -173,7 +167,7 @@ def _checked(path: Path, kernels: Sequence[dict[str, Any]]) -> list[tuple[dict[s
 def _ask(path: Path, kernels: Sequence[dict[str, Any]]) -> tuple[list[str], str]:
     """Answers as far as they came, and how the process ended that gave no more."""
     command = [sys.executable, "-m", "hetero_tvm.kernel_check", str(path.resolve())]
-    wanted = [{name: kernel[name] for name in ("function", "reference")} for kernel in kernels]
+    wanted = [{name: kernel[name] for name in ("function", "proof")} for kernel in kernels]
     paths = os.pathsep.join(filter(None, sys.path))
     limit_s = START_S + KERNEL_S * len(kernels)
     try:

@@ -1,3 +1,5 @@
+import base64
+import copy
 import ctypes
 import dataclasses
 import hashlib
@@ -6,16 +8,15 @@ import logging
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 import tuned_artefact
-import tuning_cases as cases
 
 import hetero_tvm
 from hetero_tvm import bundle, first_load, runtime
 from hetero_tvm.bundle import read_manifest
 from hetero_tvm.errors import RunFailed, TunedKernelWrong
 from hetero_tvm.first_load import Here, check_kernels
-from schedules.trials import hash_of, plain
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +62,20 @@ def test_a_new_driver_is_checked_once(built, cache, monkeypatch, caplog):
         check_kernels(artefact, manifest, dataclasses.replace(here, driver="the newest"))
 
 
+def _expecting(proof, value):
+    """The proof, the kernel's results on random values all `value`."""
+    changed = copy.deepcopy(proof)
+    for wanted in changed["runs"][0]["wanted"]:
+        size = len(base64.b64decode(wanted["values"])) // 4
+        wanted["values"] = base64.b64encode(np.full(size, value, np.float32)).decode()
+    return changed
+
+
 def test_a_wrong_kernel_is_named_and_remembered(built, monkeypatch):
-    """The function that it is held against has one more ReLU than it."""
     _, artefact, _ = built
     manifest = read_manifest(artefact)
     (tuned,) = [kernel for kernel in manifest.kernels if kernel["schedule"] == "tuned"]
-    text = first_load.unpacked(tuned["reference"]).script(show_meta=False)
-    import tvm
-
-    other = tvm.script.from_source(text.replace("T.float32(0.0)", "T.float32(0.5)"))
-    changed, here = _as_of(manifest, reference=first_load.packed(plain(other)))
+    changed, here = _as_of(manifest, proof=_expecting(tuned["proof"], 0.5))
     for _ in range(2):
         with pytest.raises(TunedKernelWrong) as caught:
             check_kernels(artefact, changed, here)
@@ -121,13 +126,23 @@ def test_a_check_that_cannot_run_is_not_the_kernels_fault(built, cache, monkeypa
     assert not cache.exists()
 
 
-def _by_the_c_api(artefact, folder):
+def test_a_kernel_that_nothing_is_known_of_is_told(built, cache, monkeypatch, caplog):
+    """Artefacts of before say nothing of what a kernel gives."""
+    _, artefact, _ = built
+    manifest, here = _as_of(read_manifest(artefact), proof=None)
+    monkeypatch.setattr(first_load.subprocess, "run", _no_process)
+    with caplog.at_level(logging.WARNING):
+        check_kernels(artefact, manifest, here)
+    assert "1 tuned kernels were not proven on" in caplog.text and not cache.exists()
+
+
+def _by_the_c_api(artefact, folder, **changes):
     """How the C API loads the artefact, its tuned kernel proven with an older driver."""
-    manifest, here = _as_of(read_manifest(artefact))
+    manifest, here = _as_of(read_manifest(artefact), **changes)
     (tuned,) = manifest.kernels
-    copy = folder / artefact.name
-    shutil.copy(artefact, copy)
-    with copy.open("r+b") as file:
+    path = folder / artefact.name
+    shutil.copy(artefact, path)
+    with path.open("r+b") as file:
         _, length, _ = bundle._FOOTER.unpack(_tail(file, bundle._FOOTER.size))
         text = _tail(file, bundle._FOOTER.size + length)[:length]
         raw = json.loads(text)
@@ -142,7 +157,7 @@ def _by_the_c_api(artefact, folder):
     library.hetero_last_error.restype = ctypes.c_char_p
     device = runtime.open_opencl()
     here = Here(device=str(device.device_name), driver=str(device.driver_version))
-    return library, copy, tuned, here
+    return library, path, tuned, here
 
 
 def _tail(file, size):
@@ -159,8 +174,63 @@ def _load(library, artefact):
     return status, said
 
 
-def test_the_c_api_tells_once_of_kernels_that_nobody_checked(built, tmp_path, monkeypatch, capfd):
-    library, artefact, _, here = _by_the_c_api(built[1], tmp_path)
+def test_the_c_api_checks_a_new_driver_once(built, cache, tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("HETERO_UNPROVEN_KERNELS", "refuse")  # what was checked is proven
+    library, artefact, tuned, here = _by_the_c_api(built[1], tmp_path)
+    assert _load(library, artefact) == (0, "")
+    told = capfd.readouterr().err
+    assert f"1 tuned kernels are checked on {here.device} with driver {here.driver}" in told
+    assert json.loads(first_load._file(tuned, here).read_text()) == {
+        **{"kernel": tuned["function"], "reason": ""},
+        **dataclasses.asdict(here),
+    }
+    assert _load(library, artefact) == (0, "")
+    assert capfd.readouterr().err == ""
+    assert {file.suffix for file in cache.iterdir()} == {".json", ""}  # "": the lock
+
+
+def test_the_c_api_checks_at_every_load_where_it_cannot_write(built, tmp_path, monkeypatch, capfd):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HETERO_CACHE_DIR", str(tmp_path / "file"))
+    library, artefact, _, _ = _by_the_c_api(built[1], tmp_path)
+    assert [_load(library, artefact)[0] for _ in range(2)] == [0, 0]
+    assert capfd.readouterr().err.count("are checked on") == 2
+
+
+def test_the_c_api_names_a_wrong_kernel_and_remembers_it(built, tmp_path, capfd):
+    (tuned,) = [one for one in read_manifest(built[1]).kernels if one["schedule"] == "tuned"]
+    wrong = _expecting(tuned["proof"], 0.5)
+    library, artefact, _, here = _by_the_c_api(built[1], tmp_path, proof=wrong)
+    for told in (1, 0):
+        status, said = _load(library, artefact)
+        assert status != 0 and f"{tuned['function']} fails on {here.device}" in said
+        assert "(wrong on random values: relative error" in said
+        assert capfd.readouterr().err.count("are checked on") == told
+
+
+def test_a_process_that_a_kernel_ended_in_leaves_a_mark(built, tmp_path, monkeypatch, capfd):
+    """The C API refuses the kernel; Python, which has another process to lose, tries it."""
+    library, artefact, tuned, here = _by_the_c_api(built[1], tmp_path)
+    first_load._remember(tuned, here, first_load._ENDED)
+    status, said = _load(library, artefact)
+    file = first_load._file(tuned, here)
+    assert status != 0 and f"({first_load._ENDED}; remove {file} to try it again)" in said
+    check_kernels(artefact, read_manifest(artefact), here)
+    assert _load(library, artefact) == (0, "")
+
+
+def test_a_kernel_that_cannot_be_called_is_wrong(built, tmp_path):
+    (tuned,) = [one for one in read_manifest(built[1]).kernels if one["schedule"] == "tuned"]
+    proof = copy.deepcopy(tuned["proof"])
+    proof["parameters"].append({"dtype": "float32", "shape": [1]})
+    library, artefact, changed, here = _by_the_c_api(built[1], tmp_path, proof=proof)
+    status, said = _load(library, artefact)
+    assert status != 0 and f"{tuned['function']} fails on" in said and "(error: " in said
+    assert first_load._remembered(changed, here).startswith("error: ")
+
+
+def test_the_c_api_tells_once_of_kernels_that_it_cannot_check(built, tmp_path, monkeypatch, capfd):
+    library, artefact, _, here = _by_the_c_api(built[1], tmp_path, proof=None)
     assert [_load(library, artefact)[0] for _ in range(2)] == [0, 0]
     told = capfd.readouterr().err
     assert told.count("1 tuned kernels, such as") == 1
@@ -183,8 +253,3 @@ def test_the_c_api_knows_what_was_checked(built, tmp_path, capfd, reason):
         return
     assert status != 0
     assert f"{tuned['function']} fails on {here.device}" in said and f"({reason})" in said
-
-
-def test_functions_travel_as_text():
-    func = plain(cases.product())
-    assert hash_of(first_load.unpacked(first_load.packed(func))) == hash_of(func)

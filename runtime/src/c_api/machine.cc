@@ -53,8 +53,8 @@ ffi::Module LoadCode(const std::string& path, Manifest* manifest) {
   }
   Context& context = Context::Get();
   const opencl::ClDevice& device = context.opencl.Session().device();
-  CheckTuned(path, manifest->tuned, device.name, device.driver_version, context.settings);
   ffi::Module module = LoadModule(path);
+  CheckTuned(path, manifest->tuned, module, device.name, device.driver_version, context.settings);
   if (!manifest->weights.empty()) {
     Imported("hetero_tvm.npu_weights_map")(module, ffi::String(path),
                                            static_cast<int64_t>(manifest->weights_offset),

@@ -206,10 +206,12 @@ std::vector<TunedKernel> ReadTuned(const json::Array& kernels) {
   std::vector<TunedKernel> tuned;
   for (const json::Value& value : kernels) {
     const auto kernel = value.cast<json::Object>();
-    if (kernel.find(ffi::String("reference")) == kernel.end()) continue;
+    if (kernel.find(ffi::String("function")) == kernel.end()) continue;
     const Reader reader(kernel);
     tuned.push_back({reader.Text("function"), reader.Text("kernel"), reader.Text("scheduled"),
-                     reader.Text("device"), reader.Text("driver")});
+                     reader.Text("device"), reader.Text("driver"), KernelProof()});
+    // Artefacts of before have none.
+    if (const auto proof = Part(kernel, "proof")) tuned.back().proof = KernelProof::Read(*proof);
   }
   return tuned;
 }
