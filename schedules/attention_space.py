@@ -79,6 +79,13 @@ class Written:
         """The largest `past` that leaves room for the new positions."""
         return max(0, self.attention.max_context - self.attention.rows)
 
+    @property
+    def iterations(self) -> int:
+        """Multiplications where half of the room is filled."""
+        a = self.attention
+        keys = self.most_past // 2 + a.rows
+        return a.batch * a.q_heads * a.rows * keys * (a.head_dim + a.value_dim)
+
 
 def typical_past(func: tirx.PrimFunc) -> dict[int, int]:
     """The value of parameters by place that a kernel is timed with: half of the room is filled."""

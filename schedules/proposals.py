@@ -14,10 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 import tvm
 from tvm import s_tir, tirx
 
+from schedules.attention_space import Written
 from schedules.blocks import extent
 from schedules.kernel_search import Candidate, KernelSearch
 from schedules.limits import Limits
-from schedules.search_space import Space, space_of
+from schedules.search_space import space_of
 from schedules.trials import plain
 from schedules.tuner import BATCH, Job
 from schedules.tuning_db import TuningDb
@@ -46,8 +47,7 @@ def propose(
     """`count` new schedules, fewer where there are no more.
 
     Args:
-        jobs: the kernels of a program; those written by hand, whose time hangs on a value that
-            what runs elsewhere does not draw, are left out.
+        jobs: the kernels of a program.
         db: what is known.
         where: whose records the search goes on from; an unknown device has none.
         limit, target: of the device.
@@ -60,7 +60,7 @@ def propose(
         job.kernel.key: standings.get((job.kernel.key, where), Standing(job.kernel.key, where))
         for job in jobs
     }
-    left = [job for job in jobs if isinstance(space_of(plain(job.func), limit), Space)]
+    left = [job for job in jobs if space_of(plain(job.func), limit) is not None]
     seconds = _seconds(left, known)
     searches: dict[str, KernelSearch] = {}
     found: dict[str, list[Candidate]] = {}
@@ -127,7 +127,13 @@ def _seconds(jobs: Sequence[Job], known: Mapping[str, Standing]) -> dict[str, fl
 
 
 def iterations(func: tirx.PrimFunc) -> int:
-    """How often the innermost statements of an unscheduled function run, all together."""
+    """How often the innermost statements of an unscheduled function run, all together.
+
+    Attention, written by hand, has no such statements: what it computes with its cache half full.
+    """
+    written = Written.of(func)
+    if written is not None:
+        return written.iterations
     sch = s_tir.Schedule(func)
     return sum(
         math.prod(extent(sch, loop) for loop in sch.get_loops(block))

@@ -8,7 +8,7 @@ import zlib
 from typing import Any, Protocol
 
 from hetero_tvm.candidates.opencl import Handle, OpenCl, Run
-from hetero_tvm.candidates.values import Refused, drawn, filling, relative_error, unpacked
+from hetero_tvm.candidates.values import Refused, drawn, filling, relative_error, repeated, unpacked
 
 _ROUNDS = 5  # of a candidate and the default in turns
 _RACE_ROUNDS = 15
@@ -97,13 +97,17 @@ class Server:
             self.cl.drop(self._default)
         self._sets, self._wanted, self._default, self._number = [], [], None, None
         for draw in about["draws"]:
-            buffers = []
+            buffers, fixed = [], dict(draw["fixed"])
             for place, (shape, dtype) in enumerate(about["parameters"]):
                 count = math.prod(shape)
                 if place in about["outputs"]:
                     content = filling(count, dtype)
                 else:
-                    content = drawn(draw["seed"], place, count, dtype, edge=draw["edge"])
+                    content = (
+                        repeated(fixed[place], count, dtype)
+                        if place in fixed
+                        else drawn(draw["seed"], place, count, dtype, edge=draw["edge"])
+                    )
                     if zlib.crc32(content) != draw["crc32"][place]:
                         raise Refused("this Python draws other inputs from a seed; take another")
                 buffers.append(self.cl.upload(content))

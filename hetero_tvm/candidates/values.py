@@ -69,6 +69,11 @@ def filling(count: int, dtype: str) -> bytes:
     return struct.pack("<" + _CODES[dtype], _FILLING.get(dtype, 0)) * count
 
 
+def repeated(value: int, count: int, dtype: str) -> bytes:
+    """Bytes of an input whose elements are all `value`."""
+    return struct.pack("<" + _CODES[dtype], value) * count
+
+
 def unpacked(content: bytes, dtype: str) -> Sequence[float]:
     """Bytes as numbers."""
     if dtype == "float16":  # `array` has no such type

@@ -1,7 +1,9 @@
 import pytest
 import tuning_cases as cases
+from attention_cases import attention
 
 from schedules import kernel_search
+from schedules.attention import prefill_kernel
 from schedules.proposals import iterations, propose
 from schedules.tuning_db import TuningDb
 from schedules.tuning_records import Where, kernel_record, record
@@ -25,6 +27,11 @@ def _propose(folder, jobs, count):
 def test_iterations():
     assert iterations(cases.addition(16, 64)) == 16 * 64
     assert iterations(cases.product(24, 40, 64)) >= 24 * 40 * 64
+    case = attention(rows=9)
+    half_full = (case.max_context - case.rows) // 2 + case.rows
+    dims = case.head_dim + case.value_dim
+    wanted = case.batch * case.q_heads * case.rows * half_full * dims
+    assert iterations(prefill_kernel(case, cases.GPU)) == wanted
 
 
 def test_the_default_first_and_nothing_twice(tmp_path):
