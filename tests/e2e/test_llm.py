@@ -112,8 +112,6 @@ def rounded(request, devices, tmp_path_factory, opencl):
     the form, measured without us: of float16, the float32 model that it was made of; of int4, the
     same file with activations rounded to int8, as it allows.
     """
-    if (request.param, devices) == ("genai-fp16", "gpu+npu"):
-        pytest.xfail("ONNX Runtime packs a float16 product of these regions, but cannot share that")
     folder = llm_forms.make(request.param)
     work = tmp_path_factory.mktemp(request.param)
     if request.param == "genai-int4":

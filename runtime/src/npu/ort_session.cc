@@ -6,6 +6,7 @@
 
 #include <tvm/ffi/error.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <optional>
@@ -37,6 +38,15 @@ int Threads(const Settings& settings, const Region& region) {
   HETERO_CHECK(parsed.ec == std::errc() && parsed.ptr == text.data() + text.size(), ValueError)
       << where << " is '" << text << "', not a number";
   return count;
+}
+
+/*! \brief Whether sessions can have packed weights in common: ONNX Runtime refuses to share those
+ * of its float16 products, and to open a session that would have to. */
+bool CanSharePacked(const Region& region) {
+  return std::none_of(region.outside.begin(), region.outside.end(),
+                      [](const OutsideWeight& weight) {
+                        return weight.spec.dtype.code == kDLFloat && weight.spec.dtype.bits == 16;
+                      });
 }
 
 }  // namespace
@@ -186,7 +196,7 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   std::optional<QuietStdout> quiet;
   if (region.provider == "qnn") quiet.emplace();
   OrtSession* session = nullptr;
-  if (!region.outside.empty() && packs) {
+  if (!region.outside.empty() && packs && CanSharePacked(region)) {
     api.Check(api.CreateSessionFromArrayWithPrepackedWeightsContainer(
                   env_.Get(), region.model.data(), region.model.size(), raw_options,
                   region.part->Packed(api), &session),
