@@ -212,7 +212,7 @@ def test_unknown_device_lists_what_there_is(stub, wanted):
     kind, message = fresh(OPEN, HETERO_OPENCL_LIB=library, HETERO_OPENCL_DEVICE=wanted).json
     assert kind == "EnvironmentProblem"
     assert message == (
-        f"no OpenCL device '{wanted}'; there are 0: Stub one (Stub platform), "
+        f"no OpenCL device '{wanted}'; by number there are 0: Stub one (Stub platform), "
         "1: Stub two (Stub platform)"
     )
 

@@ -273,7 +273,7 @@ ClDevice Platforms::Select() {
         << "no OpenCL device: " << kInstallHint << ". Tried" << tried.substr(1);
   }
   TVM_FFI_THROW(EnvironmentProblem)
-      << "no OpenCL device '" << wanted << "'; there are " << Listing();
+      << "no OpenCL device '" << wanted << "'; by number there are " << Listing();
   TVM_FFI_UNREACHABLE();
 }
 
