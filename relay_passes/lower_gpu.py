@@ -94,8 +94,6 @@ class FuseKernels:
             [
                 transform.AnnotateTIROpPattern(),
                 transform.FoldConstant(),
-                # What several products of one operand prepare of it is made once.
-                transform.EliminateCommonSubexpr(),
                 transform.DeadCodeElimination(),
             ]
         )(legal)

@@ -181,8 +181,16 @@ def _strips(part: np.ndarray, layout: W4Layout) -> np.ndarray:
     return pack_panels(padded, layout.lanes)
 
 
+# Of an operand, what `rounded_rows` made of it.
+Rounded = dict[relax.DataflowVar, list[relax.Var]]
+
+
 def w4a16_product(
-    builder: relax.BlockBuilder, gpu: GpuSpec, data: relax.Expr, weight: W4Weight
+    builder: relax.BlockBuilder,
+    gpu: GpuSpec,
+    data: relax.Expr,
+    weight: W4Weight,
+    known: Rounded | None = None,
 ) -> relax.Call:
     """The call of a kernel that multiplies `data` with `weight`.
 
@@ -193,6 +201,7 @@ def w4a16_product(
         gpu: the device.
         data: [.., K] float16 or float32 of known shape.
         weight: [K, N]; becomes constants.
+        known: what was rounded before, so that several products of one operand have it in common.
 
     Returns:
         A `call_tir` of type [.., N], of `data`'s element type; not yet emitted. On a CPU what
@@ -208,7 +217,7 @@ def w4a16_product(
         weight.group,
         is_aligned=isinstance(data, relax.Var) and builder.lookup_binding(data) is not None,
     )
-    left = rounded_rows(builder, gpu, data) if layout.pairs else [data]
+    left = _rounded(builder, gpu, data, known) if layout.pairs else [data]
     product = W4Product(
         shape=shape,
         columns=columns,
@@ -225,6 +234,17 @@ def w4a16_product(
         primfunc_name_hint="w4a16",
         primfunc_attrs=CONTRACTION_ATTRS,
     )
+
+
+def _rounded(
+    builder: relax.BlockBuilder, gpu: GpuSpec, data: relax.Expr, known: Rounded | None
+) -> list[relax.Var]:
+    # A dataflow variable is read in its own block alone: what is made of it there, all readers see.
+    if known is None or not isinstance(data, relax.DataflowVar):
+        return rounded_rows(builder, gpu, data)
+    if data not in known:
+        known[data] = rounded_rows(builder, gpu, data)
+    return known[data]
 
 
 def w4a16_tile(

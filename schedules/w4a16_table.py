@@ -17,7 +17,7 @@ from tvm.ir.expr import GenericConst
 
 from schedules.four_bit_codes import CODES_PER_WORD
 from schedules.layout import Legalize
-from schedules.w4a16 import SYMMETRIC_ZERO, W4Weight, w4a16_product
+from schedules.w4a16 import SYMMETRIC_ZERO, Rounded, W4Weight, w4a16_product
 from target_specs.spec import GpuSpec
 
 
@@ -101,13 +101,14 @@ class W4Table:
 
 def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Legalize:
     """`relax.matmul` with a constant of `table` as a W4A16 product; others as `otherwise` does."""
+    rounded: Rounded = {}
 
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         data, right = call.args
         if isinstance(right, GenericConst) and str(data.ty.dtype) == str(call.ty.dtype):
             weight = table.find(right.value.numpy())
             if weight is not None and len(data.ty.shape) > 1:
-                return w4a16_product(builder, gpu, data, weight)
+                return w4a16_product(builder, gpu, data, weight, rounded)
         return otherwise(builder, call)
 
     return legalize

@@ -8,6 +8,8 @@ import pytest
 from tvm import relax
 
 from relay_passes.lower_gpu import lower_gpu
+from relay_passes.rewrite_bindings import dataflow_bindings
+from relay_passes.tir_calls import kernel_name
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
 from schedules.w4a16_table import W4Blocks, W4Table, _as_imported
@@ -73,6 +75,31 @@ def test_a_constant_that_differs_anywhere_is_not_one_of_them():
 
 def test_a_depth_that_no_kernel_takes_stays_float():
     assert len(W4Table([_blocks(0, depth=92)])) == 0
+
+
+def test_products_of_one_operand_round_it_once():
+    entries = [_blocks(1), _blocks(2)]
+    matrices = [_as_imported(entry.weight(), "float32") for entry in entries]
+
+    def build(x: relax.Var) -> relax.Expr:
+        y = relax.BlockBuilder.current().emit(relax.op.nn.relu(x))
+        first, second = (relax.op.matmul(y, relax.const(matrix)) for matrix in matrices)
+        return relax.op.multiply(first, second)
+
+    gpu = on_gpu.gpu_spec("host")
+    lowered = lower_gpu(
+        on_gpu.module(build, ((1, _DEPTH), "float32")),
+        target=tvm_target(gpu),
+        legalizations=default_legalizations(gpu, W4Table(entries)),
+        rules=default_rules(gpu),
+    )
+    called = [kernel_name(value.value) for value in dataflow_bindings(lowered["main"])]
+    assert called.count("rounded_rows") == 1
+    x = on_gpu.normal(2, 1, _DEPTH)
+    (got,) = on_gpu.run_lowered(lowered, [x])
+    positive = np.maximum(x, 0).astype(np.float64)
+    want = np.prod([positive @ entry.weight().dequantised() for entry in entries], axis=0)
+    on_gpu.assert_close(got, want, 1e-4)
 
 
 @pytest.mark.parametrize("shape", [(1, _DEPTH), (2, 5, _DEPTH)])
