@@ -164,6 +164,7 @@ std::string TunedKernelError(const ffi::Module& code, const std::string& functio
   const ffi::Function alloc = Imported("runtime.TVMTensorAllocWithScope");
   const ffi::Function sync = Imported("hetero_tvm.sync");
   std::vector<ffi::Any> tensors;
+  tensors.reserve(proof.parameters.size());
   for (const KernelParameter& parameter : proof.parameters) {
     tensors.push_back(alloc(ffi::Shape(parameter.shape.begin(), parameter.shape.end()),
                             parameter.dtype, kGpu, nullptr));
