@@ -3,6 +3,7 @@
     device = OpenClDevice()                    the first GPU of any platform
     run = device.kernel(source, "name", [buffers], groups, items)
     device.median_us([run, ..])                launches in turn, medians of rounds
+    device.median_us([run, ..], queues=2)      the same where one may begin before another ended
 
 Every call's status is checked; a failure is a RuntimeError that names the call.
 """
@@ -25,7 +26,7 @@ Handle = ctypes.c_void_p
 
 
 class OpenClDevice:
-    """A context and an in-order queue on the first GPU, or the first device of any kind."""
+    """A context and in-order queues on the first GPU, or the first device of any kind."""
 
     def __init__(self, library: str = "libOpenCL.so.1", *, gpu: bool = True) -> None:
         """Raise RuntimeError where no platform has a GPU, or with `gpu=False` any device."""
@@ -45,7 +46,11 @@ class OpenClDevice:
                 f"no OpenCL platform has a {'GPU' if gpu else 'device'} (is its ICD file there?)"
             )
         self.context = self._create("clCreateContext", None, 1, ctypes.byref(self.id), None, None)
-        self.queue = self._create("clCreateCommandQueue", self.context, self.id, ctypes.c_ulong(0))
+        self.queues = [
+            self._create("clCreateCommandQueue", self.context, self.id, ctypes.c_ulong(0))
+            for _ in range(2)
+        ]
+        self.queue = self.queues[0]
 
     def describe(self) -> dict[str, str | int]:
         """Name, driver, version and compute units."""
@@ -128,11 +133,19 @@ class OpenClDevice:
         return run
 
     def finish(self) -> None:
-        """Wait for all that was given to the queue."""
-        self._call("clFinish", self.queue)
+        """Wait for all that was given to the queues."""
+        for queue in self.queues:
+            self._call("clFlush", queue)
+        for queue in self.queues:
+            self._call("clFinish", queue)
 
-    def median_us(self, runs: Sequence[Callable[[], None]]) -> float:
-        """Microseconds of one of `runs`, launched in turn without waiting; median of rounds."""
+    def median_us(self, runs: Sequence[Callable[[], None]], queues: int = 1) -> float:
+        """Microseconds of one of `runs`, launched in turn without waiting; median of rounds.
+
+        With one queue each launch waits until the one before it has ended. With two, launches go to
+        them in turn, so that one reads while the next begins, as kernels do that need not wait for
+        each other.
+        """
         for run in runs:
             run()
         self.finish()
@@ -144,9 +157,11 @@ class OpenClDevice:
         for _ in range(_ROUNDS):
             started = time.perf_counter()
             for index in range(count):
+                self.queue = self.queues[index % queues]
                 runs[index % len(runs)]()
             self.finish()
             rounds.append((time.perf_counter() - started) / count)
+        self.queue = self.queues[0]
         return statistics.median(rounds) * 1e6
 
     def _text(self, what: int) -> str:
