@@ -209,7 +209,7 @@ class KeptSteps:
         )
         packed = io.BytesIO()
         with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr(_STATE, json.dumps(dataclasses.asdict(step)))
+            archive.writestr(_STATE, json.dumps(step, default=_plain))
             archive.writestr(_MODULE, tvm.ir.save_json(module))
             for number, region in enumerate(state.compiled):
                 archive.writestr(_model_name(number), region.onnx)
