@@ -88,7 +88,7 @@ def place(state: State) -> State:
     if config.estimate:
         works = [node.work for node in read_program(state.mod)]
         costs = with_estimates(
-            costs, products_of(works), cache_dir=config.cache_dir, progress=state.note
+            costs, products_of(costs, works), cache_dir=config.cache_dir, progress=state.note
         )
     planner = _Planner(dataclasses.replace(state, costs=costs, prices={wanted: costs}))
     if not _wants_estimates(state):

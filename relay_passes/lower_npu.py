@@ -18,20 +18,29 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from tvm import IRModule, relax
 from tvm.ir import GlobalVar
 
 from relay_passes.constant_file import forget_pages
-from relay_passes.npu_onnx import ChooseForm, Keep, OutsideWeight, emit_region, htp_form
+from relay_passes.npu_onnx import (
+    ChooseForm,
+    FourBit,
+    Keep,
+    OutsideWeight,
+    ProductForm,
+    emit_region,
+    htp_form,
+)
 from relay_passes.npu_onnx.graph import shape_of_type
 from relay_passes.npu_onnx.product import as_written, by_columns
 from relay_passes.npu_support import is_half_inside
 from target_specs.spec import NpuSpec
 
 CODEGEN = "hetero_npu"
+FindFourBit = Callable[[relax.Call], FourBit | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,11 +72,13 @@ def lower_npu(
     npu: NpuSpec,
     product_form: ChooseForm | None = None,
     keep: Keep | None = None,
+    four_bit: FindFourBit = lambda call: None,
 ) -> tuple[IRModule, tuple[NpuRegion, ...]]:
     """The module without its NPU regions, and the regions as ONNX.
 
     `product_form` says how matrix products are written; None: as the NPU likes them in general.
     `keep` takes large weights, which then are not in the models, and gives their numbers.
+    `four_bit` finds the four bits that a product's weight came from, and is asked first.
     """
     found = {
         var: func
@@ -78,7 +89,11 @@ def lower_npu(
         return mod, ()
     symbols = {var: _symbol(var, func) for var, func in found.items()}
     plain = by_columns if keep is not None else as_written
-    form = product_form or (htp_form if npu.provider == "qnn" else plain)
+    other = product_form or (htp_form if npu.provider == "qnn" else plain)
+
+    def form(call: relax.Call) -> ProductForm | FourBit:
+        return four_bit(call) or other(call)
+
     regions = sorted(
         (_region(symbols[var], func, npu, form, keep) for var, func in found.items()),
         key=lambda region: _natural(region.symbol),

@@ -44,7 +44,7 @@ import itertools
 from collections.abc import Mapping
 
 from schedules.gpu_model import GpuModel
-from schedules.npu_costs import WEIGHT_BITS, NpuCost, NpuCosts, product_of
+from schedules.npu_costs import WEIGHT_BITS, NpuCost, NpuCosts, Product, product_of
 from schedules.npu_region_costs import RegionCost
 from schedules.work import OpWork
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
@@ -110,7 +110,7 @@ class CostModel:
     # Operator of one program -> what it takes in its NPU region, by the vendor's estimate of that.
     npu_regions: Mapping[str, RegionCost] = dataclasses.field(default_factory=dict)
     # Operator of one program -> what the GPU reads of its weight, as a share of `weight_bytes`: its
-    # kernel takes fewer bits than the program says. The NPU is given what the program says.
+    # kernel takes fewer bits than the program says. So may the NPU's, see `takes_four_bit`.
     packed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def cost_us(self, work: OpWork, device: str, *, both: bool = False) -> float:
@@ -261,14 +261,25 @@ class CostModel:
 
     def _estimated(self, work: OpWork) -> NpuCost | None:
         """The vendor's, of a product of rows with one constant weight."""
-        product = product_of(work)
+        product = self.npu_product(work)
         if self.npu_costs is None or product is None:
             return None
         return self.npu_costs.product(product)
 
+    def npu_product(self, work: OpWork) -> Product | None:
+        """The product that an operator is on the NPU; None where it is none with one weight."""
+        product = product_of(work)
+        return product._replace(weight_bits=4) if product and self._in_four_bits(work) else product
+
+    def _in_four_bits(self, work: OpWork) -> bool:
+        """Whether the NPU computes with the codes of the operator's weight."""
+        return work.name in self.packed and takes_four_bit(self.spec.npu, work.rows)
+
     def _npu_roofline(self, work: OpWork, both: bool) -> NpuCost:
         npu = self.spec.npu
         weights = self._npu_bytes(work.weight_bytes, work.element_bytes)
+        if self._in_four_bits(work):
+            weights = round(work.weight_bytes * self.packed[work.name])
         rest = self._npu_bytes(work.bytes - work.weight_bytes, work.element_bytes)
         compute = 0.0
         if work.macs and not work.reduces:
@@ -296,6 +307,11 @@ class CostModel:
 
     def _npu_bytes(self, nbytes: int, element_bytes: int) -> int:
         return nbytes // 2 if self.spec.npu.provider == "qnn" and element_bytes == 4 else nbytes
+
+
+def takes_four_bit(npu: NpuSpec, rows: int) -> bool:
+    """Whether a product of `rows` with a 4-bit weight is computed from its codes on `npu`."""
+    return npu.four_bit_rows is not None and rows <= npu.four_bit_rows
 
 
 def _is_deep(npu: NpuSpec, work: OpWork) -> bool:

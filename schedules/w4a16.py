@@ -108,6 +108,21 @@ class W4Weight:
             group=2 * half,
         )
 
+    def to_blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
+        """What `from_blocks` takes, as [N, ..]; None: zero points are not whole numbers."""
+        depth, columns = self.codes.shape
+        blocks = len(self.scales)
+        zeros = None
+        if self.zeros is not None:
+            zeros = self.zeros.astype(np.uint8)
+            if not np.array_equal(zeros, self.zeros) or zeros.max(initial=0) > 15:
+                return None
+            zeros = _in_pairs(zeros.T)
+        codes = np.zeros((columns, blocks * self.group), np.uint8)
+        codes[:, :depth] = self.codes.T
+        packed = _in_pairs(codes).reshape(columns, blocks, self.group // 2)
+        return packed, np.ascontiguousarray(self.scales.T), zeros
+
     def dequantised(self) -> np.ndarray:
         """The weight in float64, [K, N]."""
         depth = len(self.codes)
@@ -404,3 +419,9 @@ class W4Product:
 def _nibbles(packed: np.ndarray) -> np.ndarray:
     """[N, bytes] -> [N, 2 * bytes]: the low halves before the high ones."""
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
+
+
+def _in_pairs(codes: np.ndarray) -> np.ndarray:
+    """The other way; an odd one out has 0 beside it."""
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
+    return even[:, ::2] | even[:, 1::2] << 4

@@ -4,6 +4,7 @@
     swapped       Transpose(MatMul(Transpose(w), Transpose(x)))    the weight on the left
     by_columns    FusedMatMul(x, Transpose(w), transB)         the weight's columns are its rows
     convolution   Conv(x as [1, K, 1, M], w as [N, K, 1, 1])       the weight is a filter
+    FourBit       MatMulNBits(x as [1, M, K], codes, scales)    the weight has four bits
 
 All give the same numbers (but for the order of a sum). What is fastest depends on the NPU, on rows
 and on depth; so a form is chosen operator by operator, by a function that is handed in. A product
@@ -12,6 +13,7 @@ of two activations, or of a batch, has one form only.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Literal, TypeAlias
@@ -24,7 +26,18 @@ from relay_passes.constants import values_of
 from relay_passes.npu_onnx.graph import MICROSOFT, OnnxGraph, Operand, emits, shape_of
 
 ProductForm: TypeAlias = Literal["as_written", "swapped", "by_columns", "convolution"]
-ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class FourBit:
+    """A weight [K, N] as `com.microsoft.MatMulNBits` takes it with `bits=4`."""
+
+    codes: np.ndarray  # [N, blocks, block / 2] uint8, the code of the lower k in the low half
+    scales: np.ndarray  # [N, blocks], of the activation's element type
+    zeros: np.ndarray | None  # [N, ceil(blocks / 2)] uint8, two in a byte, first one low; None: 8
+
+
+ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm | FourBit]
 
 
 def as_written(_call: relax.Call) -> ProductForm:
@@ -61,7 +74,10 @@ def _rows(call: relax.Call) -> int | None:
 
 @emits("relax.matmul")
 def _matmul(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
-    form: ProductForm = "as_written" if _rows(call) is None else graph.product_form(call)
+    form: ProductForm | FourBit
+    form = "as_written" if _rows(call) is None else graph.product_form(call)
+    if isinstance(form, FourBit):
+        return _four_bit(graph, call, args, form)
     return _FORMS[form](graph, call, args)
 
 
@@ -90,6 +106,31 @@ def _convolution(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str
     first = graph.node("Conv", graph.node("Transpose", pixels, perm=[0, 3, 1, 2]), taps)
     last = graph.node("Transpose", first, perm=[0, 2, 3, 1])  # [1, 1, M, N]
     return graph.node("Reshape", last, graph.ints(shape_of(call)))
+
+
+# Of MatMulNBits on ONNX Runtime's CPU: sums of float32. The default may round x to 8 bits.
+_FLOAT32_SUMS = 1
+
+
+def _four_bit(graph: OnnxGraph, call: relax.Call, args: list[Operand], weight: FourBit) -> str:
+    columns, _, half = weight.codes.shape
+    shape = shape_of(call.args[0])
+    x = args[0]
+    if len(shape) != 3:  # Qualcomm's provider takes no other
+        x = graph.node("Reshape", x, graph.ints([1, -1, shape[-1]]))
+    parts = [weight.codes, weight.scales, *([] if weight.zeros is None else [weight.zeros])]
+    result = graph.node(
+        "MatMulNBits",
+        x,
+        *(graph.constant(part) for part in parts),
+        K=shape[-1],
+        N=columns,
+        bits=4,
+        block_size=2 * half,
+        accuracy_level=_FLOAT32_SUMS,
+        domain=MICROSOFT,
+    )
+    return result if len(shape) == 3 else graph.node("Reshape", result, graph.ints(shape_of(call)))
 
 
 _FORMS: dict[ProductForm, Callable[[OnnxGraph, relax.Call, list[Operand]], str]] = {

@@ -54,7 +54,7 @@ def test_no_compiler(monkeypatch):
 
 def test_products_of_a_model():
     other = dataclasses.replace(WEIGHT, rows=8, macs=2 * WEIGHT.macs)
-    found = costs.products_of([WEIGHT, Work(kind="vector"), WEIGHT, other])
+    found = costs.products_of(HOST, [WEIGHT, Work(kind="vector"), WEIGHT, other])
     assert found == [Product(4, 8, 16, 32), Product(8, 8, 16, 32)]
 
 
@@ -104,3 +104,52 @@ def test_products_with_four_bit_weights_are_priced_by_what_the_gpu_reads():
     found = costs.with_packed_weights(PHONE, nodes, table)
     assert found.packed == {"four": (96 * 64 / 2 + 4 * 64 * 3) / (4 * 96 * 64)}
     assert costs.with_packed_weights(PHONE, nodes, W4Table(())) is PHONE
+    # And by what the NPU reads: the vendor is asked for a product of four bits.
+    (four, *_) = (node.work for node in nodes)
+    assert costs.products_of(found, [four]) == [Product(1, 96, 64, 4)]
+    assert costs.products_of(PHONE, [four]) == [Product(1, 96, 64, 32)]
+
+
+def _product(matrix, rows, dtype="float32"):
+    x = relax.Var("x", relax.TensorType((1, rows, len(matrix)), dtype))
+    return relax.BlockBuilder().normalize(relax.op.matmul(x, tensor_constant(matrix.astype(dtype))))
+
+
+def _four_bits(scales, zeros=None):
+    rng = np.random.default_rng(5)
+    packed = rng.integers(0, 256, (64, 3, 16)).astype(np.uint8)
+    return W4Blocks(packed=packed, scales=scales.astype(np.float32), zeros=zeros, depth=96)
+
+
+def test_the_npu_gets_codes_bit_for_bit():
+    rng = np.random.default_rng(4)
+    zeros = rng.integers(0, 256, (64, 2)).astype(np.uint8) & np.array([255, 15], np.uint8)
+    blocks = _four_bits(rng.random((64, 3)), zeros)
+    matrix = blocks.weight().dequantised().astype(np.float32)
+    find = costs.four_bit_products(PHONE.spec.npu, W4Table([blocks]))
+    whole = find(_product(matrix, 64))
+    np.testing.assert_array_equal(whole.codes, blocks.packed)
+    np.testing.assert_array_equal(whole.scales, blocks.scales)
+    np.testing.assert_array_equal(whole.zeros, zeros)
+    part = find(_product(matrix[:, 16:48], 1))  # of a product that is cut
+    np.testing.assert_array_equal(part.codes, blocks.packed[16:48])
+    np.testing.assert_array_equal(part.zeros, zeros[16:48])
+
+
+def test_what_the_npu_gets_as_floats():
+    rng = np.random.default_rng(4)
+    blocks = _four_bits(rng.random((64, 3)))
+    matrix = blocks.weight().dequantised()
+    find = costs.four_bit_products(PHONE.spec.npu, W4Table([blocks]))
+    assert find(_product(matrix, 65)) is None  # the spec says up to 64 rows
+    assert find(_product(matrix + 1, 1)) is None  # no 4-bit weight
+    assert find(_product(matrix, 1, "float16")) is None  # scales that float16 has not
+    halves = _four_bits(rng.integers(1, 9, (64, 3)) / 8)
+    find = costs.four_bit_products(PHONE.spec.npu, W4Table([halves]))
+    assert find(_product(halves.weight().dequantised(), 1, "float16")).scales.dtype == np.float16
+    real = _four_bits(rng.random((64, 3)), rng.random((64, 3)).astype(np.float32))
+    find = costs.four_bit_products(PHONE.spec.npu, W4Table([real]))
+    assert find(_product(real.weight().dequantised(), 1)) is None  # zero points that are no codes
+    none = dataclasses.replace(PHONE.spec.npu, four_bit_rows=None)
+    find = costs.four_bit_products(none, W4Table([blocks]))
+    assert find(_product(matrix, 1)) is None

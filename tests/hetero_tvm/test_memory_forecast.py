@@ -95,6 +95,8 @@ def test_each_device_has_its_own():
 
 def test_a_split_weight_is_shared_out_and_packed_ones_are_smaller():
     columns = Split(kind="weight", axis=1, at=4, extent=16)
+    found = plan_memory(two_products(), plan_of(first="gpu", out=columns), CHIP, {"out": 0.125})
+    assert found.devices["npu"].weights == KB // 4 // 8  # 16 rows: by the codes
     found = plan_memory(two_products(), plan_of(first="gpu", out=columns), HOST, {"first": 0.25})
     assert found.devices["npu"].weights == KB // 4
     assert found.devices["gpu"].weights == KB // 4 + KB * 3 // 4

@@ -208,7 +208,7 @@ def test_products_in_fewer_bits_read_less():
 
 
 def test_a_weight_that_the_gpu_has_in_fewer_bits_is_read_so():
-    """The whole's, and that of a part, which has the whole's name; by the NPU as it is given."""
+    """The whole's, and that of a part, which has the whole's name."""
     model = CostModel(SPEC, packed={"up": 0.25})
     weight = {"kind": "matmul", "macs": 1, "weight_bytes": 4_000_000}
     whole = Work(name="up", bytes=4_400_000, **weight)
@@ -219,7 +219,18 @@ def test_a_weight_that_the_gpu_has_in_fewer_bits_is_read_so():
     assert model.cost_us(other, "gpu") == MODEL.cost_us(other, "gpu")
     part = dataclasses.replace(whole, weight_bytes=2_000_000, bytes=2_200_000)
     assert model.cost_us(part, "gpu") == pytest.approx(17.5 + 10)
-    assert model.cost_us(whole, "npu") == MODEL.cost_us(whole, "npu")
+
+
+def test_an_npu_reads_codes_for_so_many_rows_as_its_spec_says():
+    npu = dataclasses.replace(SPEC.npu, four_bit_rows=64)
+    spec = dataclasses.replace(SPEC, npu=npu)
+    model = CostModel(spec, packed={"up": 0.25})
+    weight = {"kind": "matmul", "macs": 1, "weight_bytes": 4_000_000, "bytes": 4_000_000}
+    whole = Work(name="up", rows=64, **weight)
+    assert model.cost_us(whole, "npu") == pytest.approx(25.0 + 1)  # 1e6 bytes at 40 GB/s
+    assert CostModel(spec).cost_us(whole, "npu") == pytest.approx(100.0 + 1)
+    many = dataclasses.replace(whole, rows=65)
+    assert model.cost_us(many, "npu") == CostModel(spec).cost_us(many, "npu")
 
 
 def test_what_was_measured_of_floats_is_scaled_to_fewer_bits():

@@ -210,6 +210,14 @@ def test_blocks_of_onnx(zeros):
         parts = weight.zeros.T.reshape(-1)
     read = W4Weight.from_blocks(packed, weight.scales.T.reshape(-1), parts, depth)
     assert np.array_equal(read.dequantised(), weight.dequantised())
+    again = read.to_blocks()
+    if zeros == "real":
+        assert again is None
+        return
+    np.testing.assert_array_equal(again[0], packed)
+    np.testing.assert_array_equal(again[1], weight.scales.T)
+    assert (again[2] is None) == (parts is None)
+    assert parts is None or np.array_equal(again[2], parts)
 
 
 def test_words_hold_the_lowest_k_lowest():

@@ -9,8 +9,9 @@ import onnxruntime
 import pytest
 from tvm import relax
 
-from relay_passes.npu_onnx import emit_region, htp_form, product, region_to_onnx
+from relay_passes.npu_onnx import FourBit, emit_region, htp_form, product, region_to_onnx
 from schedules.npu_estimate import estimate_models
+from schedules.w4a16 import W4Weight
 from target_specs.loader import load_spec
 
 _FORMS = {
@@ -63,6 +64,36 @@ def test_forms_give_the_same_numbers(form, left):
     assert got.shape == want.shape
     # float32 sums of 40 products, in another order
     np.testing.assert_allclose(got, want, atol=2e-5)
+
+
+@pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zero_points"])
+@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize("left", [(24, 64), (1, 7, 64), (1, 1, 33, 64)])
+def test_four_bits_on_onnx_runtime(left, group, zeros):
+    """Without the rounding of activations that ONNX Runtime's default allows itself."""
+    region, _ = _region(left, (64, 24))
+    rng = np.random.default_rng()
+    blocks = 64 // group
+    weight = W4Weight(
+        codes=rng.integers(0, 16, (64, 24)).astype(np.uint8),
+        scales=rng.random((blocks, 24), dtype=np.float32),
+        zeros=rng.integers(0, 16, (blocks, 24)).astype(np.uint8) if zeros else None,
+        group=group,
+    )
+    codes, scales, points = weight.to_blocks()
+    form = FourBit(codes=codes, scales=scales, zeros=points)
+    model = region_to_onnx(region, half_inside=False, product_form=lambda call: form)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    x = rng.standard_normal(left, dtype=np.float32)
+    (got,) = session.run(None, {"in0": x})
+    sums = x.astype("float64") @ weight.dequantised()
+    assert got.shape == sums.shape
+    # float32 sums of 64 products; eight bits would be off by 1/255 of the largest, 3e-3
+    np.testing.assert_allclose(
+        got, np.maximum(sums + np.arange(24), 0), atol=2e-6 * abs(sums).max()
+    )
 
 
 def test_large_weights_lie_outside_by_their_columns():
