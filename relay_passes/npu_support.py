@@ -14,6 +14,7 @@ import numpy as np
 from tvm import relax
 from tvm.ir import GenericConst, Op
 
+from relay_passes.attention import ATTENTION, UPDATE_KV
 from relay_passes.constants import values_of
 from relay_passes.npu_onnx.graph import int_list, shape_of
 from relay_passes.npu_onnx.shaping import slice_bounds
@@ -74,9 +75,18 @@ def held_bytes(constant: GenericConst, npu: NpuSpec) -> int:
     return nbytes // 2 if half else nbytes
 
 
+# Where a static graph is not the way.
+_NEVER = {
+    ATTENTION: "an NPU's graph is static: it would read the whole cache, however little is in it",
+    UPDATE_KV: "it writes its operand in place, which an NPU's graph cannot",
+}
+
+
 def decline_reason(call: relax.Call, npu: NpuSpec) -> str | None:
     """Why `call` must not go to the NPU; None when it may."""
     name = call.op.name if isinstance(call.op, Op) else "a call of a TIR function"
+    if name in _NEVER:
+        return _NEVER[name]
     if name not in _RULES:
         return f"no NPU rule for {name}"
     dtypes, rule = _RULES[name]

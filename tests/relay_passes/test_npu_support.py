@@ -8,6 +8,7 @@ from npu_op_cases import CASES, IMAGE, norm
 from tvm import relax, tirx
 from tvm.relax import op as O
 
+from relay_passes.attention import AttentionAttrs, attention, update_kv
 from relay_passes.npu_onnx import EMITTERS
 from relay_passes.npu_support import decline_reason, is_half_inside, supported_ops
 from target_specs.loader import load_spec
@@ -174,6 +175,14 @@ def test_says_why_not(call, sentence):
 def test_a_shape_unknown_until_run_time():
     x = relax.Var("x", relax.TensorType((tirx.Var("n", "int64"), 5), "float32"))
     assert reason(O.exp(x)) == "a shape is not known at compile time, and NPU graphs are static"
+
+
+def test_what_works_on_a_cache_stays_where_it_is():
+    past, cache, rows = var(1, dtype="int32"), var(1, 2, 16, 8), var(1, 2, 3, 8)
+    assert "would read the whole cache" in reason(
+        attention(rows, cache, cache, past, AttentionAttrs(scale=1.0))
+    )
+    assert "in place" in reason(update_kv(cache, rows, past))
 
 
 def test_a_call_of_a_tir_function():
