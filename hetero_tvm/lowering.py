@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import tvm
@@ -29,6 +29,7 @@ from relay_passes import npu_support
 from relay_passes.call_table import call_table
 from relay_passes.calls import Call
 from relay_passes.group_regions import GroupRegions
+from relay_passes.join_launches import JoinLaunches
 from relay_passes.lower_cpu import LowerCpu
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import lower_npu
@@ -38,7 +39,9 @@ from relay_passes.split_tensor import split_tensor
 from schedules.cost_model import CostModel
 from schedules.defaults import default_legalizations, default_rules
 from schedules.host import host_rules
+from schedules.joined_kernel import Joiner
 from schedules.tvm_target import tvm_target
+from target_specs.spec import GpuSpec
 
 
 def split(state: State) -> State:
@@ -166,15 +169,24 @@ def lower_for_gpu(state: State) -> State:
     if state.config.db is not None:
         from hetero_tvm import tuning  # it needs this module
 
-        mod, kernels = tuning.schedule_with(state, state.config.db, state.note)
-        return dataclasses.replace(state, mod=mod, kernels=kernels)
+        tuned = tuning.schedule_with(state, state.config.db, state.note)
+        # What was tuned is checked on its own where the artefact meets a new driver.
+        mod = _with_joined_launches(tuned.mod, gpu, apart=tuned.names)
+        return dataclasses.replace(state, mod=mod, kernels=tuned.uses)
     mod = lower_gpu(
         state.mod,
         target=tvm_target(gpu),
         legalizations=default_legalizations(gpu, state.four_bit, state.panels),
         rules=default_rules(gpu),
     )
-    return dataclasses.replace(state, mod=mod)
+    return dataclasses.replace(state, mod=_with_joined_launches(mod, gpu))
+
+
+def _with_joined_launches(mod: IRModule, gpu: GpuSpec, apart: Collection[str] = ()) -> IRModule:
+    """`mod` with fewer kernels, where a work-item is a core; those called `apart` stay."""
+    if gpu.wave_size > 1:
+        return mod
+    return applied(JoinLaunches(Joiner(gpu).join, apart), mod)
 
 
 def codegen(state: State) -> State:

@@ -5,6 +5,7 @@ Requires: for searching, the extra `tune` (xgboost; tornado and cloudpickle for 
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import socket
 import sys
@@ -75,7 +76,16 @@ def jobs_of(state: State) -> list[Job]:
     return [_job(name, func, calls, gpu) for name, func, calls in _kernels(_unscheduled(state))]
 
 
-def schedule_with(state: State, folder: Path, tell: Tell) -> tuple[IRModule, tuple[Use, ...]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TunedModule:
+    """Scheduled GPU kernels, some of them as a database has them."""
+
+    mod: IRModule
+    uses: tuple[Use, ...]
+    names: frozenset[str]  # of the functions that are as the database has them
+
+
+def schedule_with(state: State, folder: Path, tell: Tell) -> TunedModule:
     """`state.mod` with scheduled GPU kernels: by the database's records where they can be used.
 
     Where records are of this device and another driver, they are verified on this one, once.
@@ -103,6 +113,12 @@ def schedule_with(state: State, folder: Path, tell: Tell) -> tuple[IRModule, tup
                 f"the kernel of {ops} is wrong on {here[0] if here else ''} ({wrong}), and no "
                 "other schedule of it is verified: tune it longer, or build with --devices npu"
             )
+    tuned = {key for key, (found, _) in picks.items() if found is not None}
+    names = {
+        var.name_hint
+        for var, func in bare.functions_items()
+        if isinstance(func, tirx.PrimFunc) and describe(var.name_hint, func).key in tuned
+    }
     rule = Tuned(picks, limit)
     with tvm_target(gpu):
         mod = dlight.ApplyDefaultSchedule(rule, *default_rules(gpu))(bare)
@@ -112,7 +128,7 @@ def schedule_with(state: State, folder: Path, tell: Tell) -> tuple[IRModule, tup
             if sch is not None:
                 made = entry_of(sch.mod).with_attr(_SCHEDULED, True)
                 mod[var] = made.with_attr(OPS_ATTR, func.attrs[OPS_ATTR])
-    return mod, tuple(rule.uses)
+    return TunedModule(mod=mod, uses=tuple(rule.uses), names=frozenset(names))
 
 
 def places(device: str, gpu: GpuSpec) -> list[Place]:

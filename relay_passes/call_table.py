@@ -21,7 +21,7 @@ from tvm.ir import GenericConst, GlobalVar, Op
 from relay_passes.calls import Call, Result, part_names
 from relay_passes.leaves import variables
 from relay_passes.lower_cpu import HOST_ATTR
-from relay_passes.lower_gpu import CALLS_ATTR
+from relay_passes.lower_gpu import CALLS_ATTR, RESULTS_ATTR
 from relay_passes.op_work import dtype_bytes, static_shape, tensor_args
 from relay_passes.plan import Plan
 
@@ -52,6 +52,10 @@ def call_table(
     func = mod[function]
     attrs = func.attrs or {}
     names = {str(k): [str(v) for v in vs] for k, vs in attrs.get(CALLS_ATTR, {}).items()}
+    results_of = {
+        str(call): [[str(name) for name in each] for each in results]
+        for call, results in attrs.get(RESULTS_ATTR, {}).items()
+    }
     macs, gathers = _work(plan)
     bindings = [binding for block in func.body.blocks for binding in block.bindings]
     fields = _fields(bindings)
@@ -68,9 +72,12 @@ def call_table(
             # Of the plan: not the changes of layout and the slices that passes have added.
             computed = names.get(var.name, [var.name])
             operators = tuple(name for name in computed if name in macs)
+            shapes = _shapes(var.ty)
+            of_each = results_of.get(var.name, [list(operators) or [var.name]] * len(shapes))
             results = tuple(
-                Result(operator=operators[-1] if operators else var.name, shape=shape)
-                for shape in _shapes(var.ty)
+                Result(operator=_value_of(computed, macs), shape=shape)
+                for computed, shape, place in zip(of_each, shapes, _in_place(value), strict=True)
+                if place < 0  # what is written in place is an argument
             )
         elif value.op == Op.get("relax.call_dps_packed") and _external(callee) in regions:
             symbol, device = _external(callee), "npu"
@@ -94,6 +101,18 @@ def call_table(
             )
         )
     return _with_served(calls, bound, _other_names(bindings))
+
+
+def _value_of(computed: list[str], macs: Mapping[str, int]) -> str:
+    """The last operator of the plan in `computed`, else the last name."""
+    return next((name for name in reversed(computed) if name in macs), computed[-1])
+
+
+def _in_place(call: relax.Call) -> list[int]:
+    """Of each result of a kernel the argument that it is, or -1."""
+    if call.op == Op.get("relax.call_tir_inplace"):
+        return [int(place) for place in call.attrs.inplace_indices]
+    return [-1] * len(_shapes(call.ty))
 
 
 def _with_served(

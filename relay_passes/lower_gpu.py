@@ -39,6 +39,8 @@ from relay_passes.tir_calls import kernel_name
 OPS_ATTR = "hetero.ops"
 # Attribute of `main`: the same for each call of a kernel, by the variable that it is bound to.
 CALLS_ATTR = "hetero.calls"
+# Attribute of `main`: of each call of several kernels that were joined, the same for each result.
+RESULTS_ATTR = "hetero.results"
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 

@@ -23,8 +23,6 @@ PAIRS = STRETCH // 2  # number [n] with number [n + PAIRS], for n below it
 _LARGEST = 32767
 # Below it a float's reciprocal may be infinite; numbers so small become zero.
 _LEAST = 1e-30
-# That a work-item takes: a group costs as much to start as a few of them.
-_STRETCHES = 64
 
 
 def rounded_rows(builder: relax.BlockBuilder, gpu: GpuSpec, data: relax.Expr) -> list[relax.Var]:
@@ -57,37 +55,37 @@ def _rounding_kernel(shape: Sequence[int], dtype: str, lanes: int) -> tirx.PrimF
         pairs = argument("pairs", (rows, stretches, PAIRS), "uint32")
         scales = argument("scales", (rows, stretches), "float32")
         sums = argument("sums", (rows, stretches), "float32")
-        count = rows * stretches
+        # A group costs as much to start as a few stretches: it takes a row. One row alone is cut,
+        # so its parts can join the kernels that make them (`joined_kernel.py`).
+        taken = 1 if rows == 1 else stretches
         with (
-            T.launch_thread("blockIdx.x", -(-count // _STRETCHES)) as block,
+            T.launch_thread("blockIdx.x", rows * stretches // taken) as block,
             T.launch_thread("threadIdx.x", 1),
-            T.serial(0, min(count, _STRETCHES)) as step,
+            T.serial(0, taken) as step,
         ):
-            flat = T.bind(block * _STRETCHES + step)
-            with T.If(flat < count), T.Then():
-                row, stretch = unravel(flat, [rows, stretches])
-                place = unravel(row, leading)
+            row, stretch = (0, block) if rows == 1 else (block, step)
+            place = unravel(row, leading)
 
-                def value(n: tirx.Expr) -> tirx.Expr:
-                    return widened(x[(*place, stretch * STRETCH + n)])
+            def value(n: tirx.Expr) -> tirx.Expr:
+                return widened(x[(*place, stretch * STRETCH + n)])
 
-                largest, total = local("largest", (PAIRS,)), local("total", (PAIRS,))
-                with T.unroll(0, PAIRS // lanes) as part, lane_loop(lanes) as lane:
-                    n = part * lanes + lane
-                    low, high = value(n), value(n + PAIRS)
-                    put(largest, [n], tirx.max(tirx.abs(low), tirx.abs(high)))
-                    put(total, [n], low + high)
-                most = T.bind(tirx.max(_tree(largest, tirx.max), T.float32(_LEAST)))
-                put(scales, [row, stretch], most * T.float32(1 / _LARGEST))
-                put(sums, [row, stretch], _tree(total, lambda a, b: a + b))
-                inverse = T.bind(T.float32(_LARGEST) / most)
-                with T.unroll(0, PAIRS // lanes) as part, lane_loop(lanes) as lane:
-                    n = part * lanes + lane
-                    low, high = (_rounded(value(at), inverse) for at in (n, n + PAIRS))
-                    both = tirx.bitwise_or(
-                        tirx.bitwise_and(low, T.uint32(0xFFFF)), tirx.shift_left(high, T.uint32(16))
-                    )
-                    put(pairs, [row, stretch, n], both)
+            largest, total = local("largest", (PAIRS,)), local("total", (PAIRS,))
+            with T.unroll(0, PAIRS // lanes) as part, lane_loop(lanes) as lane:
+                n = part * lanes + lane
+                low, high = value(n), value(n + PAIRS)
+                put(largest, [n], tirx.max(tirx.abs(low), tirx.abs(high)))
+                put(total, [n], low + high)
+            most = T.bind(tirx.max(_tree(largest, tirx.max), T.float32(_LEAST)))
+            put(scales, [row, stretch], most * T.float32(1 / _LARGEST))
+            put(sums, [row, stretch], _tree(total, lambda a, b: a + b))
+            inverse = T.bind(T.float32(_LARGEST) / most)
+            with T.unroll(0, PAIRS // lanes) as part, lane_loop(lanes) as lane:
+                n = part * lanes + lane
+                low, high = (_rounded(value(at), inverse) for at in (n, n + PAIRS))
+                both = tirx.bitwise_or(
+                    tirx.bitwise_and(low, T.uint32(0xFFFF)), tirx.shift_left(high, T.uint32(16))
+                )
+                put(pairs, [row, stretch, n], both)
     func = finish()
     # TVM looks into functions of one operand for reshapes, and expects a block there.
     root = s_tir.SBlock([], [], [], "root", func.body)

@@ -84,10 +84,12 @@ def test_a_record_of_a_kernel_that_is_written_by_hand_is_used(tmp_path):
             record("verdict", key, where, choice, **right, scheduled=scheduled),
         ]
     )
-    mod, (use,) = tuning.schedule_with(state, tmp_path, print)
+    tuned = tuning.schedule_with(state, tmp_path, print)
+    mod, (use,) = tuned.mod, tuned.uses
     assert use.tuned and use.pick.choice == choice
     (described,) = first_load.described([use], mod)
     func = mod[described["function"]]
+    assert tuned.names == {described["function"]}
     assert dict(Written.of(func).tile) == tile
     assert func.attrs["tirx.is_scheduled"] and list(func.attrs["hetero.ops"]) == list(use.ops)
     most = Written.of(job.func).most_past

@@ -9,13 +9,16 @@ from split_programs import plan_of
 from tvm import relax
 
 from hetero_tvm import vm_lowering
+from relay_passes.attention import update_kv
 from relay_passes.call_table import call_table
 from relay_passes.group_regions import GroupRegions
+from relay_passes.join_launches import JoinLaunches
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import lower_npu
 from relay_passes.program import read_program
 from relay_passes.split_tensor import split_tensor
 from schedules.defaults import default_legalizations, default_rules
+from schedules.joined_kernel import Joiner
 from schedules.tvm_target import tvm_target
 from target_specs.loader import load_spec
 
@@ -28,7 +31,7 @@ class Region:
     weight_bytes: int
 
 
-def _table(build, devices, shape=(8, 16), dtype="float32"):
+def _table(build, devices, shape=(8, 16), dtype="float32", *, joined=False):
     """The table of a program: `build(builder, x)`, operators in order on `devices`."""
     x = relax.Var("x", relax.TensorType(shape, dtype))
     builder = relax.BlockBuilder()
@@ -52,6 +55,8 @@ def _table(build, devices, shape=(8, 16), dtype="float32"):
         legalizations=default_legalizations(SPEC.gpu),
         rules=default_rules(SPEC.gpu),
     )
+    if joined:
+        lowered = JoinLaunches(Joiner(SPEC.gpu).join)(lowered)
     symbols = [region.symbol for region in regions]
     ordered = tvm.transform.Sequential(vm_lowering.in_order(symbols))(lowered)
     return call_table(ordered, "main", {region.symbol: region for region in regions}, plan)
@@ -159,3 +164,23 @@ def test_a_call_that_a_pass_has_added_says_whom_it_serves():
     assert {call.about for call in added} == {"for first"}
     assert all(not call.serves for call in table if call.operators)
     assert [call.about for call in table if call.operators][-1] == "out"
+
+
+def test_of_joined_kernels_every_result_is_told_apart():
+    """What is written in place is no result: it is read as an argument."""
+    cache = relax.const(np.zeros((1, 8, 4, 16), np.float32))
+
+    def build(builder, x):
+        soft = builder.emit(relax.op.nn.softmax(x), "soft")
+        rows = builder.emit(relax.op.reshape(soft, (1, 8, 1, 16)), "rows")
+        past = relax.const(np.zeros(1, np.int32))
+        held = builder.emit(update_kv(cache, relax.op.sin(rows), past), "held")
+        return relax.Tuple([held, relax.op.nn.softmax(soft)])
+
+    apart = _table(build, ["gpu"] * 5)
+    (call,) = _table(build, ["gpu"] * 5, joined=True)
+    assert call.operators == tuple(name for one in apart for name in one.operators)
+    assert call.results == tuple(result for one in apart for result in one.results)
+    last = call.operators[-1]
+    assert [result.operator for result in call.results] == ["soft", call.operators[2], last]
+    assert "held" in call.operators
