@@ -22,6 +22,7 @@ from relay_passes.split_tensor import Splitted
 from schedules.cost_model import CostModel
 from schedules.layout import Panels, panels_of
 from schedules.tuned import Use
+from schedules.w4a16 import takes
 from schedules.w4a16_table import W4Table
 from target_specs.spec import SocSpec
 
@@ -65,8 +66,14 @@ class State:
 
     @property
     def four_bit(self) -> W4Table:
-        """The 4-bit weights that some of the model's float constants came from."""
-        return W4Table(self.model.four_bit if self.model is not None else ())
+        """The 4- and 8-bit weights that some of the model's float constants came from.
+
+        Only those that the GPU has kernels for: what it cannot read so is not priced so, and of
+        eight bits no NPU was tried but the host's stand-in.
+        """
+        blocks = self.model.four_bit if self.model is not None else ()
+        gpu = self.spec.gpu
+        return W4Table(one for one in blocks if takes(gpu, one.depth, one.group, one.bits))
 
 
 def mode(config: BuildConfig) -> str:

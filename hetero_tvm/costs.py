@@ -118,7 +118,7 @@ def four_bit_products(npu: NpuSpec, table: W4Table) -> FindFourBit:
         # A depth that is no whole number of groups was not tried on an HTP.
         if not np.array_equal(held, scales) or len(weight.codes) % weight.group:
             return None
-        return FourBit(codes=codes, scales=held, zeros=zeros)
+        return FourBit(codes=codes, scales=held, zeros=zeros, bits=weight.bits)
 
     return find if len(table) else lambda call: None
 

@@ -1,4 +1,4 @@
-"""Products with a weight of four bits, dequantised inside the kernel: W4A16.
+"""Products with a weight of four bits, or of eight, dequantised inside the kernel: W4A16.
 
     y[.., n] = sum over k of  x[.., k] * scale[k / group, n] * (code[k, n] - zero[k / group, n])
 
@@ -16,7 +16,8 @@ step, which share a scale, and the words lie as the items read them, neighbours 
     [columns / lanes, rounds, words, items, lanes]         word (round * items + item) * words + n
 
 On a CPU, where scales of the weight last for 32 codes, x is rounded to 16 bits (`rounded_rows.py`)
-and sums of 32 products are whole numbers (`code_pairs.py`). A word then has codes 16 apart.
+and sums of 32 products are whole numbers (`code_pairs.py`). A word then has codes 16 apart. Only so
+are there weights of eight bits, four codes in a word.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import numpy as np
 from tvm import relax, te, tirx
 
 from schedules.cache_block import blocked
-from schedules.code_pairs import PAIRS_PER_WORD, add_codes
+from schedules.code_pairs import add_codes, pairs_per_word
 from schedules.four_bit_codes import CODES_PER_WORD, Codes, IntegerCodes, SubnormalCodes
 from schedules.gemv import MAX_LANES, shared_depth_tile, split_depth_tile
 from schedules.layout import CONTRACTION_ATTRS, known_shape, pack_panels, unravel
@@ -42,8 +43,7 @@ from schedules.register_tile import (
 from schedules.rounded_rows import PAIRS, STRETCH, rounded_rows
 from target_specs.spec import GpuSpec
 
-# The zero point of symmetric weights, in whose place exporters store none.
-SYMMETRIC_ZERO = 8
+_WORD = 32  # bits of a word
 # Where a group shares the depth, what an item takes at a step: vectors of columns, which share the
 # values of x, and words of each column. The first that fits is the fastest of those tried. Several
 # words pay only if x is read by vectors: they are that many times farther from the neighbour's.
@@ -56,57 +56,90 @@ _PAIR_ROWS, _PAIR_VECTORS = 4, 2
 _WAVES = 16
 
 
+def middle(bits: int) -> int:
+    """The zero point of symmetric weights, in whose place exporters store none."""
+    return 1 << (bits - 1)
+
+
+def depth_unit(bits: int) -> int:
+    """What depths and groups of weights of `bits` are multiples of."""
+    return CODES_PER_WORD if bits == 4 else STRETCH
+
+
+def takes(gpu: GpuSpec, depth: int, group: int, bits: int) -> bool:
+    """Whether there are kernels for such weights on `gpu`."""
+    unit = depth_unit(bits)
+    return not (depth % unit or group % unit) and (bits == 4 or (bits == 8 and gpu.wave_size == 1))
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class W4Weight:
     """A weight [K, N] as codes with a scale, and maybe a zero point, for each group of a column."""
 
-    codes: np.ndarray  # [K, N] uint8, 0 to 15
+    codes: np.ndarray  # [K, N] uint8, 0 to 15 or to 255
     scales: np.ndarray  # [ceil(K / group), N] float16 or float32
-    zeros: np.ndarray | None  # [ceil(K / group), N], whole numbers or not; None: 8 everywhere
+    # [ceil(K / group), N], whole numbers or not; None: the middle, 8 or 128, everywhere
+    zeros: np.ndarray | None
     group: int  # neighbours along K that share a scale
+    bits: int = 4  # of a code, 4 or 8
 
     def __post_init__(self) -> None:
         """Raise ValueError where the parts do not fit together or no kernel could take them."""
         depth, columns = self.codes.shape
-        if depth % CODES_PER_WORD or self.group % CODES_PER_WORD or self.group <= 0:
+        unit = depth_unit(self.bits)
+        if depth % unit or self.group % unit or self.group <= 0:
             raise ValueError(
-                f"a 4-bit weight of depth {depth} in groups of {self.group}: both must be "
-                f"multiples of {CODES_PER_WORD}; keep this weight in float16"
+                f"a weight of {self.bits} bits, depth {depth}, in groups of {self.group}: both "
+                f"must be multiples of {unit}; keep this weight in float16"
             )
-        if int(self.codes.max(initial=0)) > 15:
-            raise ValueError(f"codes of a 4-bit weight go up to {int(self.codes.max())}, not 15")
+        largest = (1 << self.bits) - 1
+        if int(self.codes.max(initial=0)) > largest:
+            raise ValueError(
+                f"codes of a {self.bits}-bit weight go up to {int(self.codes.max())}, not {largest}"
+            )
         shape = (-(-depth // self.group), columns)
         for name, part in (("scales", self.scales), ("zeros", self.zeros)):
             if part is not None and part.shape != shape:
-                raise ValueError(f"{name} of a 4-bit weight are {part.shape}, must be {shape}")
+                raise ValueError(
+                    f"{name} of a {self.bits}-bit weight are {part.shape}, must be {shape}"
+                )
 
     @staticmethod
     def from_blocks(
-        packed: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, depth: int
+        packed: np.ndarray, scales: np.ndarray, zeros: np.ndarray | None, depth: int, bits: int = 4
     ) -> W4Weight:
-        """From the form of ONNX's `com.microsoft.MatMulNBits` with `bits=4`.
+        """From the form of ONNX's `com.microsoft.MatMulNBits` with `bits` 4 or 8.
 
         Args:
-            packed: [N, blocks, block / 2] uint8, the code of the lower k in the low half.
+            packed: [N, blocks, block * bits / 8] uint8, the code of the lower k in the low half.
             scales: [N, blocks] or flat, float16 or float32.
-            zeros: [N, ceil(blocks / 2)] or flat uint8, two in a byte, the first one low; or one
-                number each, of a float type, in the shape of `scales`; None for 8.
+            zeros: [N, ceil(blocks * bits / 8)] or flat uint8, the first one low; or one number
+                each, of a float type, in the shape of `scales`; None for the middle.
             depth: K; codes past it are dropped.
+            bits: of a code.
 
         Raises ValueError as the class does.
         """
-        columns, blocks, half = packed.shape
-        codes = _nibbles(packed.reshape(columns, -1))[:, :depth]
+        columns, blocks, nbytes = packed.shape
+        codes = _codes_of(packed.reshape(columns, -1), bits)[:, :depth]
         if zeros is not None and zeros.dtype == np.uint8:
-            zeros = _nibbles(zeros.reshape(columns, -1))[:, :blocks]
+            zeros = _codes_of(zeros.reshape(columns, -1), bits)[:, :blocks]
         elif zeros is not None:
             zeros = zeros.reshape(columns, blocks)
+        if zeros is not None and (zeros == middle(bits)).all():
+            zeros = None  # need not be read
         return W4Weight(
             codes=np.ascontiguousarray(codes.T),
             scales=np.ascontiguousarray(scales.reshape(columns, blocks).T),
             zeros=None if zeros is None else np.ascontiguousarray(zeros.T),
-            group=2 * half,
+            group=nbytes * 8 // bits,
+            bits=bits,
         )
+
+    @property
+    def codes_per_word(self) -> int:
+        """How many codes a word of 32 bits holds."""
+        return _WORD // self.bits
 
     def to_blocks(self) -> tuple[np.ndarray, np.ndarray, np.ndarray | None] | None:
         """What `from_blocks` takes, as [N, ..]; None: zero points are not whole numbers."""
@@ -115,18 +148,18 @@ class W4Weight:
         zeros = None
         if self.zeros is not None:
             zeros = self.zeros.astype(np.uint8)
-            if not np.array_equal(zeros, self.zeros) or zeros.max(initial=0) > 15:
+            if not np.array_equal(zeros, self.zeros) or zeros.max(initial=0) >> self.bits:
                 return None
-            zeros = _in_pairs(zeros.T)
+            zeros = _packed(zeros.T, self.bits)
         codes = np.zeros((columns, blocks * self.group), np.uint8)
         codes[:, :depth] = self.codes.T
-        packed = _in_pairs(codes).reshape(columns, blocks, self.group // 2)
+        packed = _packed(codes, self.bits).reshape(columns, blocks, self.group * self.bits // 8)
         return packed, np.ascontiguousarray(self.scales.T), zeros
 
     def dequantised(self) -> np.ndarray:
         """The weight in float64, [K, N]."""
         depth = len(self.codes)
-        zeros = SYMMETRIC_ZERO if self.zeros is None else self._spread(self.zeros)[:depth]
+        zeros = middle(self.bits) if self.zeros is None else self._spread(self.zeros)[:depth]
         return (self.codes - np.float64(zeros)) * self._spread(self.scales)[:depth]
 
     def _spread(self, parts: np.ndarray) -> np.ndarray:
@@ -154,8 +187,8 @@ class W4Layout:
 class W4Panels:
     """A `W4Weight` as the kernel reads it; N' is N filled up to whole panels with zeros."""
 
-    # [N' / lanes, K / 8, lanes] uint32, the code of the lowest k lowest; where items share the
-    # depth, [N' / lanes, rounds, words, items, lanes].
+    # [N' / lanes, K / codes of a word, lanes] uint32, the code of the lowest k lowest; where items
+    # share the depth, [N' / lanes, rounds, words, items, lanes].
     words: np.ndarray
     scales: np.ndarray  # [N' / lanes, groups, lanes] float16 or float32
     zeros: np.ndarray | None  # likewise, float16 or float32
@@ -168,13 +201,15 @@ class W4Panels:
 def pack_w4(weight: W4Weight, layout: W4Layout) -> W4Panels:
     """`weight` as `layout` says."""
     columns = weight.codes.shape[1]
-    codes = weight.codes
+    codes, taken = weight.codes, weight.codes_per_word
     if layout.pairs:  # [stretch, half, word, code of the half, N]: halves side by side in a word
-        halves = codes.reshape(-1, 2, PAIRS // PAIRS_PER_WORD, PAIRS_PER_WORD, columns)
+        halves = codes.reshape(-1, 2, 2 * PAIRS // taken, taken // 2, columns)
         codes = halves.swapaxes(1, 2)
-    codes = codes.reshape(-1, CODES_PER_WORD, columns).astype(np.uint32)
-    shifts = np.arange(0, 4 * CODES_PER_WORD, 4, dtype=np.uint32)
-    words = _strips(np.bitwise_or.reduce(codes << shifts[:, None], axis=1), layout)  # of [K / 8, N]
+    codes = codes.reshape(-1, taken, columns)
+    words = np.zeros((len(codes), columns), np.uint32)  # [K / codes of a word, N]
+    for n in range(taken):
+        words |= codes[:, n].astype(np.uint32) << np.uint32(n * weight.bits)
+    words = _strips(words, layout)
     if layout.items > 1:
         split = words.reshape(len(words), -1, layout.items, layout.words, layout.lanes)
         words = np.ascontiguousarray(split.transpose(0, 1, 3, 2, 4))
@@ -225,11 +260,12 @@ def w4a16_product(
     shape = known_shape(data)
     depth, columns = weight.codes.shape
     if shape[-1] != depth:
-        raise ValueError(f"a product of {shape} with a 4-bit weight of depth {depth}")
+        raise ValueError(f"a product of {shape} with a {weight.bits}-bit weight of depth {depth}")
     tile, layout = w4a16_tile(
         gpu,
         (math.prod(shape[:-1]), depth, columns),
         weight.group,
+        bits=weight.bits,
         is_aligned=isinstance(data, relax.Var) and builder.lookup_binding(data) is not None,
     )
     left = _rounded(builder, gpu, data, known) if layout.pairs else [data]
@@ -237,6 +273,7 @@ def w4a16_product(
         shape=shape,
         columns=columns,
         group=weight.group,
+        bits=weight.bits,
         tile=tile,
         layout=layout,
         codes=_codes(gpu, tile),
@@ -246,7 +283,7 @@ def w4a16_product(
         product.by_pairs if layout.pairs else product.compute,
         *left,
         *(relax.const(part) for part in pack_w4(weight, layout).arrays()),
-        primfunc_name_hint="w4a16",
+        primfunc_name_hint=f"w{weight.bits}a16",
         primfunc_attrs=CONTRACTION_ATTRS,
     )
 
@@ -263,7 +300,7 @@ def _rounded(
 
 
 def w4a16_tile(
-    gpu: GpuSpec, shape: tuple[int, int, int], group: int, *, is_aligned: bool
+    gpu: GpuSpec, shape: tuple[int, int, int], group: int, *, is_aligned: bool, bits: int = 4
 ) -> tuple[RegisterTile, W4Layout]:
     """The register tile of a product, and how the words lie for it.
 
@@ -272,8 +309,12 @@ def w4a16_tile(
         shape: (rows, depth, columns).
         group: codes of a column that share a scale.
         is_aligned: another kernel made the left side, which promises where it begins.
+        bits: of a code; of eight only what `takes` says.
     """
     rows, depth, columns = shape
+    if bits != 4:
+        assert takes(gpu, depth, group, bits), f"no product with {bits} bits"
+        return _pairs_tile(gpu, shape, bits)
     if gpu.wave_size > 1:
         for vectors, words in (*(_STEPS_OF_ONE_ROW if rows == 1 and is_aligned else ()), *_STEPS):
             if depth % (words * CODES_PER_WORD) or group % (words * CODES_PER_WORD):
@@ -284,7 +325,7 @@ def w4a16_tile(
                     panel=tile.panel, strip=tile.lanes, items=tile.items_k, words=words
                 )
     if depth % STRETCH == 0 and group % STRETCH == 0:
-        return _pairs_tile(gpu, shape)
+        return _pairs_tile(gpu, shape, bits)
     strip = weight_strip(gpu, columns)
     tile = choose_tile(gpu, rows, columns, strip=strip)
     strip = strip or tile.panel
@@ -296,7 +337,9 @@ def w4a16_tile(
     return tile, W4Layout(panel=strip)
 
 
-def _pairs_tile(gpu: GpuSpec, shape: tuple[int, int, int]) -> tuple[RegisterTile, W4Layout]:
+def _pairs_tile(
+    gpu: GpuSpec, shape: tuple[int, int, int], bits: int
+) -> tuple[RegisterTile, W4Layout]:
     """Strips of one vector: what the codes of a stretch become fills the registers."""
     rows, depth, columns = shape
     lanes = choose_tile(gpu, rows, columns).lanes
@@ -304,8 +347,9 @@ def _pairs_tile(gpu: GpuSpec, shape: tuple[int, int, int]) -> tuple[RegisterTile
     if rows > 1:
         rows_of_one = -(-rows // -(-rows // _PAIR_ROWS))
         tile = dataclasses.replace(tile, rows=rows_of_one, vectors=_PAIR_VECTORS)
-        tile = blocked(gpu, tile, (1, rows, columns), depth // CODES_PER_WORD)
-        block_depth, rest = divmod(tile.block_depth, STRETCH // CODES_PER_WORD)
+        codes = _WORD // bits
+        tile = blocked(gpu, tile, (1, rows, columns), depth // codes)
+        block_depth, rest = divmod(tile.block_depth, STRETCH // codes)
         tile = dataclasses.replace(tile, block_depth=0 if rest else block_depth)
     return tile, W4Layout(panel=_PAIR_VECTORS * lanes, strip=lanes, pairs=True)
 
@@ -337,6 +381,7 @@ class W4Product:
     shape: tuple[int, ...]  # of x: [.., K]
     columns: int  # N
     group: int
+    bits: int
     tile: RegisterTile
     layout: W4Layout
     codes: Codes
@@ -360,7 +405,7 @@ class W4Product:
                 at = [(step // items, n, step % items) for n in range(self.layout.words)]
             group = step * taken // self.group
             zero = (
-                tirx.const(float(SYMMETRIC_ZERO), "float32")
+                tirx.const(float(middle(self.bits)), "float32")
                 if zeros is None
                 else zeros[strip, group, lane].astype("float32")
             )
@@ -383,18 +428,19 @@ class W4Product:
         """[.., N] of x as `rounded_rows` gives it."""
         *leading, depth = self.shape
         rows, lanes = math.prod(leading), self.layout.lanes
+        taken = pairs_per_word(self.bits)
         stretch = te.reduce_axis((0, depth // STRETCH), name="stretch")
 
         def term(_batch: tirx.Var, row: tirx.Expr, column: tirx.Var) -> tirx.Expr:
             strip, lane = column // lanes, column % lanes
             dot: tirx.Expr = tirx.const(0, "int32")
-            for n in range(PAIRS // PAIRS_PER_WORD):
-                word = words[strip, stretch * (STRETCH // CODES_PER_WORD) + n, lane]
-                four = range(n * PAIRS_PER_WORD, (n + 1) * PAIRS_PER_WORD)
-                numbers = [pairs[row, stretch, pair] for pair in four]
+            for n in range(PAIRS // taken):
+                word = words[strip, stretch * (PAIRS // taken) + n, lane]
+                of_word = range(n * taken, (n + 1) * taken)
+                numbers = [pairs[row, stretch, pair] for pair in of_word]
                 dot = add_codes(dot, word, numbers, once=rows == 1)
             at = (strip, stretch * STRETCH // self.group, lane)
-            zero = tirx.const(float(SYMMETRIC_ZERO), "float32")
+            zero = tirx.const(float(middle(self.bits)), "float32")
             if zeros is not None:
                 zero = zeros[at].astype("float32")
             whole = x_scales[row, stretch] * dot.astype("float32") - zero * x_sums[row, stretch]
@@ -416,12 +462,16 @@ class W4Product:
         return te.compute((*leading, self.columns), result, name="product")
 
 
-def _nibbles(packed: np.ndarray) -> np.ndarray:
-    """[N, bytes] -> [N, 2 * bytes]: the low halves before the high ones."""
+def _codes_of(packed: np.ndarray, bits: int) -> np.ndarray:
+    """[N, bytes] -> [N, 8 / bits * bytes]: the lower bits before the higher ones."""
+    if bits == 8:
+        return packed
     return np.stack([packed & 15, packed >> 4], axis=-1).reshape(len(packed), -1)
 
 
-def _in_pairs(codes: np.ndarray) -> np.ndarray:
-    """The other way; an odd one out has 0 beside it."""
+def _packed(codes: np.ndarray, bits: int) -> np.ndarray:
+    """The other way; of four bits an odd one out has 0 beside it."""
+    if bits == 8:
+        return np.ascontiguousarray(codes)
     even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)))
     return even[:, ::2] | even[:, 1::2] << 4

@@ -1,6 +1,6 @@
-"""Finds the 4-bit weight that a float constant came from, so that its product can read the codes.
+"""Finds the 4- or 8-bit weight that a float constant came from, so that products read codes.
 
-The importer writes a 4-bit weight as the float matrix that it stands for, and every pass, device
+The importer writes such a weight as the float matrix that it stands for, and every pass, device
 and estimate up to here takes it as one, whole or cut by columns. A product for the GPU looks its
 constant up here: by its first column, and then by every value, so that codes are used only where
 they give the constant bit for bit.
@@ -15,9 +15,8 @@ import numpy as np
 from tvm import relax
 from tvm.ir.expr import GenericConst
 
-from schedules.four_bit_codes import CODES_PER_WORD
 from schedules.layout import Legalize
-from schedules.w4a16 import SYMMETRIC_ZERO, Rounded, W4Weight, w4a16_product
+from schedules.w4a16 import Rounded, W4Weight, depth_unit, middle, takes, w4a16_product
 from target_specs.spec import GpuSpec
 
 
@@ -29,27 +28,33 @@ class W4Blocks:
     scales: np.ndarray
     zeros: np.ndarray | None
     depth: int
+    bits: int = 4  # of a code, 4 or 8
+
+    @property
+    def group(self) -> int:
+        """Neighbours along the depth that share a scale."""
+        return self.packed.shape[2] * 8 // self.bits
 
     @property
     def nbytes(self) -> int:
         """As `w4a16` stores it: codes, and of each group a scale and maybe as wide a zero point."""
         groups = 1 if self.zeros is None else 2
-        return self.depth * len(self.packed) // 2 + groups * self.scales.nbytes
+        return self.depth * len(self.packed) * self.bits // 8 + groups * self.scales.nbytes
 
     def weight(self) -> W4Weight:
         """Codes and scales of all columns."""
-        return W4Weight.from_blocks(self.packed, self.scales, self.zeros, self.depth)
+        return W4Weight.from_blocks(self.packed, self.scales, self.zeros, self.depth, self.bits)
 
 
 class W4Table:
-    """The 4-bit weights of a model."""
+    """The 4- and 8-bit weights of a model."""
 
     def __init__(self, blocks: Iterable[W4Blocks]) -> None:
         """Weights whose depth no kernel takes are left out; they stay float."""
         self._blocks = [
             entry
             for entry in blocks
-            if entry.depth % CODES_PER_WORD == 0 and 2 * entry.packed.shape[2] % CODES_PER_WORD == 0
+            if not (entry.depth % depth_unit(entry.bits) or entry.group % depth_unit(entry.bits))
         ]
         # Of each element type that was asked for: first column -> weight and column.
         self._places: dict[str, dict[int, list[tuple[int, int]]]] = {}
@@ -60,7 +65,7 @@ class W4Table:
         return len(self._blocks)
 
     def find(self, matrix: np.ndarray) -> W4Weight | None:
-        """The 4-bit weight that is `matrix` [K, N], whole or some neighbouring columns of one."""
+        """The weight that is `matrix` [K, N], whole or some neighbouring columns of one."""
         dtype = str(matrix.dtype)
         if matrix.ndim != 2 or dtype not in ("float32", "float16"):
             return None
@@ -77,7 +82,7 @@ class W4Table:
         return None
 
     def packed_bytes(self, matrix: np.ndarray) -> int | None:
-        """What a kernel reads of `matrix` [K, N] where it is a whole 4-bit weight; None: of no one.
+        """What a kernel reads of `matrix` [K, N] where it is a whole such weight; else None.
 
         It is known by its shape and first column alone: enough for a price, not to compute with.
         """
@@ -107,7 +112,11 @@ def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Leg
         data, right = call.args
         if isinstance(right, GenericConst) and str(data.ty.dtype) == str(call.ty.dtype):
             weight = table.find(right.value.numpy())
-            if weight is not None and len(data.ty.shape) > 1:
+            if (
+                weight is not None
+                and len(data.ty.shape) > 1
+                and takes(gpu, len(weight.codes), weight.group, weight.bits)
+            ):
                 return w4a16_product(builder, gpu, data, weight, rounded)
         return otherwise(builder, call)
 
@@ -121,7 +130,7 @@ def _as_imported(weight: W4Weight, dtype: str) -> np.ndarray:
     def spread(parts: np.ndarray) -> np.ndarray:
         return np.repeat(parts.astype(np.float32), weight.group, axis=0)[:depth]
 
-    zeros = np.float32(SYMMETRIC_ZERO) if weight.zeros is None else spread(weight.zeros)
+    zeros = np.float32(middle(weight.bits)) if weight.zeros is None else spread(weight.zeros)
     return ((weight.codes.astype(np.float32) - zeros) * spread(weight.scales)).astype(dtype)
 
 
@@ -129,7 +138,7 @@ def _first_column(entry: W4Blocks, dtype: str) -> int:
     columns = len(entry.packed)
     zeros = None if entry.zeros is None else entry.zeros.reshape(columns, -1)[:1]
     scales = entry.scales.reshape(columns, -1)[:1]
-    weight = W4Weight.from_blocks(entry.packed[:1], scales, zeros, entry.depth)
+    weight = W4Weight.from_blocks(entry.packed[:1], scales, zeros, entry.depth, entry.bits)
     return _key(_as_imported(weight, dtype)[:, 0])
 
 

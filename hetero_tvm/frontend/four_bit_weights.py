@@ -1,4 +1,4 @@
-"""The 4-bit weights of a model as its file stores them, beside what the importer makes of them.
+"""The 4- and 8-bit weights of a model as its file stores them, beside what the import makes.
 
 The import writes `MatMulNBits` as a product with a float matrix. Which codes, scales and zero
 points that matrix came from is kept here, bit for bit.
@@ -20,7 +20,7 @@ _NONE_MAPPED: Mapping[str, np.ndarray] = {}
 def four_bit_weights(
     proto: onnx.ModelProto, mapped: Mapping[str, np.ndarray] = _NONE_MAPPED
 ) -> tuple[W4Blocks, ...]:
-    """Of every `MatMulNBits` node of four bits whose weight is constant, in program order.
+    """Of every `MatMulNBits` node of four or eight bits whose weight is constant, in program order.
 
     `mapped`: values of initializers that have none in `proto`.
     """
@@ -37,7 +37,8 @@ def four_bit_weights(
             if name in weights
         ]
         # Not all constant, of other bits, or with a permutation of the groups.
-        if len(parts) < 2 + bool(names[2]) or attributes.get("bits", 4) != 4 or names[3]:
+        bits = attributes.get("bits", 4)
+        if len(parts) < 2 + bool(names[2]) or bits not in (4, 8) or names[3]:
             continue
         columns, blocks = attributes["N"], -(-attributes["K"] // attributes["block_size"])
         found.append(
@@ -46,6 +47,7 @@ def four_bit_weights(
                 scales=parts[1].reshape(columns, blocks),
                 zeros=parts[2] if names[2] else None,
                 depth=attributes["K"],
+                bits=bits,
             )
         )
     return tuple(found)

@@ -30,11 +30,13 @@ ProductForm: TypeAlias = Literal["as_written", "swapped", "by_columns", "convolu
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class FourBit:
-    """A weight [K, N] as `com.microsoft.MatMulNBits` takes it with `bits=4`."""
+    """A weight [K, N] as `com.microsoft.MatMulNBits` takes it, of four bits or of eight."""
 
-    codes: np.ndarray  # [N, blocks, block / 2] uint8, the code of the lower k in the low half
+    codes: np.ndarray  # [N, blocks, block * bits / 8] uint8, that of the lower k in the low half
     scales: np.ndarray  # [N, blocks], of the activation's element type
-    zeros: np.ndarray | None  # [N, ceil(blocks / 2)] uint8, two in a byte, first one low; None: 8
+    # [N, ceil(blocks * bits / 8)] uint8, the first one low; None: the middle, 8 or 128
+    zeros: np.ndarray | None
+    bits: int = 4
 
 
 ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm | FourBit]
@@ -113,7 +115,7 @@ _FLOAT32_SUMS = 1
 
 
 def _four_bit(graph: OnnxGraph, call: relax.Call, args: list[Operand], weight: FourBit) -> str:
-    columns, _, half = weight.codes.shape
+    columns, _, nbytes = weight.codes.shape
     shape = shape_of(call.args[0])
     x = args[0]
     if len(shape) != 3:  # Qualcomm's provider takes no other
@@ -125,8 +127,8 @@ def _four_bit(graph: OnnxGraph, call: relax.Call, args: list[Operand], weight: F
         *(graph.constant(part) for part in parts),
         K=shape[-1],
         N=columns,
-        bits=4,
-        block_size=2 * half,
+        bits=weight.bits,
+        block_size=nbytes * 8 // weight.bits,
         accuracy_level=_FLOAT32_SUMS,
         domain=MICROSOFT,
     )

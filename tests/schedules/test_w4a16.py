@@ -12,7 +12,7 @@ from on_gpu import assert_close, gpu_spec, kernels, lower, normal, run_lowered
 from tvm import relax
 
 from schedules.rounded_rows import STRETCH
-from schedules.w4a16 import W4Layout, W4Weight, pack_w4, w4a16_product, w4a16_tile
+from schedules.w4a16 import W4Layout, W4Weight, pack_w4, takes, w4a16_product, w4a16_tile
 
 _PHONE = "snapdragon-8-gen-3"
 # float32 sums of a few hundred products, in another order.
@@ -22,20 +22,27 @@ _HALF_TOLERANCE = 1e-3
 
 
 def _weight(
-    depth: int, columns: int, group: int, *, zeros: str = "none", scale: str = "float32"
+    depth: int,
+    columns: int,
+    group: int,
+    *,
+    zeros: str = "none",
+    scale: str = "float32",
+    bits: int = 4,
 ) -> W4Weight:
     random = np.random.default_rng(depth + columns)
     groups = -(-depth // group)
     made = {
         "none": None,
-        "whole": random.integers(0, 16, (groups, columns)).astype(np.uint8),
-        "real": (random.random((groups, columns)) * 15).astype(np.float32),
+        "whole": random.integers(0, 1 << bits, (groups, columns)).astype(np.uint8),
+        "real": (random.random((groups, columns)) * ((1 << bits) - 1)).astype(np.float32),
     }
     return W4Weight(
-        codes=random.integers(0, 16, (depth, columns)).astype(np.uint8),
+        codes=random.integers(0, 1 << bits, (depth, columns)).astype(np.uint8),
         scales=(random.random((groups, columns)) + 0.01).astype(scale),
         zeros=made[zeros],
         group=group,
+        bits=bits,
     )
 
 
@@ -92,10 +99,37 @@ def test_one_row(group, zeros):
     _assert_close_rounded(_run(x, weight), x, weight, want, _TOLERANCE)
 
 
+@pytest.mark.parametrize("zeros", ["none", "whole", "real"])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 200), (9, 70)])
+def test_eight_bits(zeros, rows, columns):
+    weight = _weight(256, columns, 64, zeros=zeros, bits=8)
+    x, bias = normal(1, rows, 256), normal(2, columns)
+    want = x.astype(np.float64) @ weight.dequantised() + bias
+    _assert_close_rounded(_run(x, weight, bias=bias), x, weight, want, _TOLERANCE)
+
+
+def test_sums_of_eight_bits_at_their_largest():
+    """Every number and every code is as large as it can be; whole numbers hold their sum."""
+    codes = np.full((64, 16), 255, np.uint8)
+    scales = np.ones((1, 16), np.float32)
+    weight = W4Weight(codes=codes, scales=scales, zeros=None, group=64, bits=8)
+    for x in (np.ones((1, 64), np.float32), -np.ones((1, 64), np.float32)):
+        assert_close(_run(x, weight), x @ weight.dequantised(), _TOLERANCE)
+
+
+def test_which_weights_have_kernels():
+    host, phone = gpu_spec(), gpu_spec(_PHONE)
+    assert takes(host, 64, 32, 8) and not takes(phone, 64, 32, 8)  # items in lockstep: not written
+    assert takes(host, 40, 8, 4) and takes(phone, 40, 8, 4)
+    assert not takes(host, 40, 32, 8) and not takes(host, 64, 16, 8) and not takes(host, 12, 4, 4)
+    assert not takes(host, 64, 32, 2)
+
+
 @pytest.mark.parametrize("vector_width", [4, 8])
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("rows", [1, 7])
-def test_short_vectors(rows, vector_width):
-    weight = _weight(96, 50, 32)
+def test_short_vectors(rows, vector_width, bits):
+    weight = _weight(96, 50, 32, bits=bits)
     x = normal(1, rows, 96)
     got = _run(x, weight, vector_width=vector_width)
     _assert_close_rounded(got, x, weight, x @ weight.dequantised(), _TOLERANCE)
@@ -220,6 +254,41 @@ def test_blocks_of_onnx(zeros):
     assert parts is None or np.array_equal(again[2], parts)
 
 
+@pytest.mark.parametrize("zeros", ["none", "whole", "real"])
+def test_blocks_of_onnx_of_eight_bits(zeros):
+    weight = _weight(96, 6, 32, zeros=zeros, bits=8)
+    packed = weight.codes.T.reshape(6, 3, 32)
+    parts = None if weight.zeros is None else weight.zeros.T.reshape(-1)
+    read = W4Weight.from_blocks(packed, weight.scales.T.reshape(-1), parts, 96, bits=8)
+    assert np.array_equal(read.dequantised(), weight.dequantised())
+    again = read.to_blocks()
+    if zeros == "real":
+        assert again is None
+        return
+    np.testing.assert_array_equal(again[0], packed)
+    np.testing.assert_array_equal(again[1], weight.scales.T)
+    assert np.array_equal(again[2], None if parts is None else parts.reshape(6, 3))
+
+
+@pytest.mark.parametrize(("bits", "packed", "stored"), [(4, 0x88, 16), (8, 0x80, 32)])
+def test_zero_points_in_the_middle_need_not_be_read(bits, packed, stored):
+    codes = np.zeros((6, 1, stored), np.uint8)
+    zeros = np.full(6, packed, np.uint8)
+    scales = np.ones((6, 1), np.float32)
+    assert W4Weight.from_blocks(codes, scales, zeros, 32, bits=bits).zeros is None
+    zeros[3] += 1
+    assert W4Weight.from_blocks(codes, scales, zeros, 32, bits=bits).zeros is not None
+
+
+def test_words_of_eight_bits_hold_codes_that_are_16_apart():
+    codes = np.arange(32, dtype=np.uint8).reshape(32, 1)
+    scales = np.ones((1, 1), np.float32)
+    weight = W4Weight(codes=codes, scales=scales, zeros=None, group=32, bits=8)
+    panels = pack_w4(weight, W4Layout(panel=4, pairs=True))
+    words = [hex(word) for word in panels.words[0, :3, 0]]
+    assert words == ["0x11100100", "0x13120302", "0x15140504"]
+
+
 def test_words_hold_the_lowest_k_lowest():
     codes = np.arange(16, dtype=np.uint8).reshape(16, 1)
     scales = np.ones((1, 1), np.float32)
@@ -253,8 +322,12 @@ def test_words_lie_as_the_items_of_a_group_read_them():
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"codes": np.zeros((12, 4), np.uint8)}, "depth 12 in groups of 8: both must be multiples"),
+        (
+            {"codes": np.zeros((12, 4), np.uint8)},
+            "depth 12, in groups of 8: both must be",
+        ),
         ({"codes": np.full((16, 4), 16, np.uint8)}, "go up to 16, not 15"),
+        ({"bits": 8}, "of 8 bits, depth 16, in groups of 8: both must be multiples of 32"),
         ({"scales": np.ones((1, 4), np.float32)}, r"scales .* are \(1, 4\), must be \(2, 4\)"),
     ],
 )

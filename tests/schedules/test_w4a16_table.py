@@ -17,26 +17,27 @@ from schedules.w4a16_table import W4Blocks, W4Table, _as_imported
 _DEPTH, _COLUMNS, _GROUP = 96, 40, 32
 
 
-def _blocks(seed: int, zeros: str = "whole", depth: int = _DEPTH) -> W4Blocks:
+def _blocks(seed: int, zeros: str = "whole", depth: int = _DEPTH, bits: int = 4) -> W4Blocks:
     rng = np.random.default_rng(seed)
     groups = -(-depth // _GROUP)
     stored = {
         "none": None,
-        "whole": rng.integers(0, 256, (_COLUMNS, -(-groups // 2))).astype(np.uint8),
+        "whole": rng.integers(0, 256, (_COLUMNS, -(-groups * bits // 8))).astype(np.uint8),
         "real": rng.random((_COLUMNS, groups)).astype(np.float32) * 15,
     }
     return W4Blocks(
-        packed=rng.integers(0, 256, (_COLUMNS, groups, _GROUP // 2)).astype(np.uint8),
+        packed=rng.integers(0, 256, (_COLUMNS, groups, _GROUP * bits // 8)).astype(np.uint8),
         scales=(rng.random((_COLUMNS, groups)) + 0.01).astype(np.float32),
         zeros=stored[zeros],
         depth=depth,
+        bits=bits,
     )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("zeros", ["none", "whole", "real"])
 def test_whole_weights_and_columns_of_them_are_found(zeros, dtype):
-    blocks = [_blocks(seed, zeros) for seed in range(3)]
+    blocks = [_blocks(seed, zeros, bits=8 if seed == 2 else 4) for seed in range(3)]
     table = W4Table(blocks)
     for entry in blocks:
         matrix = _as_imported(entry.weight(), dtype)
@@ -49,8 +50,12 @@ def test_whole_weights_and_columns_of_them_are_found(zeros, dtype):
 @pytest.mark.parametrize(("zeros", "parts"), [("none", 1), ("whole", 2), ("real", 2)])
 def test_what_a_kernel_reads_of_a_whole_weight(zeros, parts):
     blocks = [_blocks(seed, zeros) for seed in range(3)]
-    table = W4Table(blocks)
+    wide = _blocks(3, zeros, bits=8)
+    table = W4Table([*blocks, wide])
     for dtype in ("float32", "float16"):
+        groups = _DEPTH // _GROUP * _COLUMNS
+        of_wide = table.packed_bytes(_as_imported(wide.weight(), dtype))
+        assert of_wide == _DEPTH * _COLUMNS + parts * 4 * groups
         matrix = _as_imported(blocks[1].weight(), dtype)
         groups = _DEPTH // _GROUP * _COLUMNS
         assert table.packed_bytes(matrix) == _DEPTH * _COLUMNS // 2 + parts * 4 * groups
@@ -74,7 +79,7 @@ def test_a_constant_that_differs_anywhere_is_not_one_of_them():
 
 
 def test_a_depth_that_no_kernel_takes_stays_float():
-    assert len(W4Table([_blocks(0, depth=92)])) == 0
+    assert len(W4Table([_blocks(0, depth=92), _blocks(1, depth=40, bits=8)])) == 0
 
 
 def test_products_of_one_operand_round_it_once():
@@ -102,9 +107,10 @@ def test_products_of_one_operand_round_it_once():
     on_gpu.assert_close(got, want, 1e-4)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("shape", [(1, _DEPTH), (2, 5, _DEPTH)])
-def test_a_product_reads_the_codes(shape):
-    entry = _blocks(1)
+def test_a_product_reads_the_codes(shape, bits):
+    entry = _blocks(1, bits=bits)
     matrix = _as_imported(entry.weight(), "float32")
     other = on_gpu.normal(5, _COLUMNS, 16)
 
@@ -118,7 +124,20 @@ def test_a_product_reads_the_codes(shape):
         legalizations=default_legalizations(gpu, W4Table([entry])),
         rules=default_rules(gpu),
     )
-    assert sorted(on_gpu.kernels(lowered)) == ["matmul", "rounded_rows", "w4a16"]
+    assert sorted(on_gpu.kernels(lowered)) == ["matmul", "rounded_rows", f"w{bits}a16"]
     x = on_gpu.normal(2, *shape)
     (got,) = on_gpu.run_lowered(lowered, [x])
     on_gpu.assert_close(got, x.astype(np.float64) @ entry.weight().dequantised() @ other, 1e-4)
+
+
+def test_eight_bits_stay_float_where_items_run_in_lockstep():
+    entry = _blocks(1, bits=8)
+    gpu = on_gpu.gpu_spec("snapdragon-8-gen-3")
+    weight = relax.const(_as_imported(entry.weight(), "float32"))
+    lowered = lower_gpu(
+        on_gpu.module(lambda x: relax.op.matmul(x, weight), ((1, _DEPTH), "float32")),
+        target=tvm_target(gpu),
+        legalizations=default_legalizations(gpu, W4Table([entry])),
+        rules=default_rules(gpu),
+    )
+    assert list(on_gpu.kernels(lowered)) == ["matmul"]

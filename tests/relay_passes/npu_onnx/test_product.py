@@ -67,21 +67,22 @@ def test_forms_give_the_same_numbers(form, left):
 
 
 @pytest.mark.parametrize("zeros", [False, True], ids=["symmetric", "zero_points"])
-@pytest.mark.parametrize("group", [16, 32])
+@pytest.mark.parametrize(("group", "bits"), [(16, 4), (32, 4), (32, 8)])
 @pytest.mark.parametrize("left", [(24, 64), (1, 7, 64), (1, 1, 33, 64)])
-def test_four_bits_on_onnx_runtime(left, group, zeros):
+def test_codes_on_onnx_runtime(left, group, bits, zeros):
     """Without the rounding of activations that ONNX Runtime's default allows itself."""
     region, _ = _region(left, (64, 24))
     rng = np.random.default_rng()
     blocks = 64 // group
     weight = W4Weight(
-        codes=rng.integers(0, 16, (64, 24)).astype(np.uint8),
+        codes=rng.integers(0, 1 << bits, (64, 24)).astype(np.uint8),
         scales=rng.random((blocks, 24), dtype=np.float32),
-        zeros=rng.integers(0, 16, (blocks, 24)).astype(np.uint8) if zeros else None,
+        zeros=rng.integers(0, 1 << bits, (blocks, 24)).astype(np.uint8) if zeros else None,
         group=group,
+        bits=bits,
     )
     codes, scales, points = weight.to_blocks()
-    form = FourBit(codes=codes, scales=scales, zeros=points)
+    form = FourBit(codes=codes, scales=scales, zeros=points, bits=bits)
     model = region_to_onnx(region, half_inside=False, product_form=lambda call: form)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
