@@ -186,8 +186,9 @@ def test_a_cache_is_written_in_place_in_a_joined_kernel():
     assert all(np.array_equal(a, b) for a, b in pairs)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("seed", range(6))
-def test_random_chains_compute_the_same(seed):
+def test_random_chains_compute_the_same(seed, dtype):
     rng = np.random.default_rng(seed)
     rows, columns = int(rng.integers(1, 9)), int(rng.integers(1, 9)) * 8
 
@@ -208,15 +209,15 @@ def test_random_chains_compute_the_same(seed):
             else:
                 made = relax.op.matmul(relax.op.permute_dims(a), c)
                 made = relax.op.matmul(a, b.emit(made))
-                made = relax.op.multiply(made, relax.const(0.01))
+                made = relax.op.multiply(made, relax.const(0.01, dtype))
             known.append(b.emit(made))
         return relax.Tuple(known[-3:])
 
-    types = [((rows, columns), "float32")] * 2
+    types = [((rows, columns), dtype)] * 2
     lowered = on_gpu.lower(on_gpu.module(build, *types))
     joined = JoinLaunches(Joiner(on_gpu.gpu_spec()).join)(lowered)
     assert len(_called(joined)) < len(_called(lowered)), seed
-    arrays = [on_gpu.normal(seed + n, rows, columns) for n in range(2)]
+    arrays = [on_gpu.normal(seed + n, rows, columns, dtype=dtype) for n in range(2)]
     both = [on_gpu.run_lowered(mod, [a.copy() for a in arrays]) for mod in (lowered, joined)]
     for apart, together in zip(*both, strict=True):
         assert np.array_equal(apart, together, equal_nan=True), seed
