@@ -80,7 +80,7 @@ def test_the_wrong_layer_is_named(capsys, tmp_path, monkeypatch):
     assert cli.main(flags) == 1
     said = capsys.readouterr().out
     assert "FAILED" in said and "What to keep more exact:" in said
-    assert "first on the GPU: call 1, second, off by" in said
+    assert "first on the GPU: call 0, second, off by" in said
     assert cli.main([*flags, "--tolerance", "0.1"]) == 0
 
 

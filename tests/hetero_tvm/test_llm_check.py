@@ -86,9 +86,11 @@ def test_lets_go_of_weights_after_every_stretch_of_calls(built, monkeypatch):
     forgotten = []
     monkeypatch.setattr(memory, "forget_spans", forgotten.append)
     llm_check.check(output, expected(folder), folder, lambda _text: None)
-    part = hetero_tvm.load_llm(output).manifest.weights
+    manifest = hetero_tvm.load_llm(output).manifest
+    part = manifest.weights
     # Each of them is mapped once for each device that reads it.
     assert all(sum(nbytes for _, nbytes in spans) % part.nbytes == 0 for spans in forgotten)
     assert forgotten[0]
     steps = 2 + 3  # chunks of the prompt, and tokens
-    assert len(forgotten) > 8 * steps
+    calls = min(map(len, manifest.calls.values()))  # of so small a model not many
+    assert len(forgotten) > min(8, calls) * steps
