@@ -37,6 +37,7 @@ def names_by_call(before: IRModule, fused: IRModule) -> list[tuple[str, list[str
         table[_key(value, {})].append(var)
     calls: list[tuple[str, list[str]]] = []
     known: dict[relax.Var, relax.Expr] = {}  # variable of the fused module -> of the source
+    several: dict[relax.Var, list[str]] = {}  # variable of several results -> names of its call
 
     def take(value: relax.Expr, local: dict[relax.Var, relax.Expr]) -> relax.Var | None:
         found = table.get(_key(value, local))
@@ -65,6 +66,9 @@ def names_by_call(before: IRModule, fused: IRModule) -> list[tuple[str, list[str
         kernel = kernel_name(value)
         if kernel is not None:
             calls.append((kernel, [] if source is None else [source.name]))
+            several[var] = calls[-1][1]
+        elif isinstance(value, relax.TupleGetItem) and value.tuple_value in several:
+            several[value.tuple_value] += [] if source is None else [source.name]
     return calls
 
 

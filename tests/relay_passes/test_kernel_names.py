@@ -45,6 +45,15 @@ def test_equal_kernels_collect_the_names_of_every_use():
     assert ["result"] in names.values()
 
 
+def test_a_kernel_of_several_results_has_their_names():
+    def build(builder, x):
+        parts = builder.emit(relax.op.split(x, 2, axis=1), "parts")
+        left, right = (builder.emit(relax.TupleGetItem(parts, n), f"part{n}") for n in range(2))
+        return relax.Tuple([left, right])
+
+    assert ["parts", "part0", "part1"] in source_names(*_fuse(build)).values()
+
+
 def test_calls_on_other_operands_are_told_apart():
     def build(builder, x):
         up = builder.emit(relax.op.nn.softmax(x), "up")
