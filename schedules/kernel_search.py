@@ -5,7 +5,8 @@ what was best for neighbours. Then traces evolve; MetaSchedule's model of gradie
 ranks them, and learns from every time that is told to it.
 
 A kernel that is written by hand has a list of tiles instead, which is gone through: neighbours'
-first, and the default's not, which is measured anyhow.
+first, then those that differ from the default's in one size, then the others. The default's is
+measured anyhow.
 
 Requires: xgboost (`pip install 'hetero-tvm[tune]'`).
 Ensures:  the same seed and the same times give the same proposals.
@@ -83,7 +84,8 @@ class KernelSearch:
             assert kernel is not None
             self._proposed.add(kernel.scheduled)  # it is measured as the default
             order = np.random.default_rng(seed).permutation(len(points))
-            self._first = [*neighbours, *(points[place] for place in order)]
+            drawn = sorted((points[place] for place in order), key=default.differences)
+            self._first = [*neighbours, *drawn]
             return
         self._first = [Choice.of(*seed) for seed in seeds(space.func, limit)] + list(neighbours)
         with _without_tensor_intrinsics():

@@ -58,6 +58,10 @@ class Choice:
         """The choices by name."""
         return {name: list(part) for name, part in self.decisions}
 
+    def differences(self, other: Choice) -> int:
+        """How many choices are not the same."""
+        return len(set(self.decisions) ^ set(other.decisions)) // 2
+
 
 @dataclasses.dataclass
 class Standing:

@@ -87,7 +87,10 @@ def test_picked_sizes_are_searched_too():
 
 
 def test_the_tiles_of_a_kernel_that_is_written_by_hand():
-    """A neighbour's first, each point once, in an order that the seed decides; not the default."""
+    """A neighbour's first, each point once, in an order that the seed decides; not the default.
+
+    What differs from the default in one size comes before what differs in several.
+    """
     func = prefill_kernel(attention(rows=9), cases.GPU)
     near = Choice.of("attention", {"lanes": [8], "vectors": [1], "keys": [60]})
 
@@ -108,6 +111,9 @@ def test_the_tiles_of_a_kernel_that_is_written_by_hand():
     assert first[0].as_dict == {"lanes": [8], "vectors": [1], "keys": [64]}
     points = written_space(plain(func), cases.LIMIT).points
     assert len(first) == len(set(first)) == len(points) - 1 >= 8
+    default = Choice.of("attention", {name: [size] for name, size in points[0].items()})
+    changed = [choice.differences(default) for choice in first[1:]]
+    assert changed == sorted(changed) and {1, 2} <= set(changed)
     assert points[0] not in [{n: size for n, (size,) in c.as_dict.items()} for c in first]
     assert walk(1, first[:-2]) == first[-2:]
 
