@@ -28,13 +28,14 @@ from hetero_tvm.errors import (
     WrongNumbers,
 )
 from relay_passes.lower_gpu import OPS_ATTR, lower_gpu
+from schedules.attention import InOne
 from schedules.attention_space import Written
 from schedules.defaults import default_legalizations, default_rules
 from schedules.limits import limits
 from schedules.measure import NoDevice, Pool
 from schedules.trial_process import Place
 from schedules.trials import entry_of, plain
-from schedules.tuned import Pick, Tuned, Use, pick, wrong_default
+from schedules.tuned import Pick, Tuned, Use, drawn, pick, wrong_default
 from schedules.tuner import Job, reverify
 from schedules.tuning_db import DbRefused, TuningDb
 from schedules.tuning_records import describe
@@ -42,6 +43,7 @@ from schedules.tvm_target import target_text, tvm_target
 from target_specs.spec import GpuSpec, SocSpec
 
 Tell = Callable[[str], None]
+Found = tuple[Pick | None, str]  # what to use for a kernel, and why
 _CONNECT_S = 5.0
 _SCHEDULED = "tirx.is_scheduled"
 _NEEDS = {"rpc": ("tornado", "cloudpickle"), "tracker": ("tornado", "cloudpickle")}
@@ -73,7 +75,8 @@ def check_db(folder: Path) -> None:
 def jobs_of(state: State) -> list[Job]:
     """The GPU kernels that the plan's program calls, as they are before scheduling."""
     gpu = state.spec.gpu
-    return [_job(name, func, calls, gpu) for name, func, calls in _kernels(_unscheduled(state))]
+    bare = _unscheduled(state, in_one=lambda attention: True)
+    return [_job(name, func, calls, gpu) for name, func, calls in _kernels(bare)]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -98,19 +101,39 @@ def schedule_with(state: State, folder: Path, tell: Tell) -> TunedModule:
     gpu = state.spec.gpu
     limit = limits(gpu)
     db = open_db(folder, tell=tell)
-    bare = _unscheduled(state)
     here = _here(state.spec)
-    functions = {describe(name, func).key: func for name, func, _ in _kernels(bare)}
-    if here is not None:
-        _check_new_driver(db, functions, gpu, here, tell)
-    picks: dict[str, tuple[Pick | None, str]] = {}
+
+    def ask(bare: IRModule) -> tuple[dict[str, tirx.PrimFunc], dict[str, Found]]:
+        functions = {describe(name, func).key: func for name, func, _ in _kernels(bare)}
+        if here is not None:
+            _check_new_driver(db, functions, gpu, here, tell)
+        return functions, {key: pick(db, key, limit, here) for key in functions}
+
+    bare = _unscheduled(state, in_one=lambda attention: True)
+    functions, picks = ask(bare)
+    # A step that is not tuned is two functions, as without a database.
+    in_two = {
+        written.attention: (key, picks[key][1])
+        for key, func in functions.items()
+        if (written := Written.of(func)) is not None and written.is_step
+        if (found := picks[key][0]) is None or drawn(func, found, limit) is None
+    }
+    if in_two:
+        bare = _unscheduled(state, in_one=lambda attention: attention not in in_two)
+        functions, picks = ask(bare)
     for key, func in functions.items():
-        picks[key] = pick(db, key, limit, here)
-        wrong = wrong_default(db, key, limit, here) if here is not None else None
-        if picks[key][0] is None and wrong is not None:
+        asked, written = [key], Written.of(func)
+        if picks[key][0] is None and written is not None and written.pieces:
+            # Only earlier versions tuned the pieces alone.
+            whole, why = in_two[written.attention]
+            asked, picks[key] = [key, whole], (None, why)
+        if picks[key][0] is not None or here is None:
+            continue
+        wrong = next(filter(None, (wrong_default(db, one, limit, here) for one in asked)), None)
+        if wrong is not None:
             ops = ", ".join(map(str, func.attrs.get(OPS_ATTR) or ()))
             raise WrongNumbers(
-                f"the kernel of {ops} is wrong on {here[0] if here else ''} ({wrong}), and no "
+                f"the kernel of {ops} is wrong on {here[0]} ({wrong}), and no "
                 "other schedule of it is verified: tune it longer, or build with --devices npu"
             )
     tuned = {key for key, (found, _) in picks.items() if found is not None}
@@ -254,12 +277,13 @@ def _job(name: str, func: tirx.PrimFunc, calls: int, gpu: GpuSpec) -> Job:
     return Job(kernel=describe(name, func), func=func, default=default, calls=calls)
 
 
-def _unscheduled(state: State) -> IRModule:
+def _unscheduled(state: State, in_one: InOne) -> IRModule:
+    """`in_one`: decode steps of attention that are one kernel of two."""
     gpu = state.spec.gpu
     return lower_gpu(
         state.mod,
         target=tvm_target(gpu),
-        legalizations=default_legalizations(gpu, state.four_bit),
+        legalizations=default_legalizations(gpu, state.four_bit, in_one=in_one),
         rules=(),
     )
 

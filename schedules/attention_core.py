@@ -6,7 +6,7 @@ a broadcast key or value with whole vectors, maxima need no step across lanes, a
 its own end.
 
 Decode: the values of a head are the lanes, since a step has few queries; a work-item has one piece
-of the context, and `combine_pieces` adds the pieces up.
+of the context; `attention_step.py` adds the pieces up.
 
 Both are the online softmax of M. Milakov and N. Gimelshein (arXiv 1805.02867) over tiles of keys,
 as in FlashAttention (arXiv 2205.14135) and in Flash-Decoding.
@@ -25,6 +25,7 @@ from schedules.attention_spec import (
     LOWEST,
     Arguments,
     Attention,
+    Pieces,
     Spread,
     argument,
     capped,
@@ -257,36 +258,27 @@ class _PrefillItem:
                     put(out, [self.batch, row, head * a.value_dim + d], value)
 
 
-def core_decode(attention: Attention, pieces: int, vector_width: int) -> tirx.PrimFunc:
-    """`(q, k_cache, v_cache, past, sums, stats)`: one piece of the context each, not normalised.
-
-    `sums` and `stats` (highest score, sum of powers) are float32, see `Attention.piece_shapes`.
-    """
+def core_pieces(attention: Attention, args: Arguments, pieces: Pieces, vector_width: int) -> None:
+    """Write the kernel of a decode step that gives `pieces`, with vectors up to this width."""
     a = attention
-    sums_shape, stats_shape = a.piece_shapes(pieces)
-    with kernel("attention_decode") as finish:
-        args = inputs(a)
-        sums = argument("sums", sums_shape, "float32")
-        stats = argument("stats", stats_shape, "float32")
-        with (
-            T.launch_thread("blockIdx.z", a.batch) as batch,
-            T.launch_thread("blockIdx.y", a.kv_heads) as kv,
-            T.launch_thread("blockIdx.x", pieces) as piece,
-        ):
-            item = _DecodeItem(a, args, vector_width, (batch, kv))
-            begin, end = piece_range(a, args.past[0], piece, pieces, DECODE_KEYS)
-            item.start()
-            with T.serial(0, steps(begin, end, DECODE_KEYS)) as step:
-                base = T.bind(begin + step * DECODE_KEYS)
-                item.scores(base, end)
-                item.powers(base, end)
-                item.values(base, end)
-            with T.serial(0, a.group) as g:
-                head = kv * a.group + g
-                item.each_value(lambda at: put(sums, [batch, head, piece, at], item.result[g, at]))
-                put(stats, [batch, head, piece, 0], item.highest[g])
-                put(stats, [batch, head, piece, 1], item.power[g])
-    return finish()
+    with (
+        T.launch_thread("blockIdx.z", a.batch) as batch,
+        T.launch_thread("blockIdx.y", a.kv_heads) as kv,
+        T.launch_thread("blockIdx.x", pieces.count) as piece,
+    ):
+        item = _DecodeItem(a, args, vector_width, (batch, kv))
+        begin, end = piece_range(a, args.past[0], piece, pieces.count, DECODE_KEYS)
+        item.start()
+        with T.serial(0, steps(begin, end, DECODE_KEYS)) as step:
+            base = T.bind(begin + step * DECODE_KEYS)
+            item.scores(base, end)
+            item.powers(base, end)
+            item.values(base, end)
+        with T.serial(0, a.group) as g:
+            place = [batch, kv * a.group + g, piece]
+            item.each_value(lambda at: put(pieces.sums, [*place, at], item.result[g, at]))
+            put(pieces.stats, [*place, 0], item.highest[g])
+            put(pieces.stats, [*place, 1], item.power[g])
 
 
 class _DecodeItem:

@@ -2,8 +2,11 @@
 
     core, prefill    lanes, vectors of queries and keys of a work-item
     core, decode     lanes of a head's values
-    wave             queries, items that share one, and keys of a group; a decode step's keys are
-                     where its pieces begin, and stay
+    wave             queries, items that share one, and keys of a group
+    decode           also into how many pieces the context is cut: a step is one function then
+
+A function that gives the pieces alone has no number of its own, since another one adds them up, and
+its keys stay where pieces begin: no search is made for it, but earlier records of it can be used.
 
 A kernel says of itself what it computes and with which tile (`WRITTEN_ATTR`), so another tile's can
 be made from it, and so can the loops that it is verified with. Spaces are small: each point is
@@ -22,10 +25,13 @@ import tvm_ffi
 from tvm import s_tir, tirx
 from tvm.script.ir_builder import tirx as T
 
-from schedules.attention_core import CoreTile, core_decode, core_prefill
+from schedules import attention_step
+from schedules.attention_core import CoreTile, core_pieces, core_prefill
 from schedules.attention_spec import (
     LOWEST,
+    Arguments,
     Attention,
+    Pieces,
     argument,
     first_seen,
     kernel,
@@ -34,13 +40,14 @@ from schedules.attention_spec import (
     piece_range,
     put,
 )
-from schedules.attention_wave import WaveTile, wave_decode, wave_prefill
+from schedules.attention_wave import WaveTile, wave_pieces, wave_prefill
 from schedules.limits import Limits
 
 # Attribute of a function, as text; it is part of what the kernel is.
 WRITTEN_ATTR = "attention.kernel"
 SKETCH = "attention"
-PAST = 3  # place of the parameter
+PIECES = "pieces"  # of a tile: how many a whole decode step is cut into
+PAST, SUMS, STATS = 3, 5, 6  # places of parameters; those of a whole step
 _LANES = (4, 8, 16)
 _VECTORS = (1, 2, 3, 4)
 _CORE_KEYS = (16, 32, 64, 128)
@@ -49,6 +56,8 @@ _COLUMNS = (1, 2, 4, 8, 16, 32, 64)
 _WAVE_KEYS = (8, 16, 32, 64)
 _TILE = 8  # of a core's registers; what heads are rounded up to
 _STRIP = 4  # values, where items run in lockstep
+_PIECES = (1, 2, 4, 8, 16, 32, 64)
+_LEAST_PIECE = 32  # keys
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +65,8 @@ class Written:
     """What a kernel computes, and with which tile."""
 
     attention: Attention
-    pieces: int  # of a decode step; 0 for a prefill
-    step: int  # keys that pieces are whole multiples of
+    pieces: int  # of a function that gives the pieces of a decode step alone; else 0
+    step: int  # keys that these are whole multiples of
     tile: Mapping[str, int]
 
     @property
@@ -73,6 +82,11 @@ class Written:
             return None
         fields = json.loads(str(text))
         return Written(**{**fields, "attention": Attention(**fields["attention"])})
+
+    @property
+    def is_step(self) -> bool:
+        """Whether this is a whole decode step, with pieces and their sum."""
+        return PIECES in self.tile
 
     @property
     def most_past(self) -> int:
@@ -116,7 +130,7 @@ class WrittenSpace:
         if sketch != SKETCH:
             return None
         tile = {name: size for name, (size,) in self.nearest(decisions).items()}
-        made = build(dataclasses.replace(self.written, tile=tile), core=self.limit.is_core)
+        made = build(dataclasses.replace(self.written, tile=tile), self.limit)
         params = dict(zip(made.params, self.func.params, strict=True))
         made = tvm_ffi.structural_map(made, [(tirx.Var, lambda var: params.get(var, var))])
         return s_tir.Schedule(made.without_attr("tirx.is_scheduled"))
@@ -128,18 +142,38 @@ def written_space(func: tirx.PrimFunc, limit: Limits) -> WrittenSpace | None:
     return None if written is None else WrittenSpace(func, written, limit)
 
 
-def build(written: Written, *, core: bool) -> tirx.PrimFunc:
-    """The kernel; where a work-item is a `core`, or where items share local memory."""
+def build(written: Written, limit: Limits) -> tirx.PrimFunc:
+    """The kernel; where a work-item is a core, or where items share local memory."""
     a, tile = written.attention, written.tile
-    if core:
-        if written.pieces:
-            made = core_decode(a, written.pieces, tile["lanes"])
+    pieces = written.pieces or tile.get(PIECES, 0)
+
+    def write(args: Arguments, given: Pieces) -> None:
+        if limit.is_core:
+            core_pieces(a, args, given, tile["lanes"])
         else:
-            made = core_prefill(a, _core_tile(a, tile))
+            wave_pieces(a, args, given, _wave_tile(a, tile))
+
+    if written.pieces:
+        made = attention_step.decode(a, pieces, write)
+    elif pieces:
+        lanes, items = (tile["lanes"], 1) if limit.is_core else (limit.lanes, limit.items)
+        made = attention_step.step(a, pieces, room(a), write, lanes, items)
+    elif limit.is_core:
+        made = core_prefill(a, _core_tile(a, tile))
     else:
-        group = _wave_tile(a, tile)
-        made = wave_decode(a, written.pieces, group) if written.pieces else wave_prefill(a, group)
+        made = wave_prefill(a, _wave_tile(a, tile))
     return made.with_attr(WRITTEN_ATTR, written.text)
+
+
+def room(attention: Attention) -> int:
+    """The most pieces of a decode step that have anything to do; scratch has room for them."""
+    return min(_PIECES[-1], -(-attention.max_context // _LEAST_PIECE))
+
+
+def scratch(func: tirx.PrimFunc) -> tuple[int, ...]:
+    """Places of parameters that are written and are no result."""
+    written = Written.of(func)
+    return (SUMS, STATS) if written is not None and written.is_step else ()
 
 
 def reference(written: Written) -> tirx.PrimFunc:
@@ -152,6 +186,8 @@ def reference(written: Written) -> tirx.PrimFunc:
         )
         past = argument("past", (1,), "int32")
         shapes = a.piece_shapes(pieces) if pieces else [a.out_shape]
+        if written.is_step:  # of the scratch, which is no result
+            shapes += a.piece_shapes(room(a))
         outs = [argument(f"out{n}", shape, "float64") for n, shape in enumerate(shapes)]
         score = local("score", (a.max_context,), "float64", scope="global")
         total = local("total", (a.value_dim,), "float64", scope="global")
@@ -211,7 +247,11 @@ def _core_tile(a: Attention, tile: Mapping[str, int]) -> CoreTile:
 
 def _wave_tile(a: Attention, tile: Mapping[str, int]) -> WaveTile:
     return WaveTile(
-        **tile, dim=_rounded(a.head_dim, _STRIP), value_dim=_rounded(a.value_dim, _STRIP)
+        rows=tile["rows"],
+        columns=tile["columns"],
+        keys=tile["keys"],
+        dim=_rounded(a.head_dim, _STRIP),
+        value_dim=_rounded(a.value_dim, _STRIP),
     )
 
 
@@ -223,17 +263,21 @@ def _points(written: Written, limit: Limits) -> list[dict[str, int]]:
     if not limit.is_core:
         keys = (written.step,) if written.pieces else _WAVE_KEYS
         grids = {"rows": _ROWS, "columns": _COLUMNS, "keys": keys}
-    elif written.pieces:
+    elif a.rows == 1:
         grids = {"lanes": _LANES}
     else:
         grids = {"lanes": _LANES, "vectors": _VECTORS, "keys": _CORE_KEYS}
+    if written.is_step:
+        grids[PIECES] = _PIECES
 
     def fits(point: Mapping[str, int]) -> bool:
+        if point.get(PIECES, 1) > room(a):
+            return False
         if not limit.is_core:
             return _wave_fits(_wave_tile(a, point), total, limit)
         if point["lanes"] > limit.lanes:
             return False
-        return bool(written.pieces) or _core_fits(_core_tile(a, point), total, limit)
+        return a.rows == 1 or _core_fits(_core_tile(a, point), total, limit)
 
     every = (dict(zip(grids, sizes, strict=True)) for sizes in itertools.product(*grids.values()))
     return [default, *(point for point in every if point != default and fits(point))]

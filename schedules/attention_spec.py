@@ -83,6 +83,15 @@ class Arguments:
     past: Any  # int32 [1]
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """What the pieces of a decode step give, not normalised: float32, see `piece_shapes`."""
+
+    count: int
+    sums: Any  # of values, weighted
+    stats: Any  # highest score, sum of powers
+
+
 def inputs(attention: Attention) -> Arguments:
     """Declare the inputs `q, k_cache, v_cache, past`."""
     a = attention

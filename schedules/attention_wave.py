@@ -21,6 +21,7 @@ from schedules.attention_spec import (
     LOWEST,
     Arguments,
     Attention,
+    Pieces,
     Spread,
     argument,
     capped,
@@ -132,32 +133,27 @@ def wave_prefill(attention: Attention, tile: WaveTile) -> tirx.PrimFunc:
     return finish()
 
 
-def wave_decode(attention: Attention, pieces: int, tile: WaveTile) -> tirx.PrimFunc:
-    """`(q, k_cache, v_cache, past, sums, stats)`, as `core_decode`."""
+def wave_pieces(attention: Attention, args: Arguments, pieces: Pieces, tile: WaveTile) -> None:
+    """Write the kernel of a decode step that gives `pieces`."""
     a = attention
-    sums_shape, stats_shape = a.piece_shapes(pieces)
-    with kernel("attention_decode") as finish:
-        args = inputs(a)
-        sums = argument("sums", sums_shape, "float32")
-        stats = argument("stats", stats_shape, "float32")
-        blocks = -(-a.group // tile.rows)
-        with (
-            T.launch_thread("blockIdx.z", a.batch) as batch,
-            T.launch_thread("blockIdx.y", a.kv_heads * blocks) as part,
-            T.launch_thread("blockIdx.x", pieces) as piece,
-            T.launch_thread("threadIdx.x", tile.items) as thread,
-        ):
-            kv, block = tirx.floordiv(part, blocks), tirx.floormod(part, blocks)
-            item = _Item(a, tile, args, (batch, kv), block * tile.rows, thread)
-            item.attend(*piece_range(a, args.past[0], piece, pieces, tile.keys))
-            total = item.total_power()
-            with T.If(item.is_query), T.Then():
-                _, head = item.row_head(item.r)
-                item.each_result(lambda d, value: put(sums, [batch, head, piece, d], value))
-                with T.If(item.c == 0), T.Then():
-                    put(stats, [batch, head, piece, 0], item.highest[0])
-                    put(stats, [batch, head, piece, 1], total)
-    return finish()
+    blocks = -(-a.group // tile.rows)
+    with (
+        T.launch_thread("blockIdx.z", a.batch) as batch,
+        T.launch_thread("blockIdx.y", a.kv_heads * blocks) as part,
+        T.launch_thread("blockIdx.x", pieces.count) as piece,
+        T.launch_thread("threadIdx.x", tile.items) as thread,
+    ):
+        kv, block = tirx.floordiv(part, blocks), tirx.floormod(part, blocks)
+        item = _Item(a, tile, args, (batch, kv), block * tile.rows, thread)
+        item.attend(*piece_range(a, args.past[0], piece, pieces.count, tile.keys))
+        total = item.total_power()
+        with T.If(item.is_query), T.Then():
+            _, head = item.row_head(item.r)
+            place = [batch, head, piece]
+            item.each_result(lambda d, value: put(pieces.sums, [*place, d], value))
+            with T.If(item.c == 0), T.Then():
+                put(pieces.stats, [*place, 0], item.highest[0])
+                put(pieces.stats, [*place, 1], total)
 
 
 class _Item:

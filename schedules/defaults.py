@@ -5,7 +5,7 @@ from __future__ import annotations
 from tvm.s_tir.dlight.base import ScheduleRule
 
 from schedules import activation
-from schedules.attention import legalize_attention
+from schedules.attention import InOne, legalize_attention, never
 from schedules.column_reduction import ColumnReduction
 from schedules.convolution import legalize_conv2d, legalize_conv2d_transpose
 from schedules.elementwise import Elementwise
@@ -33,12 +33,15 @@ _ROW_REDUCTIONS = ("max", "mean", "min", "sum")
 
 
 def default_legalizations(
-    gpu: GpuSpec, four_bit: W4Table | None = None, panels: Panels = panels_of
+    gpu: GpuSpec,
+    four_bit: W4Table | None = None,
+    panels: Panels = panels_of,
+    in_one: InOne = never,
 ) -> dict[str, Legalize]:
     """Operators whose tensor expression is ours; all others use TVM's.
 
     `four_bit`: weights that some of the model's constants came from. `panels`: makes those of
-    products' weights.
+    products' weights. `in_one`: decode steps of attention that are one function, to be tuned.
     """
     ours = {
         **activation.LEGALIZATIONS,
@@ -46,7 +49,7 @@ def default_legalizations(
         "relax.permute_dims": legalize_permute_dims,
         "relax.nn.conv2d": legalize_conv2d(gpu),
         "relax.nn.conv2d_transpose": legalize_conv2d_transpose(gpu),
-        "hetero.attention": legalize_attention(gpu),
+        "hetero.attention": legalize_attention(gpu, in_one),
         "hetero.update_kv": legalize_update_kv(gpu),
     }
     if four_bit:

@@ -24,7 +24,7 @@ import tvm
 import tvm_ffi
 from tvm import IRModule, ir, s_tir, tirx
 
-from schedules.attention_space import typical_past
+from schedules.attention_space import scratch, typical_past
 from schedules.host_memory import host_memory_pipeline
 
 ENTRY = "main"
@@ -80,14 +80,19 @@ def parameters(func: tirx.PrimFunc) -> list[tuple[tuple[int, ...], str]]:
 
 
 def written(func: tirx.PrimFunc) -> list[int]:
-    """Which parameters the function writes."""
+    """Which parameters are the function's results: it writes them, and not as scratch."""
     stored: set[str] = set()
 
     def visit(store: Any) -> None:
         stored.add(store.buffer.name)
 
     tvm_ffi.structural_walk(func.body, (tirx.BufferStore, visit))
-    return [place for place, param in enumerate(func.params) if param.name in stored]
+    own = scratch(func)
+    return [
+        place
+        for place, param in enumerate(func.params)
+        if param.name in stored and place not in own
+    ]
 
 
 def plain(func: tirx.PrimFunc) -> tirx.PrimFunc:

@@ -113,6 +113,17 @@ def _pick_of(standing: Standing) -> Pick | None:
     return Pick(choice=best[0], scheduled=best[2], where=standing.where, gain=gain)
 
 
+def drawn(func: tirx.PrimFunc, found: Pick, limit: Limits) -> s_tir.Schedule | None:
+    """The recorded schedule of `func`; None where it makes another kernel now."""
+    space = space_of(func, limit)
+    if space is None or found.choice.sketch not in space.names:
+        return None
+    sch = space.draw(found.choice.sketch, found.choice.as_dict)
+    if sch is None or scheduled_hash(sch) != found.scheduled:
+        return None
+    return sch
+
+
 class Tuned(ScheduleRule):
     """Answers for kernels that have a pick."""
 
@@ -130,20 +141,11 @@ class Tuned(ScheduleRule):
             return None
         key = describe("", func).key
         found, why = self.picks.get(key, (None, "not tuned"))
-        sch = None if found is None else self._draw(func, found)
+        sch = None if found is None else drawn(func, found, self.limit)
         if found is not None and sch is None:
             why = "its record is of another version of the schedules"
         ops = tuple(map(str, func.attrs.get("hetero.ops") or ()))
         self.uses.append(
             Use(key=key, ops=ops, tuned=sch is not None, why=why, pick=found, func=func)
         )
-        return sch
-
-    def _draw(self, func: tirx.PrimFunc, found: Pick) -> s_tir.Schedule | None:
-        space = space_of(func, self.limit)
-        if space is None or found.choice.sketch not in space.names:
-            return None
-        sch = space.draw(found.choice.sketch, found.choice.as_dict)
-        if sch is None or scheduled_hash(sch) != found.scheduled:
-            return None
         return sch

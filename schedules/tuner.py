@@ -23,8 +23,8 @@ from schedules.kernel_search import Candidate, KernelSearch
 from schedules.limits import Limits
 from schedules.measure import Outcome, Pool
 from schedules.search_space import space_of
-from schedules.trials import plain, scheduled_hash, trial_module
-from schedules.tuned import Pick
+from schedules.trials import plain, trial_module
+from schedules.tuned import Pick, drawn
 from schedules.tuning_db import TuningDb
 from schedules.tuning_records import Choice, Kernel, Record, Standing, Where, kernel_record, record
 from schedules.verify import Reference, Verdict, verify
@@ -295,9 +295,8 @@ def reverify(
     assert pool.identity is not None
     where = Where(device=pool.identity.device, driver=pool.identity.driver, limits=limit.text)
     for job, found in picks:
-        space = space_of(plain(job.func), limit)
-        sch = None if space is None else space.draw(found.choice.sketch, found.choice.as_dict)
-        if sch is None or scheduled_hash(sch) != found.scheduled:
+        sch = drawn(plain(job.func), found, limit)
+        if sch is None:
             continue
         mod, reference = trial_module(sch), Reference(plain(job.func))
         verdict = verify(reference, mod, pool.outputs, seed=1)

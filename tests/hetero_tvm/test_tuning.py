@@ -13,17 +13,18 @@ import on_gpu
 import psutil
 import pytest
 import tuning_cases as cases
-from attention_cases import attention
+from attention_cases import TOLERANCE, attention, expected, inputs
 
 from hetero_tvm import first_load, tuning
 from hetero_tvm.errors import BadInput, DeviceFailure
 from relay_passes import attention as operators
+from schedules.attention import decode_kernel
 from schedules.attention_space import PAST, Written
 from schedules.measure import Pool
 from schedules.search_space import space_of
 from schedules.trials import plain, scheduled_hash
 from schedules.tuning_db import TuningDb
-from schedules.tuning_records import Choice, Where, kernel_record, record
+from schedules.tuning_records import Choice, Where, describe, kernel_record, record
 from target_specs.loader import load_spec
 
 GPU = load_spec("host").gpu
@@ -57,36 +58,62 @@ def test_a_file_is_no_database(tmp_path):
         tuning.open_db(tmp_path / "f", tell=print)
 
 
-def test_a_record_of_a_kernel_that_is_written_by_hand_is_used(tmp_path):
-    """Attention with another tile, in a program as it is built; the manifest can name it."""
-    cases.needs_opencl()
-    case = attention(rows=9)
+def _attention_program(case):
+    """A state as a build has it before kernels are made."""
     shapes = (case.query_shape, case.key_shape, case.value_shape)
 
     def build(q, k, v, past):
         return operators.attention(q, k, v, past, operators.AttentionAttrs(scale=case.scale))
 
     types = [*((shape, "float32") for shape in shapes), ((1,), "int32")]
-    state = SimpleNamespace(spec=load_spec("host"), mod=on_gpu.module(build, *types), four_bit=None)
-    (job,) = tuning.jobs_of(state)
-    space = space_of(plain(job.func), cases.LIMIT)
-    tile = next(point for point in space.points if point != space.points[0])
+    mod = on_gpu.module(build, *types)
+    return SimpleNamespace(spec=load_spec("host"), mod=mod, four_bit=None)
+
+
+def _here():
+    device, driver = tuning._here(load_spec("host"))
+    return Where(device=device, driver=driver, limits=cases.LIMIT.text)
+
+
+def _remember(folder, kernel, func, **changed):
+    """Records of a tile with these sizes that is twice as fast as the default's; its choice."""
+    space = space_of(plain(func), cases.LIMIT)
+    tile = {**space.points[0], **changed}
+    assert tile in space.points[1:]
     choice = Choice.of("attention", {name: [size] for name, size in tile.items()})
     scheduled = scheduled_hash(space.draw("attention", choice.as_dict))
-    device, driver = tuning._here(state.spec)
-    where = Where(device=device, driver=driver, limits=cases.LIMIT.text)
-    key, right = job.kernel.key, {"good": True, "reason": ""}
-    TuningDb(tmp_path).append(
+    key, where, right = kernel.key, _here(), {"good": True, "reason": ""}
+    TuningDb(folder).append(
         [
-            kernel_record(job.kernel),
+            kernel_record(kernel),
             record("default", key, where, seconds=2e-3, **right),
             record("trial", key, where, choice, seconds=1e-3),
             record("verdict", key, where, choice, **right, scheduled=scheduled),
         ]
     )
+    return choice
+
+
+@pytest.mark.parametrize(
+    ("case", "changed"),
+    [
+        pytest.param(attention(rows=9), {"vectors": 1}, id="prefill"),
+        pytest.param(attention(), {"pieces": 1}, id="a_step_in_another_number_of_pieces"),
+    ],
+)
+def test_a_record_of_a_kernel_that_is_written_by_hand_is_used(case, changed, tmp_path):
+    """Attention with another tile, in a program as it is built; the manifest can name it."""
+    cases.needs_opencl()
+    state = _attention_program(case)
+    (job,) = tuning.jobs_of(state)
+    choice = _remember(tmp_path, job.kernel, job.func, **changed)
+    tile = {name: size for name, (size,) in choice.as_dict.items()}
     tuned = tuning.schedule_with(state, tmp_path, print)
     mod, (use,) = tuned.mod, tuned.uses
     assert use.tuned and use.pick.choice == choice
+    arrays = inputs(case, 40)
+    (got,) = on_gpu.run_lowered(mod, arrays)
+    on_gpu.assert_close(got, expected(case, arrays), TOLERANCE[case.dtype])
     (described,) = first_load.described([use], mod)
     func = mod[described["function"]]
     assert tuned.names == {described["function"]}
@@ -97,6 +124,39 @@ def test_a_record_of_a_kernel_that_is_written_by_hand_is_used(tmp_path):
     assert [run["given"] for run in runs] == [
         [{"parameter": PAST, "value": past}] for past in (most // 2, most)
     ]
+
+
+def test_a_step_without_a_record_is_two_functions(tmp_path):
+    cases.needs_opencl()
+    state = _attention_program(attention())
+    (job,) = tuning.jobs_of(state)
+    assert job.kernel.name == "attention_step"
+    right = {"good": True, "reason": ""}
+    db = TuningDb(tmp_path)
+    db.append(
+        [
+            kernel_record(job.kernel),
+            record("default", job.kernel.key, _here(), seconds=1e-3, **right),
+        ]
+    )
+    mod, (use,) = tuning.schedule_with(state, tmp_path, print)
+    assert not use.tuned and use.why == "the default is the best that was verified"
+    assert list(on_gpu.kernels(mod)) == ["attention_decode", "attention_combine"]
+    db.append([record("default", job.kernel.key, _here(), seconds=1e-3, good=False, reason="odd")])
+    with pytest.raises(DeviceFailure, match=r"is wrong on .* \(odd\), and no other schedule"):
+        tuning.schedule_with(state, tmp_path, print)
+
+
+def test_a_record_of_the_pieces_alone_is_still_used(tmp_path):
+    """As earlier versions tuned them: their number is the default's."""
+    cases.needs_opencl()
+    case = attention()
+    func = decode_kernel(case, GPU)
+    choice = _remember(tmp_path, describe("attention_decode", func), func, lanes=4)
+    mod, (use,) = tuning.schedule_with(_attention_program(case), tmp_path, print)
+    assert use.tuned and use.pick.choice == choice
+    assert list(on_gpu.kernels(mod)) == ["attention_decode", "attention_combine"]
+    assert dict(Written.of(mod["attention_decode"]).tile) == {"lanes": 4}
 
 
 @contextlib.contextmanager

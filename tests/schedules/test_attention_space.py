@@ -12,23 +12,31 @@ from attention_cases import attention, expected, inputs
 from sketch_families import LOCKSTEP
 
 from hetero_tvm import runtime
-from schedules.attention import decode_kernel, prefill_kernel
-from schedules.attention_space import Written, typical_past, written_space
+from schedules.attention import decode_kernel, prefill_kernel, step_kernel
+from schedules.attention_space import Written, room, scratch, typical_past, written_space
 from schedules.limits import limits
-from schedules.trials import TrialDevice, hash_of, plain, scheduled_hash, trial_module
+from schedules.trials import (
+    TrialDevice,
+    hash_of,
+    parameters,
+    plain,
+    scheduled_hash,
+    trial_module,
+)
 from schedules.tvm_target import tvm_target
 from schedules.verify import Reference, relative_error
 
 _GPUS = {"core": cases.GPU, "lockstep": LOCKSTEP}
 _CASES = {
     "prefill": attention(rows=9, softcap=2.0),
-    "decode": attention(window=40, value_dim=7),
+    "step": attention(window=40, value_dim=7),
+    "long step": attention(q_heads=6, max_context=500, dtype="float16", softcap=2.0),
     "half": attention(rows=5, dtype="float16", head_dim=20),
 }
 
 
 def _kernel(case, gpu):
-    return plain((prefill_kernel if case.rows > 1 else decode_kernel)(case, gpu))
+    return plain((prefill_kernel if case.rows > 1 else step_kernel)(case, gpu))
 
 
 def _spread(points):
@@ -38,7 +46,7 @@ def _spread(points):
 
 @pytest.mark.parametrize("gpu", _GPUS)
 @pytest.mark.parametrize(
-    "case", ["prefill", "decode", pytest.param("half", marks=pytest.mark.nightly)]
+    "case", ["prefill", "step", "long step", pytest.param("half", marks=pytest.mark.nightly)]
 )
 def test_tiles_are_right(case, gpu):
     on_gpu.device()
@@ -59,18 +67,19 @@ def test_tiles_are_right(case, gpu):
 
 
 @pytest.mark.parametrize("past", [0, 13, 61])
-@pytest.mark.parametrize("case", ["prefill", "half"])
+@pytest.mark.parametrize("case", ["prefill", "half", "step"])
 def test_the_reference_is_attention(case, past):
     case = _CASES[case]
     arrays = [np.nan_to_num(array) for array in inputs(case, past)]
-    out = np.zeros(case.out_shape, case.dtype)
-    (got,) = Reference(_kernel(case, cases.GPU)).compute([*arrays, out]).values()
+    reference = Reference(_kernel(case, cases.GPU))
+    more = [np.zeros(shape, dtype) for shape, dtype in reference.parameters[len(arrays) :]]
+    (got,) = reference.compute([*arrays, *more]).values()
     np.testing.assert_allclose(got, expected(case, arrays), rtol=1e-9, atol=1e-12)
 
 
 def test_pieces_of_the_reference_add_up_to_attention():
-    case = _CASES["decode"]
-    func = _kernel(case, cases.GPU)
+    case = _CASES["step"]
+    func = plain(decode_kernel(case, cases.GPU))
     arrays = [np.nan_to_num(array) for array in inputs(case, 57)]
     empty = [np.zeros(shape, "float32") for shape in case.piece_shapes(Written.of(func).pieces)]
     sums, stats = Reference(func).compute([*arrays, *empty]).values()
@@ -88,6 +97,27 @@ def test_the_default_is_the_first_point(case, gpu):
     space = written_space(func, limits(gpu))
     first = space.draw("attention", {name: [size] for name, size in space.points[0].items()})
     assert scheduled_hash(first) == hash_of(func.without_attr("tirx.is_scheduled"))
+
+
+@pytest.mark.parametrize("gpu", _GPUS)
+def test_pieces_are_a_choice_of_a_whole_step_only(gpu):
+    """Earlier records of the pieces alone still mean the same; another function adds them up."""
+    case, gpu = attention(max_context=300), _GPUS[gpu]
+    whole = written_space(_kernel(case, gpu), limits(gpu))
+    counts = {point["pieces"] for point in whole.points}
+    assert counts == {1, 2, 4, 8, whole.points[0]["pieces"]}  # ten have anything to do
+    assert max(counts) <= room(case) == 10
+    alone = written_space(plain(decode_kernel(case, gpu)), limits(gpu))
+    assert len(alone.points) > 1 and all("pieces" not in point for point in alone.points)
+
+
+def test_the_scratch_of_a_step_is_no_result():
+    case = attention(max_context=4000)
+    func = _kernel(case, cases.GPU)
+    assert Reference(func).outputs == [4] and scratch(func) == (5, 6)
+    sums, stats = (shape for shape, _ in parameters(func)[5:])
+    assert [sums, stats] == [(1, 4, 64, 16), (1, 4, 64, 2)] and room(case) == 64
+    assert scratch(_kernel(_CASES["prefill"], cases.GPU)) == ()
 
 
 def test_points_keep_to_the_device():

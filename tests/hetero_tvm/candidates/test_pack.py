@@ -9,7 +9,7 @@ from attention_cases import attention
 from tvm import relax
 
 from hetero_tvm.candidates.pack import PROGRAM_FOLDER
-from schedules.attention import decode_kernel, prefill_kernel
+from schedules.attention import prefill_kernel, step_kernel
 from schedules.attention_space import PAST
 
 
@@ -44,7 +44,7 @@ def test_inputs_are_seeds_and_results_float64s(tmp_path, monkeypatch):
     ("kernel", "case"),
     [
         pytest.param(prefill_kernel, attention(rows=9), id="prefill"),
-        pytest.param(decode_kernel, attention(window=40, value_dim=7), id="decode"),
+        pytest.param(step_kernel, attention(window=40, value_dim=7), id="decode"),
     ],
 )
 def test_attention_goes_along_with_a_cache_that_is_half_full_then_full(
