@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hetero_tvm.errors import BadOutputPath, MissingPackage, TuningDbUnusable
+from schedules.tuned import gain_text
 from schedules.tuning_db import TuningDb
 from schedules.tuning_records import Kernel, Standing
 
@@ -27,9 +28,10 @@ def rows(db: TuningDb) -> list[dict[str, Any]]:
 
 def row(kernel: Kernel, standing: Standing, calls: int | None = None) -> dict[str, Any]:
     """One kernel on one device: plain data; times in µs."""
-    best = standing.best()
-    seconds = (best[1], standing.default_s) if best else (None, standing.default_s)
-    best_s, default_s = standing.races.get(best[0], seconds) if best else seconds
+    best, race = standing.best(), standing.race
+    best_s, default_s = best[1] if best else None, standing.default_s
+    if race is not None:
+        best_s, default_s = race.seconds, race.default
     found: dict[str, Any] = {
         "kernel": kernel.key,
         "name": kernel.name,
@@ -43,7 +45,10 @@ def row(kernel: Kernel, standing: Standing, calls: int | None = None) -> dict[st
         "default_good": standing.default_good,
         "best_us": None if best_s is None else best_s * 1e6,
         "gain": standing.gain,
+        "gain_low": None if race is None else race.low,
+        "gain_high": None if race is None else race.high,
         "state": "verified" if best else "default",
+        "used": standing.is_better,
         "sketch": best[0].sketch if best else None,
         "choices": best[0].as_dict if best else None,
         "quarantined": [
@@ -63,7 +68,7 @@ def table(found: list[dict[str, Any]], *, verbose: bool) -> str:
     if not found:
         return "no kernel is recorded"
     lines = [
-        f"{'kernel':<30}{'shapes':<34}{'default µs':>11}{'best µs':>10}{'gain':>7}"
+        f"{'kernel':<30}{'shapes':<34}{'default µs':>11}{'best µs':>10}  {'gain':<22}"
         f"{'trials':>8}{'failed':>8}  state"
     ]
     where = ""
@@ -73,12 +78,14 @@ def table(found: list[dict[str, Any]], *, verbose: bool) -> str:
             where = here
             lines.append(where)
         state = one["state"] if one["default_good"] else f"default is wrong: {one['default_why']}"
+        if one["state"] == "verified" and not one["used"]:
+            state += ", not surely faster: not used"
         bad = one["quarantined"]
         if bad:
             state += f", {len(bad)} quarantined ({bad[0]['why']})"
         lines.append(
             f"{one['name'][:29]:<30}{one['shapes'][:33]:<34}{_number(one['default_us']):>11}"
-            f"{_number(one['best_us']):>10}{_number(one['gain'], 2):>7}"
+            f"{_number(one['best_us']):>10}  {_gain(one):<22}"
             f"{one['trials']:>8}{one['failed']:>8}  {state}"
         )
         if verbose:
@@ -128,6 +135,13 @@ def draw(path: Path, db: TuningDb) -> None:
         figure.savefig(path, dpi=130)
     except OSError as error:
         raise BadOutputPath(f"--plot {path}: {error.strerror}") from None
+
+
+def _gain(one: dict[str, Any]) -> str:
+    if one["gain"] is None:
+        return "-"
+    ends = (one["gain_low"], one["gain_high"])
+    return gain_text(one["gain"], ends if None not in ends else None)
 
 
 def _number(value: float | None, digits: int = 1) -> str:

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from tvm import IRModule, ir
 
+from schedules.race import longest
 from schedules.trial_process import Gone, Identity, Place, Worker
 
 TRIAL_S = 30.0  # building and running one kernel
@@ -45,6 +46,7 @@ class Outcome:
     kind: str = "ok"  # or "error" (it said so), "crash", "timeout"
     error: str = ""
     place: str = ""
+    raced: tuple[dict[str, float], ...] = ()  # of a race
     arrays: dict[int, np.ndarray] = dataclasses.field(default_factory=dict, compare=False)
 
     @property
@@ -187,18 +189,17 @@ class Pool:
         self._remove(paths)
         return outcomes
 
-    def race(self, modules: Sequence[IRModule], rounds: int = 15) -> list[Outcome]:
-        """Time modules in turns on one device: their ratios are worth more than from `time`."""
-        paths = [self._write(mod) for mod in modules]
-        (outcome,) = self._all([{"do": "race", "paths": paths, "rounds": rounds}])
-        self._remove(paths)
-        if outcome.kind != "ok":
-            return [outcome for _ in modules]
-        per = len(outcome.seconds) // len(modules)
-        return [
-            dataclasses.replace(outcome, seconds=outcome.seconds[n * per : (n + 1) * per])
-            for n in range(len(modules))
-        ]
+    def race(self, modules: Sequence[IRModule], default: IRModule) -> list[dict[str, float]]:
+        """Run modules in pairs with `default` on one device: see `schedules.race`.
+
+        None at all where one of them fails.
+        """
+        *paths, beside = (self._write(mod) for mod in [*modules, default])
+        most_s = longest(len(modules), self._limit_s)
+        request = {"do": "race", "paths": paths, "default": beside, "most_s": most_s}
+        (outcome,) = self._all([request])
+        self._remove([*paths, beside])
+        return list(outcome.raced)
 
     def outputs(self, mod: IRModule, inputs: Sequence[np.ndarray]) -> Outcome:
         """Run `mod` on `inputs`; its `arrays` are what it wrote, by parameter."""
@@ -288,11 +289,8 @@ class Pool:
                     return None, False
                 return Outcome(kind="crash", error=answer["error"], place=name), False
             return Outcome(kind="error", error=answer["error"], place=name), True
-        seconds = answer.get("seconds", [])
-        flat = [s for part in seconds for s in part] if _nested(seconds) else seconds
-        return Outcome(
-            seconds=tuple(flat), beside=tuple(answer.get("beside", ())), place=name
-        ), True
+        seconds, beside, raced = (tuple(answer.get(f, ())) for f in ("seconds", "beside", "raced"))
+        return Outcome(seconds=seconds, beside=beside, raced=raced, place=name), True
 
     def _returns(self, worker: Worker) -> bool:
         """Whether a device that failed again and again can be started; else it is dropped."""
@@ -328,7 +326,3 @@ class Pool:
     def _remove(self, paths: Sequence[str]) -> None:
         for path in paths:
             Path(path).unlink(missing_ok=True)
-
-
-def _nested(seconds: Sequence[Any]) -> bool:
-    return bool(seconds) and isinstance(seconds[0], list)

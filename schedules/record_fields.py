@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,14 @@ def is_record(entry: Record) -> bool:
     fields = TYPES.get(kind) if isinstance(kind, str) else None
     if fields is None:
         return False
-    return all(name in entry and is_it(entry[name]) for name, is_it in fields.items())
+    may_be = OPTIONAL.get(entry["type"], {})
+    return all(name in entry and is_it(entry[name]) for name, is_it in fields.items()) and all(
+        is_it(entry[name]) for name, is_it in may_be.items() if name in entry
+    )
+
+
+def _is_ratio(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 def _is_text(value: Any) -> bool:
@@ -80,4 +88,8 @@ TYPES: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
         "scheduled": _is_text,
     },
     "race": {**_PLACED, "choice": _is_choice, "seconds": _is_time, "default": _is_time},
+}
+# What a record may have, written since a later version.
+OPTIONAL: Mapping[str, Mapping[str, Callable[[Any], bool]]] = {
+    "race": {"gain": _is_ratio, "low": _is_ratio, "high": _is_ratio},
 }

@@ -26,6 +26,7 @@ from tvm import IRModule, ir, s_tir, tirx
 
 from schedules.attention_space import scratch, typical_past
 from schedules.host_memory import host_memory_pipeline
+from schedules.race import race
 
 ENTRY = "main"
 _ERROR_CHARACTERS = 400
@@ -165,19 +166,13 @@ class Server:
             others += rival(number) if rival else []
         return {"seconds": seconds, "beside": others}
 
-    def race(self, paths: Sequence[str], rounds: int) -> dict[str, Any]:
-        """Seconds of several kernels, run in turns."""
-        runs = [self._run(path) for path in paths]
-        seconds: list[list[float]] = [[] for _ in runs]
-        numbers = []
+    def race(self, paths: Sequence[str], default: str, most_s: float) -> dict[str, Any]:
+        """Kernels in pairs with `default`: what `schedules.race` says of each."""
+        runs = [self._run(path) for path in [*paths, default]]
         for run in runs:
             run(1)
-            (once,) = run(1)
-            numbers.append(max(1, min(100, math.ceil(0.01 / max(once, 1e-7)))))
-        for _ in range(rounds):
-            for place, run in enumerate(runs):
-                seconds[place] += run(numbers[place])
-        return {"seconds": seconds}
+        *ours, theirs = (lambda number, run=run: run(number)[0] for run in runs)
+        return {"raced": race(ours, theirs, most_s=most_s)}
 
     def outputs(self, path: str, inputs: str, result: str) -> dict[str, Any]:
         """Run once on the arrays of the file `inputs`; what it wrote goes to the file `result`.

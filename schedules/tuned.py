@@ -20,8 +20,6 @@ from schedules.trials import scheduled_hash
 from schedules.tuning_db import TuningDb
 from schedules.tuning_records import Choice, Standing, Where, describe
 
-WORTH = 1.01  # default's time over a record's, to be worth leaving the default
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Pick:
@@ -31,6 +29,7 @@ class Pick:
     scheduled: str  # hash of the kernel that was verified
     where: Where
     gain: float  # default's time over its time
+    between: tuple[float, float] | None = None  # what the gain lies between, where that is known
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +59,8 @@ class Use:
                 "sketch": self.pick.choice.sketch,
                 "choices": self.pick.choice.as_dict,
             }
+            if self.pick.between is not None:
+                found["gain_between"] = [round(end, 3) for end in self.pick.between]
         return found
 
 
@@ -91,7 +92,12 @@ def pick(
         also = f"; {bad} quarantined" if bad else ""
         return None, f"the default is the best that was verified{also}"
     gain, best = max(picks, key=lambda row: row[0])
-    return best, f"{gain:.2f} x the default on {best.where.device}"
+    return best, f"{gain_text(gain, best.between)} the default on {best.where.device}"
+
+
+def gain_text(gain: float, between: tuple[float, float] | None) -> str:
+    """As people read it: `1.18 x (1.12 to 1.25)`."""
+    return f"{gain:.2f} x" + (f" ({between[0]:.2f} to {between[1]:.2f})" if between else "")
 
 
 def wrong_default(db: TuningDb, key: str, limit: Limits, here: tuple[str, str]) -> str | None:
@@ -103,14 +109,13 @@ def wrong_default(db: TuningDb, key: str, limit: Limits, here: tuple[str, str]) 
 
 
 def _pick_of(standing: Standing) -> Pick | None:
-    best, gain = standing.best(), standing.gain
-    if best is None:
+    best, gain, race = standing.best(), standing.gain, standing.race
+    if best is None or not standing.is_better:
         return None
-    if not standing.default_good:
-        gain = float("inf")
-    if gain is None or gain < WORTH:
-        return None
-    return Pick(choice=best[0], scheduled=best[2], where=standing.where, gain=gain)
+    if not standing.default_good or gain is None:
+        gain, race = float("inf"), None
+    between = (race.low, race.high) if race and race.low and race.high else None
+    return Pick(choice=best[0], scheduled=best[2], where=standing.where, gain=gain, between=between)
 
 
 def drawn(func: tirx.PrimFunc, found: Pick, limit: Limits) -> s_tir.Schedule | None:

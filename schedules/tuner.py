@@ -3,7 +3,7 @@
     baseline    the default schedule of every kernel: its time, and if it is right
     steps       a batch of one kernel's search at a time; the kernel with the most to gain has it
     proof       what would be the best is verified on the device; else it is quarantined
-    race        in the end the fastest few and the default run in turns
+    race        in the end the fastest few run in pairs with the default
 
 Every result is in the database before the next batch begins, so that whatever ends the program
 loses no more than the trials in flight.
@@ -65,7 +65,7 @@ def gain_of(jobs: Sequence[Job], standings: Mapping[str, Standing]) -> float:
         standing = standings[job.kernel.key]
         if standing.default_s is not None:
             default += job.calls * standing.default_s
-            faster = max(1.0, standing.gain or 1.0)
+            faster = standing.gain if standing.is_better and standing.gain else 1.0
             best += job.calls * standing.default_s / faster
     return default / best if best else 1.0
 
@@ -270,17 +270,19 @@ class Tuner:
             racers = []
             for choice in few:
                 judged = standing.verdicts.get(choice)
-                if choice in standing.races or (judged is not None and not judged[0]):
+                done = standing.races.get(choice)
+                if done is not None and done.low is not None:  # earlier versions kept no interval
+                    continue
+                if judged is not None and not judged[0]:
                     continue
                 candidate = self._search(job).draw(choice)
                 if candidate is not None and (judged or self._prove(job, candidate)):
                     racers.append(candidate)
             if not racers:
                 continue
-            *ours, default = self.pool.race([*(racer.mod for racer in racers), job.default])
-            for racer, outcome in zip(racers, ours, strict=True):
-                key, choice = job.kernel.key, racer.choice
-                self._note(_race_records(key, self.where, choice, outcome, default))
+            raced = self.pool.race([racer.mod for racer in racers], job.default)
+            for racer, fields in zip(racers, raced, strict=False):  # none where it failed
+                self._note([record("race", job.kernel.key, self.where, racer.choice, **fields)])
 
 
 def reverify(
@@ -303,14 +305,15 @@ def reverify(
         if not verdict.good:
             tell(f"{job.kernel.name}: right before, quarantined now: {verdict.reason}")
         default = verify(reference, job.default, pool.outputs, seed=2)
-        ours, theirs = pool.race([mod, job.default])
+        ours, theirs = pool.time([mod, job.default])
+        raced = pool.race([mod], job.default) if ours.kind == theirs.kind == "ok" else []
         key = job.kernel.key
         db.append(
             [
                 _default_record(key, where, theirs, default),
                 _trial_record(key, where, found.choice, ours, ours.median),
                 _verdict_record(key, where, found.choice, found.scheduled, verdict),
-                *_race_records(key, where, found.choice, ours, theirs),
+                *(record("race", key, where, found.choice, **fields) for fields in raced),
             ]
         )
 
@@ -353,11 +356,3 @@ def _verdict_record(
         error=_seconds(verdict.error),
         scheduled=scheduled,
     )
-
-
-def _race_records(
-    key: str, where: Where, choice: Choice, ours: Outcome, default: Outcome
-) -> list[Record]:
-    if ours.kind != "ok" or default.kind != "ok":
-        return []
-    return [record("race", key, where, choice, seconds=ours.median, default=default.median)]

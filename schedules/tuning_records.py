@@ -7,7 +7,8 @@ device with which driver, under which limits of a target. Types:
     default  seconds of the untuned kernel, and if it is right
     trial    a sketch and its choices: seconds, or what went wrong
     verdict  trial's choices again: good, or quarantined and why; the hash of the scheduled kernel
-    race     seconds of a schedule and of the default, run in turns
+    race     seconds of a schedule and of the default, run in pairs; the gain, and what it lies
+             between (`schedules.race`). Of earlier versions: seconds alone
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from schedules.trials import hash_of, parameters, plain
 
 FORMAT = 1
 HEADER = "hetero-tvm tuning records"
+WORTH = 1.01  # default's time over a schedule's, to be worth leaving the default
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,17 @@ class Choice:
         return len(set(self.decisions) ^ set(other.decisions)) // 2
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Race:
+    """A schedule beside the default."""
+
+    seconds: float
+    default: float
+    gain: float  # default's time over its time
+    low: float | None  # what the gain lies between; None: nobody said
+    high: float | None
+
+
 @dataclasses.dataclass
 class Standing:
     """All that is known of one kernel in one place."""
@@ -75,8 +88,7 @@ class Standing:
     trials: list[tuple[Choice, float]] = dataclasses.field(default_factory=list)  # in order
     failed: int = 0
     verdicts: dict[Choice, tuple[bool, str, str]] = dataclasses.field(default_factory=dict)
-    # Seconds of a schedule and of the default, run in turns.
-    races: dict[Choice, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    races: dict[Choice, Race] = dataclasses.field(default_factory=dict)
 
     def quarantined(self) -> list[tuple[Choice, str]]:
         """What is wrong here, and how."""
@@ -86,14 +98,14 @@ class Standing:
         """The fastest that is verified: its choices, seconds, and the scheduled kernel's hash.
 
         By the races against the default, where there were any: a trial is one glance at a machine
-        that may have been busy.
+        that may have been busy. Of two the one whose gain is at least higher.
         """
         good = self._good()
         if not good:
             return None
         raced = [row for row in good if row[2] in self.races]
         if raced:
-            seconds, _, choice = min(raced, key=lambda row: self._ratio(row[2]))
+            seconds, _, choice = max(raced, key=lambda row: _least(self.races[row[2]]))
         else:
             seconds, _, choice = min(good)
         return choice, seconds, self.verdicts[choice][2]
@@ -110,19 +122,29 @@ class Standing:
             if self.verdicts.get(choice, (False, "", ""))[0]
         ]
 
-    def _ratio(self, choice: Choice) -> float:
-        seconds, default = self.races[choice]
-        return seconds / default
+    @property
+    def race(self) -> Race | None:
+        """The best's race against the default, where there was one."""
+        best = self.best()
+        return None if best is None else self.races.get(best[0])
 
     @property
     def gain(self) -> float | None:
         """Default's time over the best's; from the race where there was one."""
-        best = self.best()
-        if best is None:
-            return None
-        if best[0] in self.races:
-            return 1 / self._ratio(best[0])
-        return None if self.default_s is None else self.default_s / best[1]
+        best, race = self.best(), self.race
+        if race is not None:
+            return race.gain
+        return None if best is None or self.default_s is None else self.default_s / best[1]
+
+    @property
+    def is_better(self) -> bool:
+        """Whether the best is worth leaving the default: surely faster, or the default is wrong."""
+        if self.best() is None or not self.default_good:
+            return self.best() is not None
+        race, gain = self.race, self.gain
+        if race is not None and race.low is not None and race.low <= 1:
+            return False
+        return gain is not None and gain >= WORTH
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,7 +211,17 @@ def add(standing: Standing, entry: Record) -> None:
     elif kind == "verdict":
         standing.verdicts[choice] = (entry["good"], entry["reason"], entry["scheduled"])
     elif kind == "race":
-        standing.races[choice] = (entry["seconds"], entry["default"])
+        standing.races[choice] = Race(
+            seconds=entry["seconds"],
+            default=entry["default"],
+            gain=entry.get("gain", entry["default"] / entry["seconds"]),
+            low=entry.get("low"),
+            high=entry.get("high"),
+        )
+
+
+def _least(race: Race) -> float:
+    return race.gain if race.low is None else race.low
 
 
 def header_line() -> bytes:

@@ -19,6 +19,7 @@ from hetero_tvm.errors import ResultsRefused
 from schedules.tuning_db import TuningDb
 from schedules.tuning_records import Choice, Record, Standing, Where, record
 
+_RACE = {"seconds", "default", "gain", "low", "high", "pairs"}
 _MOST = 1e300  # whole numbers can be larger than any float
 
 
@@ -79,8 +80,8 @@ def absorb(path: Path, db: TuningDb) -> Absorbed:
             counts["good"] += result["how"] == "ok"
             records += _trial(key, where, choice, chosen["scheduled"], result, default_s)
             if chosen["name"] in races.get(key, {}):
-                ours, theirs = races[key][chosen["name"]]
-                records.append(record("race", key, where, choice, seconds=ours, default=theirs))
+                fields = _raced(races[key][chosen["name"]])
+                records.append(record("race", key, where, choice, **fields))
     db.append(records)
     return Absorbed(
         where=where,
@@ -106,10 +107,8 @@ def _read(path: Path) -> dict[str, Any]:
         fine = all(isinstance(found[name], str) for name in ("id", "device", "driver"))
         fine = fine and all(_is_result(one) for one in found["results"].values())
         for raced in found["races"].values():
-            fine = fine and all(
-                len(pair) == 2 and all(_is_time(s) for s in pair) for pair in raced.values()
-            )
-    except (KeyError, TypeError, AttributeError):
+            fine = fine and all(_is_race(_raced(one)) for one in raced.values())
+    except (KeyError, TypeError, AttributeError, ValueError):
         fine = False
     if not fine:
         raise ResultsRefused(f"{path}: damaged, or changed by hand; run run.py again")
@@ -123,6 +122,15 @@ def _is_result(one: Mapping[str, Any]) -> bool:
         return True
     times = [*one["seconds"], *one["beside"]]
     return bool(one["seconds"]) and all(map(_is_time, times)) and 0 <= one["error"] < _MOST
+
+
+def _raced(one: Any) -> Mapping[str, Any]:
+    """Fields of a race; earlier programs wrote seconds, and those of the default, alone."""
+    return dict(zip(("seconds", "default"), one, strict=True)) if isinstance(one, list) else one
+
+
+def _is_race(one: Mapping[str, Any]) -> bool:
+    return {"seconds", "default"} <= set(one) <= _RACE and all(map(_is_time, one.values()))
 
 
 def _is_time(seconds: Any) -> bool:

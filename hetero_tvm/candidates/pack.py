@@ -7,6 +7,7 @@
       kernels/K.cl           OpenCL C of one candidate
       expected/K_D_P.bin     what kernel K has to write to parameter P for the inputs of draw D
       hetero_tvm/            the program's modules
+    schedules/             how it races
 
 What was sent is kept in the database's folder, `emitted/<id>.json`, so that results can be told
 from those of other candidates.
@@ -30,6 +31,7 @@ import tvm
 
 from hetero_tvm.candidates.runner import FORMAT, PROGRAM
 from hetero_tvm.candidates.values import DTYPES, drawn
+from schedules import race
 from schedules.attention_space import PAST
 from schedules.launches import Launches, NoLaunch, launches_of
 from schedules.limits import Limits
@@ -243,6 +245,8 @@ def _program() -> dict[str, bytes]:
         f"hetero_tvm/candidates/{name}.py": (here / f"{name}.py").read_bytes() for name in _MODULES
     }
     return {
+        "schedules/__init__.py": b"",
+        "schedules/race.py": Path(race.__file__).read_bytes(),
         PROGRAM: _PROGRAM.encode(),
         "README.txt": _README.encode(),
         "hetero_tvm/__init__.py": b"",

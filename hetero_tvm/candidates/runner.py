@@ -31,6 +31,7 @@ from typing import Any
 from hetero_tvm.candidates.opencl import OpenCl, OpenClError
 from hetero_tvm.candidates.server import Server
 from hetero_tvm.candidates.values import Refused
+from schedules.race import longest
 
 FORMAT = 1
 PROGRAM = "run.py"  # what this is called in the tar
@@ -244,8 +245,8 @@ class Session:
             return {"how": f"error: {answer['failed']}"}
         return answer
 
-    def _race(self, number: int) -> dict[str, list[float]]:
-        """The fastest few and the default, in turns: name -> its seconds, the default's."""
+    def _race(self, number: int) -> dict[str, dict[str, float]]:
+        """The fastest few in pairs with the default: name -> what came out."""
         default, *names = self._names(number)
         ranked = []
         for place, name in enumerate(names):
@@ -256,18 +257,14 @@ class Session:
         racers = [place for _, place in sorted(ranked)[:_RACERS]]
         if not racers or self._seconds(default) is None:
             return {}
+        limit_s = self.options.limit
+        request = {"kernel": number, "candidates": racers, "most_s": longest(len(racers), limit_s)}
         try:
-            answer = self.worker.ask(
-                self.options.limit, do="race", kernel=number, candidates=[*racers, 0]
-            )
+            answer = self.worker.ask(limit_s, do="race", **request)
         except Gone:
             return {}
-        medians = answer.get("medians", [])
-        return {
-            names[place - 1]: [medians[lane], medians[-1]]
-            for lane, place in enumerate(racers)
-            if medians
-        }
+        raced = answer.get("raced", [])
+        return {names[place - 1]: raced[lane] for lane, place in enumerate(racers) if raced}
 
     def _names(self, number: int) -> list[str]:
         return [chosen["name"] for chosen in self.folder.kernels[number]["candidates"]]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import math
-import statistics
 import zlib
 from typing import Any, Protocol
 
 from hetero_tvm.candidates.opencl import Handle, OpenCl, Run
 from hetero_tvm.candidates.values import Refused, drawn, filling, relative_error, repeated, unpacked
+from schedules.race import race
 
 _ROUNDS = 5  # of a candidate and the default in turns
-_RACE_ROUNDS = 15
 _AT_LEAST_S = 0.02  # of running, for one figure
 _MOST_RUNS = 200  # for one figure
 
@@ -69,21 +69,17 @@ class Server:
         self.cl.drop(run)
         return {"how": "ok", "seconds": seconds, "beside": others, "error": worst}
 
-    def race(self, kernel: int, candidates: list[int]) -> dict[str, Any]:
-        """Seconds of some candidates, in turns: the median of each."""
+    def race(self, kernel: int, candidates: list[int], most_s: float) -> dict[str, Any]:
+        """Some candidates in pairs with the default: what `schedules.race` says of each."""
         about = self._take(kernel)
-        runs = [self._load(about["candidates"][n], 0) for n in candidates]
-        counts = []
+        runs = [self._load(about["candidates"][n], 0) for n in [*candidates, 0]]
         for run in runs:
             self.cl.time(run, 1)
-            counts.append(_count(self.cl.time(run, 1)))
-        seconds: list[list[float]] = [[] for _ in runs]
-        for _ in range(_RACE_ROUNDS):
-            for place, run in enumerate(runs):
-                seconds[place].append(self.cl.time(run, counts[place]))
+        *ours, default = (functools.partial(self.cl.time, run) for run in runs)
+        raced = race(ours, default, most_s=most_s)
         for run in runs:
             self.cl.drop(run)
-        return {"medians": [statistics.median(part) for part in seconds]}
+        return {"raced": raced}
 
     def _take(self, number: int) -> dict[str, Any]:
         """Put a kernel's tensors on the device."""

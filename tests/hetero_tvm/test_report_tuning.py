@@ -36,6 +36,16 @@ def test_rows_say_best_default_gain_and_what_is_wrong(db):
     assert row["quarantined"] == [{"sketch": "flat", "choices": {"a": [4, 4]}, "why": "wrong"}]
 
 
+def test_a_gain_is_shown_with_what_it_lies_between(db):
+    raced = {"seconds": 2e-6, "default": 2.2e-6, "gain": 1.1, "low": 0.98, "high": 1.25}
+    db.append([record("race", "k", WHERE, GOOD, **raced)])
+    (row,) = report_tuning.rows(db)
+    assert (row["gain"], row["gain_low"], row["gain_high"]) == (1.1, 0.98, 1.25)
+    assert row["state"] == "verified" and not row["used"]
+    text = report_tuning.table([row], verbose=False)
+    assert "1.10 x (0.98 to 1.25)" in text and "verified, not surely faster: not used" in text
+
+
 def test_the_table_names_device_and_quarantine(db):
     text = report_tuning.table(report_tuning.rows(db), verbose=True)
     assert "d, driver 1, l" in text and "verified, 1 quarantined (wrong)" in text

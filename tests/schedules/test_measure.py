@@ -45,7 +45,8 @@ def test_times_and_outputs(pool):
     x, y = on_gpu.normal(1, 16, 64), on_gpu.normal(2, 16, 64)
     ran = pool.outputs(default, [x, y, np.zeros((16, 64), np.float32)])
     np.testing.assert_allclose(ran.arrays[2], x + y, rtol=1e-6)
-    assert [len(o.seconds) for o in pool.race([default, default], rounds=4)] == [4, 4]
+    for raced in pool.race([default, default], default):
+        assert raced["low"] <= raced["gain"] <= raced["high"] and raced["seconds"] > 0
 
 
 def test_a_crash_costs_one_trial():

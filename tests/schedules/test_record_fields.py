@@ -38,6 +38,10 @@ def test_all_fields_are_needed_and_more_may_be_there(kind):
         ("race", {"seconds": True}),
         ("race", {"seconds": 10**400}),
         ("race", {"seconds": None}),
+        ("race", {"gain": 1.2, "low": -1.0, "high": 1.3}),
+        ("race", {"low": float("nan")}),
+        ("race", {"high": float("inf")}),
+        ("race", {"high": "much"}),
         ("trial", {"where": {**WHERE, "more": ""}}),
         ("trial", {"where": {**WHERE, "device": 1}}),
         ("trial", {"choice": {"m": [1]}}),
@@ -51,6 +55,11 @@ def test_all_fields_are_needed_and_more_may_be_there(kind):
 )
 def test_values_that_cannot_be(kind, change):
     assert not is_record({"type": kind, **GOOD[kind], **change})
+
+
+def test_a_race_may_say_what_its_gain_lies_between():
+    race = {"type": "race", **GOOD["race"], "gain": 1.2, "low": 1.1, "high": 1.3, "pairs": 40}
+    assert is_record(race)
 
 
 def test_what_is_good_survives_json():

@@ -42,8 +42,8 @@ def test_times_alone_and_in_turns(tmp_path):
     assert len(both["beside"]) == 5
     slow = server.time(path, 0.01, 1e-12, None)
     assert len(slow["seconds"]) == 1
-    turns = server.race([path, path], 3)["seconds"]
-    assert [len(part) for part in turns] == [3, 3]
+    for raced in server.race([path, path], path, 0.5)["raced"]:
+        assert raced["low"] <= raced["gain"] <= raced["high"] and raced["pairs"] >= 8
 
 
 def test_outputs_are_those_of_the_kernel(tmp_path):

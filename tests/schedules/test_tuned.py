@@ -55,6 +55,19 @@ def test_a_verified_record_is_used(tmp_path):
     assert plain_data["schedule"] == "tuned" and plain_data["driver"] == "1"
 
 
+def test_what_a_gain_lies_between_is_said(tmp_path):
+    db, key = _db(tmp_path)
+    ((_, where),) = db.standings()
+    (choice,) = (choice for choice, _ in db.standings()[key, where].trials)
+    raced = {"seconds": 1e-3, "default": 1.2e-3, "gain": 1.2, "low": 1.12, "high": 1.25}
+    db.append([record("race", key, where, choice, **raced)])
+    answer, use = _use(db, key)
+    assert answer is not None and use.why == "1.20 x (1.12 to 1.25) the default on d"
+    assert use.to_dict()["gain_between"] == [1.12, 1.25]
+    db.append([record("race", key, where, choice, **{**raced, "low": 0.99})])
+    assert _use(db, key)[0] is None
+
+
 def test_another_driver_is_not_used(tmp_path):
     answer, use = _use(*_db(tmp_path), here=("d", "2"))
     assert answer is None and use.why == "not tuned on d with driver 2"

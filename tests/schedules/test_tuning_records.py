@@ -30,8 +30,8 @@ def _verdict(choice, good=True, reason=""):
     return record("verdict", "k", HERE, choice, good=good, reason=reason, error=0.0, scheduled="h")
 
 
-def _race(choice, seconds, default):
-    return record("race", "k", HERE, choice, seconds=seconds, default=default)
+def _race(choice, seconds, default, **more):
+    return record("race", "k", HERE, choice, seconds=seconds, default=default, **more)
 
 
 def _standing(*records):
@@ -54,6 +54,29 @@ def test_a_race_says_the_gain():
     records = [_trial(FAST, 1e-3), _verdict(FAST)]
     assert _standing(*records).gain == 2.0
     assert _standing(*records, _race(FAST, 1.0, 1.5)).gain == 1.5
+
+
+def test_a_gain_that_is_not_sure_is_no_reason_to_leave_the_default():
+    records = [_trial(FAST, 1e-3), _verdict(FAST)]
+    assert _standing(*records).is_better
+    sure = _standing(*records, _race(FAST, 1.0, 1.2, gain=1.19, low=1.02, high=1.3))
+    assert sure.is_better and sure.gain == 1.19
+    unsure = _standing(*records, _race(FAST, 1.0, 1.2, gain=1.19, low=1.0, high=1.3))
+    assert not unsure.is_better and unsure.race.high == 1.3
+    slight = _standing(*records, _race(FAST, 1.0, 1.0, gain=1.008, low=1.004, high=1.01))
+    assert not slight.is_better
+    wrong = _standing(*records, _race(FAST, 1.0, 0.5, gain=0.5, low=0.4, high=0.6))
+    wrong.default_good = False
+    assert wrong.is_better
+
+
+def test_of_two_races_the_one_that_is_at_least_faster():
+    standing = _standing(
+        *(_trial(FAST, 1e-3), _trial(SLOW, 3e-3), _verdict(FAST), _verdict(SLOW)),
+        _race(FAST, 1.0, 1.3, gain=1.3, low=0.9, high=1.6),
+        _race(SLOW, 1.0, 1.1, gain=1.1, low=1.08, high=1.12),
+    )
+    assert standing.best()[0] == SLOW and standing.gain == 1.1
 
 
 def test_races_count_more_than_trials():

@@ -114,8 +114,18 @@ class FakePool:
         self.timed += [zlib.crc32(mod.script().encode()) for mod in modules]
         return [Outcome(seconds=(self.seconds(mod),), place="fake") for mod in modules]
 
-    def race(self, modules, rounds=15):
-        return [Outcome(seconds=(self.seconds(mod),)) for mod in modules]
+    def race(self, modules, default):
+        theirs = self.seconds(default)
+        return [
+            {
+                "seconds": ours,
+                "default": theirs,
+                "gain": theirs / ours,
+                "low": 0.99 * theirs / ours,
+                "high": 1.01 * theirs / ours,
+            }
+            for ours in map(self.seconds, modules)
+        ]
 
     def outputs(self, mod, inputs):
         arrays = {

@@ -25,7 +25,8 @@ def _sound(about, fast="k0_1", wrong="k0_2"):
         elif name == wrong:
             result = {"how": "wrong on edge values: relative error 3.0e-01"}
         results[name] = {**result, "sha256": about["files"][chosen["file"]]}
-    races = {kernel["key"]: {fast: [0.4e-3, 1e-3]}}
+    between = {"gain": 2.5, "low": 2.4, "high": 2.6, "pairs": 40}
+    races = {kernel["key"]: {fast: {"seconds": 0.4e-3, "default": 1e-3, **between}}}
     named = {"format": 1, "id": about["id"], "device": "Adreno", "driver": "7"}
     return {**named, "results": results, "races": races}
 
@@ -61,11 +62,29 @@ def test_the_best_right_one_is_what_a_build_takes(sent):
     db = TuningDb(folder / "db")
     standing = db.standings()[job.kernel.key, taken.where]
     assert standing.best()[1] == 0.5e-3 and standing.gain == pytest.approx(2.5)
+    assert (standing.race.low, standing.race.high) == (2.4, 2.6)
     ((_, why),) = standing.quarantined()
     assert why.startswith("wrong on edge values")
     found, _ = pick(db, job.kernel.key, cases.LIMIT, ("Adreno", "7"))
     assert found is not None and found.choice == standing.best()[0]
     assert db.kernels()[job.kernel.key] == job.kernel
+
+
+def test_races_of_earlier_programs_are_seconds_alone(sent):
+    folder, _, job, sound = sent
+    sound["races"] = {job.kernel.key: {"k0_1": [0.4e-3, 1e-3]}}
+    taken = _absorb(folder, sound)
+    standing = TuningDb(folder / "db").standings()[job.kernel.key, taken.where]
+    assert standing.gain == pytest.approx(2.5) and standing.race.low is None
+
+
+def test_a_gain_that_is_not_sure_is_not_used(sent):
+    folder, _, job, sound = sent
+    sound["races"][job.kernel.key]["k0_1"] |= {"gain": 1.1, "low": 0.97, "high": 1.2}
+    _absorb(folder, sound)
+    db = TuningDb(folder / "db")
+    found, why = pick(db, job.kernel.key, cases.LIMIT, ("Adreno", "7"))
+    assert found is None and why.startswith("the default is the best that was verified")
 
 
 def test_a_time_is_a_ratio_to_the_default(sent):
@@ -125,6 +144,15 @@ def _with(path, value):
         (_with(["results", "k0_1", "error"], float("nan")), "damaged, or changed by hand"),
         (_with(["results", "k0_1"], "fast"), "damaged, or changed by hand"),
         (_with(["races"], {"x": {"k0_1": [1.0]}}), "damaged, or changed by hand"),
+        (_with(["races"], {"x": {"k0_1": {"seconds": 1.0}}}), "damaged, or changed by hand"),
+        (
+            _with(["races"], {"x": {"k0_1": {"seconds": 1.0, "default": 1.0, "low": -1.0}}}),
+            "damaged, or changed by hand",
+        ),
+        (
+            _with(["races"], {"x": {"k0_1": {"seconds": 1.0, "default": 1.0, "key": 1.0}}}),
+            "damaged, or changed by hand",
+        ),
         (_with(["results", "k0_1", "sha256"], "0"), "of k0_1 another kernel was measured"),
         (
             lambda found, about: found["results"].update(k7_0=found["results"]["k0_1"]),

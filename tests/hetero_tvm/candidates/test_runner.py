@@ -25,7 +25,7 @@ def test_a_machine_with_nothing_but_python(tmp_path, monkeypatch):
     assert "wrong on" in found["k0_0"]["how"] and "seconds" not in found["k0_0"]
     assert found["k0_1"]["how"].startswith("crash: its process ended (signal")
     (raced,) = emitted.results(tmp_path)["races"].values()
-    assert list(raced) == ["k0_2"]
+    assert list(raced) == ["k0_2"] and raced["k0_2"]["low"] <= raced["k0_2"]["high"]
     again = emitted.run(tmp_path)
     assert again.returncode == 0 and len(_lines(again)) == 2  # what it is on, and where it wrote
 
