@@ -28,10 +28,10 @@ from hetero_tvm import runtime
 from hetero_tvm.host_bench import (
     Case,
     chain,
-    chain_us,
+    chains_us,
     compiled,
+    in_turns_us,
     matmul,
-    median_us,
     memory_gbps,
     overheads,
     weight,
@@ -89,7 +89,7 @@ def rate(key: str, case: Case, device: str, budget_s: float) -> float:
     flops = sum(2 * work.macs for work in works)
     moved = sum(work.bytes for work in works)
     amount = flops if key.endswith("_gflops") else moved
-    value = amount / chain_us(case, _SPEC, device, budget_s) / 1e3
+    value = amount / chains_us(case, _SPEC, (device,), budget_s)[device] / 1e3
     note(f"{device} {key} {list(case.shape)}: {value:.1f}")
     return value
 
@@ -100,10 +100,8 @@ def traffic_gbps(shape: tuple[int, ...], device: str, budget_s: float) -> float:
     def step(x: relax.Expr) -> relax.Expr:
         return relax.op.add(x, relax.op.exp(x)) if device == "gpu" else relax.op.add(x, x)
 
-    times = []
-    for size in (shape, (1, 8)):
-        mod = chain(Case(size, step), 1)
-        times.append(median_us(compiled(mod, _SPEC, lambda _: device), budget_s))
+    mods = [chain(Case(size, step), 1) for size in (shape, (1, 8))]
+    times = in_turns_us([compiled(mod, _SPEC, lambda _: device) for mod in mods], budget_s)
     tensors = 2 if device == "gpu" else 3  # the GPU's kernel reads one and writes one
     value = tensors * 4 * math.prod(shape) / max(times[0] - times[1], 0.01) / 1e3
     note(f"{device} vector_gbps {list(shape)}: {value:.1f}")
@@ -128,8 +126,8 @@ def _use_vector_width(width: int) -> None:
 def measure(budget_s: float) -> dict[str, dict[str, float]]:
     """All figures: table -> key -> value."""
     _use_vector_width(best_vector_width(budget_s))
-    one = memory_gbps(1, budget_s)
-    both = max(one, memory_gbps(2, budget_s))
+    one, both = memory_gbps(budget_s)
+    both = max(one, both)
     memory = {"peak_gbps": both, "one_device_gbps": one, "two_devices_gbps": both}
     tables: dict[str, dict[str, float]] = {"memory": memory}
     extra = overheads(_SPEC, budget_s)

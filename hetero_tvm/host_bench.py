@@ -1,8 +1,10 @@
 """Time operators on this machine's two devices, through the compiler's own path.
 
 A small Relax module, placed by hand, is lowered and run as any model is. A chain of n equal
-operators minus a chain of one gives the time of an operator without the run's own cost. Each number
-is the median of the quietest of four rounds, so that another program's burst does not count.
+operators minus a chain of one gives the time of an operator without the run's own cost. Programs
+whose times are compared run in turns, and each time is the one that a twentieth of the runs beat: a
+machine whose speed changes, or that other programs use too, then changes none of them beside the
+others. A plan made for a machine that was busy once would be kept when it is not.
 
 Requires: a target whose NPU is the stand-in (provider "cpu"), an OpenCL device.
 """
@@ -11,10 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,10 @@ from schedules.tvm_target import tvm_target
 from target_specs.spec import SocSpec
 
 Step = Callable[[relax.Expr], relax.Expr]  # one more operator behind the last
-_ROUNDS = 4
-# How often two devices are tried together, unless they hardly slow each other down.
-_TRIES, _UNDISTURBED = 6, 0.95
+_BEATEN = 0.05  # of a program's runs are faster than the time that counts
+_FEWEST = 5  # runs of each program
+_EXCHANGES = 8  # of results between two devices, in a chain that times one
+_LONGER = 4  # budgets of a program for which both devices must be undisturbed
 _random = np.random.default_rng(0)
 
 
@@ -62,9 +64,10 @@ def matmul(rows: int, size: int) -> Case:
     return Case((rows, size), lambda x: relax.op.matmul(x, weight(size, size)))
 
 
-BUSY = matmul(64, 384)  # a product as in a small transformer
-BUSY_HALF = Case(
-    (64, 384), lambda x: relax.op.concat([half := relax.op.matmul(x, weight(384, 192)), half], 1)
+# Products so small that two devices at work hardly slow each other down: that is `slowdown`'s.
+SMALL = matmul(16, 64)
+SMALL_HALF = Case(
+    (16, 64), lambda x: relax.op.concat([half := relax.op.matmul(x, weight(64, 32)), half], 1)
 )
 
 
@@ -148,39 +151,47 @@ def _regions(mod: tvm.IRModule, device_of: Callable[[int], str]) -> Mapping[str,
     return found
 
 
-def median_us(run: Callable[[], float], budget_s: float) -> float:
-    """Median of the quietest of four rounds, in µs."""
-    for _ in range(3):
-        run()
-    medians = []
-    for _ in range(_ROUNDS):
-        times: list[float] = []
-        start = time.perf_counter()
-        while len(times) < 5 or time.perf_counter() - start < budget_s / _ROUNDS:
-            times.append(run())
-        medians.append(statistics.median(times))
-    return min(medians) * 1e6
+def in_turns_us(runs: Sequence[Callable[[], float]], budget_s: float) -> list[float]:
+    """The time of each program in µs, which a twentieth of its runs beat; all run in turns.
+
+    Args:
+        runs: each runs a program once and returns seconds.
+        budget_s: for each of them.
+    """
+    for run in runs:
+        for _ in range(3):
+            run()
+    times: list[list[float]] = [[] for _ in runs]
+    start = time.perf_counter()
+    while len(times[0]) < _FEWEST or time.perf_counter() - start < budget_s * len(runs):
+        for run, found in zip(runs, times, strict=True):
+            found.append(run())
+    return [sorted(found)[int(_BEATEN * len(found))] * 1e6 for found in times]
 
 
-def chain_us(case: Case, spec: SocSpec, device: str, budget_s: float, long: int = 5) -> float:
-    """Time of one step of the chain, without the cost of a run."""
-    times = {
-        length: median_us(compiled(chain(case, length), spec, lambda _: device), budget_s)
-        for length in (long, 1)
-    }
-    return max((times[long] - times[1]) / (long - 1), 0.01)
+def chains_us(
+    case: Case, spec: SocSpec, devices: Iterable[str], budget_s: float, long: int = 5
+) -> dict[str, float]:
+    """Device -> time of one step of the chain, without the cost of a run; all in turns."""
+    programs = [(device, length) for device in devices for length in (long, 1)]
+    runs = [
+        compiled(chain(case, length), spec, {"gpu": _on_gpu, "npu": _on_npu}[device])
+        for device, length in programs
+    ]
+    us = dict(zip(programs, in_turns_us(runs, budget_s), strict=True))
+    return {d: max((us[d, long] - us[d, 1]) / (long - 1), 0.01) for d, n in programs if n == long}
 
 
 def slowdown(case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: float) -> float:
     """How much of its rate a device keeps while the other one works, 0.05 to 1.
 
-    The most of some tries: other programs of this machine slow down two devices more than one.
+    Steps of a fraction of a millisecond: a busy machine gives two cores for some at least.
 
     Args:
         case: what both do.
         spec: the target.
         step_us: "gpu" and "npu" -> time of one step alone, for chains of about equal time.
-        budget_s: for the measurement.
+        budget_s: for a program; this takes some.
     """
     ratio = step_us["gpu"] / step_us["npu"]
     lengths = {"gpu": max(1, round(8 / max(1.0, ratio))), "npu": max(1, round(8 * min(1.0, ratio)))}
@@ -191,16 +202,11 @@ def slowdown(case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: 
     ]
     first = lengths["npu"]  # the NPU is given its work first: it needs no more of the host
     mod = chains(case, first, lengths["gpu"])
-    together = compiled(mod, spec, lambda i: "npu" if i < first else "gpu")
-    best = 0.05
-    for _ in range(_TRIES):
-        shorter, longer = sorted(median_us(run, budget_s) for run in alone)
-        # Both work for shorter / kept; then the longer one is alone.
-        kept = shorter / max(median_us(together, budget_s) - (longer - shorter), shorter)
-        best = max(best, kept)
-        if best > _UNDISTURBED:
-            break
-    return best
+    both = compiled(mod, spec, lambda i: "npu" if i < first else "gpu")
+    *apart, together = in_turns_us([*alone, both], _LONGER * budget_s)
+    shorter, longer = sorted(apart)
+    # Both work for shorter / kept; then the longer one is alone.
+    return max(0.05, shorter / max(together - (longer - shorter), shorter))
 
 
 def _on_gpu(_index: int) -> str:
@@ -216,17 +222,23 @@ def overheads(spec: SocSpec, budget_s: float) -> dict[str, dict[str, float]]:
 
     A run on the NPU is timed from its start until its end is seen: that is its submission, and
     seeing the end costs nothing more. Waits are those of devices at work side by side: what a step
-    takes, of a chain of products that are cut and put together again, beyond half a product.
+    takes, of a chain of products that are cut and put together again, beyond half a product. The
+    products are small: in a long one both devices slow each other down, which is no wait.
     """
-    launch = chain_us(TINY, spec, "gpu", budget_s, long=33)
-    op_us = chain_us(Case((1, 8), lambda x: relax.op.add(x, x)), spec, "npu", budget_s, long=33)
+    launch = chains_us(TINY, spec, ("gpu",), budget_s, long=33)["gpu"]
+    add = Case((1, 8), lambda x: relax.op.add(x, x))
+    op_us = chains_us(add, spec, ("npu",), budget_s, long=33)["npu"]
     one = chain(TINY, 1)
-    gpu_run = median_us(compiled(one, spec, lambda _: "gpu"), budget_s)
-    npu_run = median_us(compiled(one, spec, lambda _: "npu"), budget_s)
+    runs = [
+        compiled(one, spec, _on_gpu),
+        compiled(one, spec, _on_npu),
+        _exchange(spec, 1),
+        _exchange(spec, 1 + _EXCHANGES),
+    ]
+    gpu_run, npu_run, begin, end = in_turns_us(runs, _LONGER * budget_s)
     wait = max(gpu_run - launch, 0.1)  # one kernel, then wait for it
-    exchange = _exchange_us(spec, budget_s)
-    half = max(chain_us(BUSY_HALF, spec, device, budget_s) for device in ("gpu", "npu"))
-    way = max(exchange - half - npu_run, wait)
+    half = max(chains_us(SMALL_HALF, spec, ("gpu", "npu"), budget_s).values())
+    way = max((end - begin) / _EXCHANGES - half - npu_run, wait)
     return {
         "gpu": {"launch_us": launch, "handover_us": way, "flag_us": way},
         "npu": {
@@ -239,44 +251,45 @@ def overheads(spec: SocSpec, budget_s: float) -> dict[str, dict[str, float]]:
     }
 
 
-def _exchange_us(spec: SocSpec, budget_s: float) -> float:
-    """A step of a chain of products by columns, of which each needs all of the one before."""
-    per_chain = []
-    for length in (1, 9):
-        mod = chain(BUSY, length)
-        nodes = read_program(mod)
-        columns = BUSY.shape[1]
-        split = Split(kind="weight", axis=1, at=columns // 2, extent=columns)
-        ops = tuple(
-            OpPlan(
-                name=node.name,
-                op=op_name(node.call),
-                device="gpu+npu",
-                reason="",
-                cost_us={},
-                declined={},
-                macs=0,
-                split=split,
-                region=i,
-            )
-            for i, node in enumerate(nodes)
+def _exchange(spec: SocSpec, length: int) -> Callable[[], float]:
+    """A chain of products by columns, of which each needs all of the one before."""
+    mod = chain(SMALL, length)
+    columns = SMALL.shape[1]
+    split = Split(kind="weight", axis=1, at=columns // 2, extent=columns)
+    ops = tuple(
+        OpPlan(
+            name=node.name,
+            op=op_name(node.call),
+            device="gpu+npu",
+            reason="",
+            cost_us={},
+            declined={},
+            macs=0,
+            split=split,
+            region=i,
         )
-        cut = split_tensor(mod, Plan(ops=ops, predicted_us=0.0))
-        per_chain.append(median_us(compiled_cut(cut.mod, spec, cut.region), budget_s))
-    return max((per_chain[1] - per_chain[0]) / 8, 0.01)
+        for i, node in enumerate(read_program(mod))
+    )
+    cut = split_tensor(mod, Plan(ops=ops, predicted_us=0.0))
+    return compiled_cut(cut.mod, spec, cut.region)
 
 
-def memory_gbps(threads: int, budget_s: float) -> float:
-    """Copying 64 MiB in each thread: bytes read and written."""
-    pairs = [(np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)) for _ in range(threads)]
+def memory_gbps(budget_s: float) -> tuple[float, float]:
+    """Copying 64 MiB in one thread, and in each of two: bytes read and written, in GB/s."""
+    pairs = [(np.ones(1 << 24, np.float32), np.empty(1 << 24, np.float32)) for _ in range(2)]
 
-    def run() -> float:
-        workers = [threading.Thread(target=np.copyto, args=(b, a)) for a, b in pairs]
-        start = time.perf_counter()
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        return time.perf_counter() - start
+    def copying(threads: int) -> Callable[[], float]:
+        def run() -> float:
+            workers = [threading.Thread(target=np.copyto, args=(b, a)) for a, b in pairs[:threads]]
+            start = time.perf_counter()
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+            return time.perf_counter() - start
 
-    return threads * 2 * pairs[0][0].nbytes / median_us(run, budget_s) / 1e3
+        return run
+
+    one, two = in_turns_us([copying(1), copying(2)], budget_s)
+    nbytes = 2 * pairs[0][0].nbytes
+    return nbytes / one / 1e3, 2 * nbytes / two / 1e3

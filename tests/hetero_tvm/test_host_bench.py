@@ -1,6 +1,7 @@
 """Chains are what they claim to be and run on the devices; how long they take is not tested."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -45,11 +46,19 @@ def test_both_devices_at_once_run_both_chains():
 
 
 def test_a_step_is_the_difference_of_two_chains(monkeypatch):
-    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
-    monkeypatch.setattr(host_bench, "median_us", lambda length, budget: 50.0 + 7.0 * length)
-    assert host_bench.chain_us(TINY, SPEC, "gpu", 0.1) == pytest.approx(7.0)
-    monkeypatch.setattr(host_bench, "median_us", lambda length, budget: 50.0 - length)
-    assert host_bench.chain_us(TINY, SPEC, "gpu", 0.1) > 0  # noise is no negative time
+    per_step = {"gpu": 7.0, "npu": 3.0}
+
+    def compiled(mod, spec, device_of):
+        return len(read_program(mod)), per_step[device_of(0)]
+
+    def in_turns_us(runs, budget):
+        return [50.0 + length * us for length, us in runs]
+
+    monkeypatch.setattr(host_bench, "compiled", compiled)
+    monkeypatch.setattr(host_bench, "in_turns_us", in_turns_us)
+    assert host_bench.chains_us(TINY, SPEC, ("npu", "gpu"), 0.1) == pytest.approx(per_step)
+    monkeypatch.setattr(host_bench, "in_turns_us", lambda runs, budget: [1.0, 2.0])
+    assert host_bench.chains_us(TINY, SPEC, ("gpu",), 0.1)["gpu"] > 0  # noise is no negative time
 
 
 @pytest.mark.parametrize(
@@ -62,36 +71,41 @@ def test_a_step_is_the_difference_of_two_chains(monkeypatch):
 )
 def test_slowdown(monkeypatch, together, kept):
     monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
-    alone = {8: 80.0, 16: together}  # chains of eight steps, then both
-    monkeypatch.setattr(host_bench, "median_us", lambda length, budget: alone[length])
+    us = {8: 80.0, 16: together}  # chains of eight steps, then both
+    monkeypatch.setattr(host_bench, "in_turns_us", lambda runs, budget: [us[n] for n in runs])
     found = host_bench.slowdown(TINY, SPEC, {"gpu": 10.0, "npu": 10.0}, 0.1)
     assert found == pytest.approx(kept)
 
 
-def test_slowdown_is_the_least_of_some_tries(monkeypatch):
-    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
-    together = iter([160.0, 100.0, 200.0, 82.0])  # the fourth is hardly disturbed: the last
-    monkeypatch.setattr(
-        host_bench, "median_us", lambda length, budget: 80.0 if length == 8 else next(together)
-    )
-    found = host_bench.slowdown(TINY, SPEC, {"gpu": 10.0, "npu": 10.0}, 0.1)
-    assert found == pytest.approx(80 / 82)
-    assert next(together, None) is None
-
-
 def test_slowdown_gives_both_about_the_same_time(monkeypatch):
     lengths = []
+
+    def in_turns_us(runs, budget):
+        lengths.extend(runs)
+        return [80.0] * len(runs)
+
     monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
-    monkeypatch.setattr(
-        host_bench, "median_us", lambda length, budget: lengths.append(length) or 80.0
-    )
+    monkeypatch.setattr(host_bench, "in_turns_us", in_turns_us)
     host_bench.slowdown(TINY, SPEC, {"gpu": 40.0, "npu": 10.0}, 0.1)
     assert lengths == [2, 8, 10]
 
 
-def test_median_is_of_the_quietest_round(monkeypatch):
-    times = iter([1.0] * 3 + [5e-6] * 5 + [2e-6] * 5 + [9e-6] * 5 + [4e-6] * 5)
-    assert host_bench.median_us(lambda: next(times), 0.0) == pytest.approx(2.0)
+def test_programs_take_turns_and_bursts_do_not_count(monkeypatch):
+    monkeypatch.setattr(host_bench, "_FEWEST", 40)
+    order = []
+
+    def program(name, us):
+        times = itertools.cycle([us, *[10 * us] * 9])  # another program is busy most of the time
+
+        def run():
+            order.append(name)
+            return next(times) / 1e6
+
+        return run
+
+    found = host_bench.in_turns_us([program("a", 2.0), program("b", 7.0)], 0.0)
+    assert found == pytest.approx([2.0, 7.0])
+    assert order[6:] == ["a", "b"] * 40  # behind those that warm up
 
 
 def test_weights_are_of_about_unit_gain():
@@ -103,12 +117,12 @@ def test_overheads_add_up(monkeypatch):
     """Every figure that a spec needs is there, and an exchange costs what was measured of it."""
     launch, op, gpu_run, npu_run, exchange = 4.0, 0.5, 10.0, 6.0, 300.0
     gpu_half, npu_half = 100.0, 150.0
-    chain_times = iter([launch, op, gpu_half, npu_half])
-    runs = iter([gpu_run, npu_run, 100.0, 100.0 + 8 * exchange])
-    monkeypatch.setattr(host_bench, "chain_us", lambda *a, **k: next(chain_times))
+    chain_times = iter([{"gpu": launch}, {"npu": op}, {"gpu": gpu_half, "npu": npu_half}])
+    runs = [gpu_run, npu_run, 100.0, 100.0 + 8 * exchange]
+    monkeypatch.setattr(host_bench, "chains_us", lambda *a, **k: next(chain_times))
     monkeypatch.setattr(host_bench, "compiled", lambda *a: None)
     monkeypatch.setattr(host_bench, "compiled_cut", lambda *a: None)
-    monkeypatch.setattr(host_bench, "median_us", lambda *a: next(runs))
+    monkeypatch.setattr(host_bench, "in_turns_us", lambda *a: runs)
     found = host_bench.overheads(SPEC, 0.1)
     gpu, npu = found["gpu"], found["npu"]
     # Both wait at once; the NPU, the slower one, is given its next region then.
@@ -116,3 +130,10 @@ def test_overheads_add_up(monkeypatch):
         assert npu_half + npu["submit_us"] + way == pytest.approx(exchange)
     for table in ("gpu", "npu"):
         assert found[table].keys() <= {f.name for f in dataclasses.fields(getattr(SPEC, table))}
+
+
+def test_memory_is_of_what_is_read_and_written(monkeypatch):
+    monkeypatch.setattr(host_bench, "in_turns_us", lambda runs, budget: [10_000.0, 16_000.0])
+    copied = 2 * 4 * 2**24
+    expected = copied / 10_000 / 1e3, 2 * copied / 16_000 / 1e3
+    assert host_bench.memory_gbps(0.1) == pytest.approx(expected)
