@@ -6,6 +6,10 @@ FOLDER: an ONNX language model (default: SmolLM2-135M in float32, `examples/llm_
 built for the GPU role, the NPU role and both, loaded into one process, and each step is run in
 turns by all three: a prompt of 256 tokens, and one token behind it. Times, ratio and efficiency are
 those of `hetero_speedup.py`, which see.
+
+memory      what two cores read of memory together, over twice what one of them reads alone, in the
+            same rounds: the efficiency that no step can pass which reads more than it computes. One
+            token reads every weight once; a prompt computes for as long.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from cores import Readers
 from hetero_speedup import ONE_CORE_EACH, ROOT, in_turns, ratios
 
 sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
@@ -34,6 +39,7 @@ def measure(folder: Path, prompt: int, rounds: int) -> dict[str, Any]:
 
     tokens = np.random.default_rng(7).integers(10, 1000, prompt).tolist()
     steps: dict[str, Any] = {}
+    readers = Readers()
     with tempfile.TemporaryDirectory() as scratch:
         sessions = {}
         for mode, devices in MODES.items():
@@ -65,9 +71,16 @@ def measure(folder: Path, prompt: int, rounds: int) -> dict[str, Any]:
             return run
 
         for name, step in (("prefill", prefill), ("decode", decode)):
-            timed = in_turns({mode: step(s) for mode, s in sessions.items()}, rounds)
-            ms = {mode: us / 1e3 for mode, us in timed.us.items()}
-            steps[name] = {"ms": ms, "cores": timed.cores, "rounds": timed.counted, **ratios(ms)}
+            runs = {mode: step(s) for mode, s in sessions.items()}
+            timed = in_turns({**runs, "one": readers.one, "both": readers.both}, rounds)
+            ms = {mode: timed.us[mode] / 1e3 for mode in MODES}
+            steps[name] = {
+                "ms": ms,
+                "memory": min(1.0, timed.us["one"] / timed.us["both"]),
+                "cores": timed.cores,
+                "rounds": timed.counted,
+                **ratios(ms),
+            }
     return {"model": folder.name, "prompt": prompt, "steps": steps}
 
 
@@ -91,10 +104,13 @@ def main() -> int:
         print(json.dumps(result, indent=2))
         return 0
     print(f"{result['model']}, prompt {args.prompt}, one core each; medians in ms")
-    print(f"{'step':<9}{'gpu':>9}{'npu':>9}{'split':>9}{'ratio':>8}{'efficiency':>12}{'cores':>7}")
+    print(
+        f"{'step':<9}{'gpu':>9}{'npu':>9}{'split':>9}{'ratio':>8}{'efficiency':>12}{'memory':>8}{'cores':>7}"
+    )
     for name, row in result["steps"].items():
         ms = "".join(f"{row['ms'][mode]:9.2f}" for mode in MODES)
-        print(f"{name:<9}{ms}{row['ratio']:8.2f}{row['efficiency']:12.2f}{row['cores']:7.2f}")
+        shares = f"{row['efficiency']:12.2f}{row['memory']:8.2f}{row['cores']:7.2f}"
+        print(f"{name:<9}{ms}{row['ratio']:8.2f}{shares}")
     return 0
 
 
