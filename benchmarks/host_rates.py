@@ -148,7 +148,8 @@ def as_toml(tables: dict[str, dict[str, float]]) -> str:
     device = runtime.opencl_devices()[0]
     where = (
         f"python benchmarks/host_rates.py on {cpu_name()}, {os.cpu_count()} cores, OpenCL "
-        f"{device['name']}, ONNX Runtime {onnxruntime.__version__}; medians"
+        f"{device['name']}, ONNX Runtime {onnxruntime.__version__}; "
+        "a twentieth of the runs were faster"
     )
     gpu, npu = _SPEC.gpu, _SPEC.npu
     dtypes = ", ".join(f'"{name}"' for name in sorted(npu.dtypes))
