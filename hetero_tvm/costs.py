@@ -3,7 +3,7 @@
 the spec's figures              always
 the vendor's estimates          of an NPU's matrix products, where asked for; of whole regions
                                 by `plan_rounds`
-weights of four bits            where the model has them: of a GPU, and of an NPU for so many rows
+weights of 4 or 8 bits          where the model has them: of a GPU, and of an NPU for so many rows
                                 as its spec says
 a model of measured kernels     of a GPU, where there are records and xgboost is installed
 """
@@ -21,11 +21,11 @@ from tvm.ir import GenericConst
 
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from relay_passes.constants import values_of
-from relay_passes.lower_npu import FindFourBit
-from relay_passes.npu_onnx import ChooseForm, FourBit, ProductForm, htp_form
+from relay_passes.lower_npu import FindCodes
+from relay_passes.npu_onnx import BlockCodes, ChooseForm, ProductForm, htp_form
 from relay_passes.op_work import Work, op_name, op_work
 from relay_passes.program import Node
-from schedules.cost_model import CostModel, takes_four_bit
+from schedules.cost_model import CostModel, takes_codes
 from schedules.gpu_model import FEWEST, GpuModelUnavailable, Record, read_records, train
 from schedules.npu_costs import NpuCosts, Product
 from schedules.npu_estimate import EstimateUnavailable, proxy_for
@@ -81,7 +81,7 @@ def can_estimate(npu: NpuSpec) -> bool:
 def product_form(costs: CostModel) -> ChooseForm:
     """How a product is written: with the weight on the left where its estimate is less there."""
 
-    def form(call: relax.Call) -> ProductForm | FourBit:
+    def form(call: relax.Call) -> ProductForm | BlockCodes:
         work = op_work(call)
         if work.depth and work.columns:
             cost = costs.npu_matmul(work.rows, work.depth, work.columns, str(call.args[1].ty.dtype))
@@ -98,16 +98,16 @@ def products_of(costs: CostModel, works: Iterable[Work]) -> list[Product]:
     return list(dict.fromkeys(product for product in found if product is not None))
 
 
-def four_bit_products(npu: NpuSpec, table: W4Table) -> FindFourBit:
+def block_codes(npu: NpuSpec, table: W4Table) -> FindCodes:
     """The codes of a product's weight, where `npu` is to compute with them.
 
     Only codes, scales and zero points that the operator takes bit for bit.
     """
 
-    def find(call: relax.Call) -> FourBit | None:
+    def find(call: relax.Call) -> BlockCodes | None:
         data, right = call.args
         rows = op_work(call).rows
-        if not isinstance(right, GenericConst) or not takes_four_bit(npu, rows):
+        if not isinstance(right, GenericConst) or not takes_codes(npu, rows):
             return None
         weight = table.find(values_of(right))
         blocks = weight.to_blocks() if weight is not None else None
@@ -118,13 +118,13 @@ def four_bit_products(npu: NpuSpec, table: W4Table) -> FindFourBit:
         # A depth that is no whole number of groups was not tried on an HTP.
         if not np.array_equal(held, scales) or len(weight.codes) % weight.group:
             return None
-        return FourBit(codes=codes, scales=held, zeros=zeros, bits=weight.bits)
+        return BlockCodes(codes=codes, scales=held, zeros=zeros, bits=weight.bits)
 
     return find if len(table) else lambda call: None
 
 
 def with_packed_weights(costs: CostModel, nodes: Iterable[Node], table: W4Table) -> CostModel:
-    """`costs` of a program in which devices read the weights of `table` in four bits."""
+    """`costs` of a program in which devices read the codes of `table`."""
     packed = {}
     for node in nodes if len(table) else ():
         right = node.call.args[-1] if op_name(node.call) == "relax.matmul" else None

@@ -38,7 +38,7 @@ ROWS = (1, 16, 64, 256)
 SIZES = (1024, 384)  # of square weights; the rates at rows are those of the first
 CONTENDED_ROWS, CONTENDED_SIZE = 64, 384  # stays in a core's caches: memory is measured apart
 VARIABLE = "HETERO_HOST_PROFILE"
-_FORMAT = 4
+_FORMAT = 5
 _NOT_MEASURED = (
     "matmul_gflops",
     "batched_matmul_gflops",

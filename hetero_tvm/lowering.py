@@ -19,7 +19,7 @@ from hetero_tvm import (
 )
 from hetero_tvm.build_state import State, applied, mode
 from hetero_tvm.config import BuildConfig
-from hetero_tvm.costs import four_bit_products, product_form
+from hetero_tvm.costs import block_codes, product_form
 from hetero_tvm.device_os import device_os
 from hetero_tvm.errors import BadInput
 from hetero_tvm.lanes import simulated_lanes
@@ -87,8 +87,8 @@ def lower_for_npu(state: State) -> State:
     # What a device loads has its weights compiled in.
     outside = state.weights is not None and state.spec.npu.provider == "cpu"
     keep = state.weights.index_of if state.weights is not None and outside else None
-    four_bit = four_bit_products(state.spec.npu, state.four_bit)
-    mod, regions = lower_npu(state.mod, state.spec.npu, form, keep, four_bit)
+    find_codes = block_codes(state.spec.npu, state.four_bit)
+    mod, regions = lower_npu(state.mod, state.spec.npu, form, keep, find_codes)
     return dataclasses.replace(state, mod=mod, regions=regions)
 
 

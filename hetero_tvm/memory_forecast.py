@@ -27,7 +27,7 @@ from relay_passes.op_work import tensor_args
 from relay_passes.part_work import part_work
 from relay_passes.plan import DEVICES, Plan
 from relay_passes.program import Node
-from schedules.cost_model import takes_four_bit
+from schedules.cost_model import takes_codes
 from target_specs.spec import NpuSpec
 
 # Peak resident memory, x86-64, Python 3.11, Intel's OpenCL, target host: `build --json` took
@@ -107,7 +107,7 @@ def plan_memory(
         nodes: its operators, before any is cut.
         plan: where they run.
         npu: says in what form it holds weights, and how much it can address.
-        packed: operator -> what a device reads of its weight in four bits, as a share
+        packed: operator -> what a device reads of its weight in few bits, as a share
             (`CostModel.packed`).
     """
     weights = sum(weight_bytes(nodes).values())
@@ -150,13 +150,13 @@ def _device_weights(
             continue
         whole = node.work.weight_bytes
         share = work.weight_bytes / whole if whole else 1.0
-        codes = device == "gpu" or takes_four_bit(npu, work.rows)
-        four_bits = packed.get(node.name) if codes else None
-        share *= four_bits or 1.0
+        by_codes = device == "gpu" or takes_codes(npu, work.rows)
+        narrowed = packed.get(node.name) if by_codes else None
+        share *= narrowed or 1.0
         for arg in tensor_args(node.call):
             if isinstance(arg, GenericConst):
                 own = int(values_of(arg).nbytes)
-                if device == "npu" and four_bits is None:
+                if device == "npu" and narrowed is None:
                     own = held_bytes(arg, npu)
                 held[arg] = max(held.get(arg, 0), round(share * own))
     return sum(held.values())

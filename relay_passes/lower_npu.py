@@ -26,8 +26,8 @@ from tvm.ir import GlobalVar
 
 from relay_passes.constant_file import forget_pages
 from relay_passes.npu_onnx import (
+    BlockCodes,
     ChooseForm,
-    FourBit,
     Keep,
     OutsideWeight,
     ProductForm,
@@ -40,7 +40,7 @@ from relay_passes.npu_support import is_half_inside
 from target_specs.spec import NpuSpec
 
 CODEGEN = "hetero_npu"
-FindFourBit = Callable[[relax.Call], FourBit | None]
+FindCodes = Callable[[relax.Call], BlockCodes | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,13 +72,13 @@ def lower_npu(
     npu: NpuSpec,
     product_form: ChooseForm | None = None,
     keep: Keep | None = None,
-    four_bit: FindFourBit = lambda call: None,
+    find_codes: FindCodes = lambda call: None,
 ) -> tuple[IRModule, tuple[NpuRegion, ...]]:
     """The module without its NPU regions, and the regions as ONNX.
 
     `product_form` says how matrix products are written; None: as the NPU likes them in general.
     `keep` takes large weights, which then are not in the models, and gives their numbers.
-    `four_bit` finds the four bits that a product's weight came from, and is asked first.
+    `find_codes` finds the codes that a product's weight came from, and is asked first.
     """
     found = {
         var: func
@@ -91,8 +91,8 @@ def lower_npu(
     plain = by_columns if keep is not None else as_written
     other = product_form or (htp_form if npu.provider == "qnn" else plain)
 
-    def form(call: relax.Call) -> ProductForm | FourBit:
-        return four_bit(call) or other(call)
+    def form(call: relax.Call) -> ProductForm | BlockCodes:
+        return find_codes(call) or other(call)
 
     regions = sorted(
         (_region(symbols[var], func, npu, form, keep) for var, func in found.items()),

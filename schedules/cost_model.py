@@ -110,7 +110,7 @@ class CostModel:
     # Operator of one program -> what it takes in its NPU region, by the vendor's estimate of that.
     npu_regions: Mapping[str, RegionCost] = dataclasses.field(default_factory=dict)
     # Operator of one program -> what the GPU reads of its weight, as a share of `weight_bytes`: its
-    # kernel takes fewer bits than the program says. So may the NPU's, see `takes_four_bit`.
+    # kernel takes fewer bits than the program says. So may the NPU's, see `takes_codes`.
     packed: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def cost_us(self, work: OpWork, device: str, *, both: bool = False) -> float:
@@ -269,16 +269,16 @@ class CostModel:
     def npu_product(self, work: OpWork) -> Product | None:
         """The product that an operator is on the NPU; None where it is none with one weight."""
         product = product_of(work)
-        return product._replace(weight_bits=4) if product and self._in_four_bits(work) else product
+        return product._replace(weight_bits=4) if product and self._by_codes(work) else product
 
-    def _in_four_bits(self, work: OpWork) -> bool:
+    def _by_codes(self, work: OpWork) -> bool:
         """Whether the NPU computes with the codes of the operator's weight."""
-        return work.name in self.packed and takes_four_bit(self.spec.npu, work.rows)
+        return work.name in self.packed and takes_codes(self.spec.npu, work.rows)
 
     def _npu_roofline(self, work: OpWork, both: bool) -> NpuCost:
         npu = self.spec.npu
         weights = self._npu_bytes(work.weight_bytes, work.element_bytes)
-        if self._in_four_bits(work):
+        if self._by_codes(work):
             weights = round(work.weight_bytes * self.packed[work.name])
         rest = self._npu_bytes(work.bytes - work.weight_bytes, work.element_bytes)
         compute = 0.0
@@ -309,9 +309,9 @@ class CostModel:
         return nbytes // 2 if self.spec.npu.provider == "qnn" and element_bytes == 4 else nbytes
 
 
-def takes_four_bit(npu: NpuSpec, rows: int) -> bool:
-    """Whether a product of `rows` with a 4-bit weight is computed from its codes on `npu`."""
-    return npu.four_bit_rows is not None and rows <= npu.four_bit_rows
+def takes_codes(npu: NpuSpec, rows: int) -> bool:
+    """Whether a product of `rows` with a weight of few bits is computed from its codes on `npu`."""
+    return npu.coded_rows is not None and rows <= npu.coded_rows
 
 
 def _is_deep(npu: NpuSpec, work: OpWork) -> bool:

@@ -140,8 +140,8 @@ class NpuSpec(Table):
     # What one of its processes can address; absent: what Qualcomm's compiler says of every HTP, and
     # no bound where the NPU is a stand-in.
     window_mb: int | None = _optional_in(1, 1 << 20, "MiB; a 32-bit processor has less than 4096")
-    # Products of at most so many rows are computed from the codes of a 4-bit weight; absent: none.
-    four_bit_rows: int | None = _optional_in(1, 1 << 20, "rows of a product")
+    # Products of at most so many rows are computed from a narrow weight's codes; absent: none.
+    coded_rows: int | None = _optional_in(1, 1 << 20, "rows of a product")
     dtypes: frozenset[str]  # of tensors that cross a region's border or live in it
     max_rank: int = _in(1, 8, "QNN tensors have at most 6 dimensions")
     tile: int = _in(1, 128, "rows of a matmul are padded to a multiple of it")

@@ -14,13 +14,13 @@ from __future__ import annotations
 from relay_passes.npu_onnx import elementwise, neural, product, shaping
 from relay_passes.npu_onnx.graph import EMITTERS, OUTSIDE_FILE, Keep, OutsideWeight
 from relay_passes.npu_onnx.model import NotExpressible, emit_region, region_to_onnx
-from relay_passes.npu_onnx.product import ChooseForm, FourBit, ProductForm, htp_form
+from relay_passes.npu_onnx.product import BlockCodes, ChooseForm, ProductForm, htp_form
 
 __all__ = [
     "EMITTERS",
     "OUTSIDE_FILE",
+    "BlockCodes",
     "ChooseForm",
-    "FourBit",
     "Keep",
     "NotExpressible",
     "OutsideWeight",

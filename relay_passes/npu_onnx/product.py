@@ -4,7 +4,7 @@
     swapped       Transpose(MatMul(Transpose(w), Transpose(x)))    the weight on the left
     by_columns    FusedMatMul(x, Transpose(w), transB)         the weight's columns are its rows
     convolution   Conv(x as [1, K, 1, M], w as [N, K, 1, 1])       the weight is a filter
-    FourBit       MatMulNBits(x as [1, M, K], codes, scales)    the weight has four bits
+    BlockCodes    MatMulNBits(x as [1, M, K], codes, scales)       the weight has 4 or 8 bits
 
 All give the same numbers (but for the order of a sum). What is fastest depends on the NPU, on rows
 and on depth; so a form is chosen operator by operator, by a function that is handed in. A product
@@ -29,7 +29,7 @@ ProductForm: TypeAlias = Literal["as_written", "swapped", "by_columns", "convolu
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class FourBit:
+class BlockCodes:
     """A weight [K, N] as `com.microsoft.MatMulNBits` takes it, of four bits or of eight."""
 
     codes: np.ndarray  # [N, blocks, block * bits / 8] uint8, that of the lower k in the low half
@@ -39,7 +39,7 @@ class FourBit:
     bits: int = 4
 
 
-ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm | FourBit]
+ChooseForm: TypeAlias = Callable[[relax.Call], ProductForm | BlockCodes]
 
 
 def as_written(_call: relax.Call) -> ProductForm:
@@ -76,10 +76,10 @@ def _rows(call: relax.Call) -> int | None:
 
 @emits("relax.matmul")
 def _matmul(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
-    form: ProductForm | FourBit
+    form: ProductForm | BlockCodes
     form = "as_written" if _rows(call) is None else graph.product_form(call)
-    if isinstance(form, FourBit):
-        return _four_bit(graph, call, args, form)
+    if isinstance(form, BlockCodes):
+        return _by_codes(graph, call, args, form)
     return _FORMS[form](graph, call, args)
 
 
@@ -114,7 +114,7 @@ def _convolution(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str
 _FLOAT32_SUMS = 1
 
 
-def _four_bit(graph: OnnxGraph, call: relax.Call, args: list[Operand], weight: FourBit) -> str:
+def _by_codes(graph: OnnxGraph, call: relax.Call, args: list[Operand], weight: BlockCodes) -> str:
     columns, _, nbytes = weight.codes.shape
     shape = shape_of(call.args[0])
     x = args[0]

@@ -126,7 +126,7 @@ def test_the_npu_gets_codes_bit_for_bit():
     zeros = rng.integers(0, 256, (64, 2)).astype(np.uint8) & np.array([255, 15], np.uint8)
     blocks = _four_bits(rng.random((64, 3)), zeros)
     matrix = blocks.weight().dequantised().astype(np.float32)
-    find = costs.four_bit_products(PHONE.spec.npu, W4Table([blocks]))
+    find = costs.block_codes(PHONE.spec.npu, W4Table([blocks]))
     whole = find(_product(matrix, 64))
     np.testing.assert_array_equal(whole.codes, blocks.packed)
     np.testing.assert_array_equal(whole.scales, blocks.scales)
@@ -140,16 +140,16 @@ def test_what_the_npu_gets_as_floats():
     rng = np.random.default_rng(4)
     blocks = _four_bits(rng.random((64, 3)))
     matrix = blocks.weight().dequantised()
-    find = costs.four_bit_products(PHONE.spec.npu, W4Table([blocks]))
+    find = costs.block_codes(PHONE.spec.npu, W4Table([blocks]))
     assert find(_product(matrix, 65)) is None  # the spec says up to 64 rows
     assert find(_product(matrix + 1, 1)) is None  # no 4-bit weight
     assert find(_product(matrix, 1, "float16")) is None  # scales that float16 has not
     halves = _four_bits(rng.integers(1, 9, (64, 3)) / 8)
-    find = costs.four_bit_products(PHONE.spec.npu, W4Table([halves]))
+    find = costs.block_codes(PHONE.spec.npu, W4Table([halves]))
     assert find(_product(halves.weight().dequantised(), 1, "float16")).scales.dtype == np.float16
     real = _four_bits(rng.random((64, 3)), rng.random((64, 3)).astype(np.float32))
-    find = costs.four_bit_products(PHONE.spec.npu, W4Table([real]))
+    find = costs.block_codes(PHONE.spec.npu, W4Table([real]))
     assert find(_product(real.weight().dequantised(), 1)) is None  # zero points that are no codes
-    none = dataclasses.replace(PHONE.spec.npu, four_bit_rows=None)
-    find = costs.four_bit_products(none, W4Table([blocks]))
+    none = dataclasses.replace(PHONE.spec.npu, coded_rows=None)
+    find = costs.block_codes(none, W4Table([blocks]))
     assert find(_product(matrix, 1)) is None

@@ -222,7 +222,7 @@ def test_a_weight_that_the_gpu_has_in_fewer_bits_is_read_so():
 
 
 def test_an_npu_reads_codes_for_so_many_rows_as_its_spec_says():
-    npu = dataclasses.replace(SPEC.npu, four_bit_rows=64)
+    npu = dataclasses.replace(SPEC.npu, coded_rows=64)
     spec = dataclasses.replace(SPEC, npu=npu)
     model = CostModel(spec, packed={"up": 0.25})
     weight = {"kind": "matmul", "macs": 1, "weight_bytes": 4_000_000, "bytes": 4_000_000}

@@ -13,7 +13,7 @@ import pytest
 from npu_op_cases import CASES
 from tvm import relax
 
-from relay_passes.npu_onnx import FourBit, region_to_onnx
+from relay_passes.npu_onnx import BlockCodes, region_to_onnx
 from relay_passes.npu_support import decline_reason
 from schedules.w4a16 import W4Weight
 from target_specs.loader import load_spec
@@ -87,7 +87,7 @@ def _four_bits(group, zeros, dtype, left):
         group=group,
     )
     codes, blocks, points = weight.to_blocks()
-    form = FourBit(codes=codes, scales=blocks.astype(dtype), zeros=points)
+    form = BlockCodes(codes=codes, scales=blocks.astype(dtype), zeros=points)
     x = relax.Var("x", relax.TensorType(left, dtype))
     builder = relax.BlockBuilder()
     with builder.function("region", [x]):

@@ -9,7 +9,7 @@ import onnxruntime
 import pytest
 from tvm import relax
 
-from relay_passes.npu_onnx import FourBit, emit_region, htp_form, product, region_to_onnx
+from relay_passes.npu_onnx import BlockCodes, emit_region, htp_form, product, region_to_onnx
 from schedules.npu_estimate import estimate_models
 from schedules.w4a16 import W4Weight
 from target_specs.loader import load_spec
@@ -82,7 +82,7 @@ def test_codes_on_onnx_runtime(left, group, bits, zeros):
         bits=bits,
     )
     codes, scales, points = weight.to_blocks()
-    form = FourBit(codes=codes, scales=scales, zeros=points, bits=bits)
+    form = BlockCodes(codes=codes, scales=scales, zeros=points, bits=bits)
     model = region_to_onnx(region, half_inside=False, product_form=lambda call: form)
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), providers=["CPUExecutionProvider"]
