@@ -40,6 +40,14 @@ int Threads(const Settings& settings, const Region& region) {
   return count;
 }
 
+/*! \brief Whether products of the region read codes of 4-bit weights. Of those that are not packed
+ * ONNX Runtime makes a float matrix in every run, which takes dozens of times as long. */
+bool HasCodes(const Region& region) {
+  return std::any_of(region.outside.begin(), region.outside.end(), [](const OutsideWeight& weight) {
+    return weight.spec.dtype.code == kDLUInt && weight.spec.dtype.bits == 8;
+  });
+}
+
 /*! \brief Whether sessions can have packed weights in common: ONNX Runtime refuses to share those
  * of its float16 products, and to open a session that would have to. */
 bool CanSharePacked(const Region& region) {
@@ -157,7 +165,8 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
   const OrtHandle<OrtSessionOptions> owner(raw_options, api.ReleaseSessionOptions);
   api.Check(api.SetSessionLogSeverityLevel(raw_options, kLogErrorsOnly),
             where + ": SetSessionLogSeverityLevel");
-  const bool packs = settings_.Get("npu.packed") != "0";
+  const bool may_copy = settings_.Get("npu.packed") != "0";
+  const bool packs = may_copy || HasCodes(region);  // copies of codes are small
   std::unique_lock<std::mutex> qnn;
   if (region.provider == "qnn") {
     // A region that says NPU is on the NPU: without this, parts of it go to the CPU silently.
@@ -210,7 +219,7 @@ OrtHandle<OrtSession> OrtEnvironment::CreateSession(const Region& region) {
               where + ": CreateSession");
   }
   // Where memory counts: loading has read what the region's products read again when they run.
-  if (!region.outside.empty() && !packs) region.part->Forget();
+  if (!region.outside.empty() && !may_copy) region.part->Forget();
   counters_.npu_sessions.Add();
   return {session, api.ReleaseSession};
 }
