@@ -139,7 +139,8 @@ def test_a_step_without_a_record_is_two_functions(tmp_path):
             record("default", job.kernel.key, _here(), seconds=1e-3, **right),
         ]
     )
-    mod, (use,) = tuning.schedule_with(state, tmp_path, print)
+    tuned = tuning.schedule_with(state, tmp_path, print)
+    mod, (use,) = tuned.mod, tuned.uses
     assert not use.tuned and use.why == "the default is the best that was verified"
     assert list(on_gpu.kernels(mod)) == ["attention_decode", "attention_combine"]
     db.append([record("default", job.kernel.key, _here(), seconds=1e-3, good=False, reason="odd")])
@@ -153,7 +154,8 @@ def test_a_record_of_the_pieces_alone_is_still_used(tmp_path):
     case = attention()
     func = decode_kernel(case, GPU)
     choice = _remember(tmp_path, describe("attention_decode", func), func, lanes=4)
-    mod, (use,) = tuning.schedule_with(_attention_program(case), tmp_path, print)
+    tuned = tuning.schedule_with(_attention_program(case), tmp_path, print)
+    mod, (use,) = tuned.mod, tuned.uses
     assert use.tuned and use.pick.choice == choice
     assert list(on_gpu.kernels(mod)) == ["attention_decode", "attention_combine"]
     assert dict(Written.of(mod["attention_decode"]).tile) == {"lanes": 4}
