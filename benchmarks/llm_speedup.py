@@ -8,8 +8,10 @@ turns by all three: a prompt of 256 tokens, and one token behind it. Times, rati
 those of `hetero_speedup.py`, which see.
 
 memory      what two cores read of memory together, over twice what one of them reads alone, in the
-            same rounds: the efficiency that no step can pass which reads more than it computes. One
-            token reads every weight once; a prompt computes for as long.
+            same rounds, at most 1. About this efficiency is left to a step that reads more than it
+            computes, such as one token's, where each device alone draws as much as the reader
+            does; where a device alone draws less, more is left. With `cores` below 1.75 it says
+            nothing, as the rest of the row does.
 """
 
 from __future__ import annotations
