@@ -81,7 +81,7 @@ def can_estimate(npu: NpuSpec) -> bool:
 def product_form(costs: CostModel) -> ChooseForm:
     """How a product is written: with the weight on the left where its estimate is less there."""
 
-    def form(call: relax.Call) -> ProductForm | BlockCodes:
+    def form(call: relax.Call) -> ProductForm:
         work = op_work(call)
         if work.depth and work.columns:
             cost = costs.npu_matmul(work.rows, work.depth, work.columns, str(call.args[1].ty.dtype))
@@ -110,8 +110,10 @@ def block_codes(npu: NpuSpec, table: W4Table) -> FindCodes:
         if not isinstance(right, GenericConst) or not takes_codes(npu, rows):
             return None
         weight = table.find(values_of(right))
-        blocks = weight.to_blocks() if weight is not None else None
-        if weight is None or blocks is None:
+        if weight is None:
+            return None
+        blocks = weight.to_blocks()
+        if blocks is None:
             return None
         codes, scales, zeros = blocks
         held = scales.astype(str(data.ty.dtype))

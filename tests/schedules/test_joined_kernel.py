@@ -7,25 +7,15 @@ import dataclasses
 import numpy as np
 import pytest
 import tvm_ffi
+from attention_cases import attention
 from on_gpu import gpu_spec, module, normal, run_lowered
 from tvm import relax, s_tir, te, tirx
 
-from schedules.attention_spec import Attention
 from schedules.joined_kernel import Joiner
 from schedules.kv_cache import update_kv_kernel
 
 ROWS = 12
-_ATTENTION = Attention(
-    batch=1,
-    rows=1,
-    q_heads=4,
-    kv_heads=2,
-    head_dim=16,
-    value_dim=16,
-    max_context=64,
-    dtype="float32",
-    scale=0.25,
-)
+_ATTENTION = attention(max_context=64)
 
 
 def _kernel(shape, place, *, items: int, width: int = 4) -> tirx.PrimFunc:
