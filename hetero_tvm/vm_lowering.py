@@ -24,6 +24,7 @@ from relay_passes.keep_gpu_share import KeepGpuShare
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.ordering import CheckOrder
 from relay_passes.plan_memory import PlanMemory, npu_or_kernel
+from relay_passes.share_tensors import ShareTensors
 from relay_passes.start_npu_early import StartNpuEarly
 from schedules.host_memory import host_memory_pipeline
 
@@ -59,6 +60,7 @@ def lower_to_vm(
         *with_memory(regions),
         CheckOrder(npu_or_kernel(regions, HOST_ATTR)),
         KeepGpuShare(gpu_share),
+        ShareTensors(),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),

@@ -31,6 +31,7 @@ from hetero_tvm.kept_files import KeptFiles
 from hetero_tvm.weights_layout import VIEW_ALIGNMENT, Weights, aligned
 from relay_passes.constants import values_of
 
+_GIVEN = "num_input"  # of a function: the parameters before its weights; VMShapeLower's name for it
 _LARGE_BYTES = 4096  # smaller constants stay in the code
 _CHUNK_BYTES = 1 << 22
 
@@ -124,7 +125,9 @@ class WeightStore:
         body = lifter.visit_expr(function.body)
         self.of_function[name] = tuple(lifter.found)
         params = [*function.params, *lifter.found.values()]
-        return relax.Function(params, body, function.ret_ty, function.is_pure, function.attrs)
+        lifted = relax.Function(params, body, function.ret_ty, function.is_pure, function.attrs)
+        # The virtual machine looks at what users give, in every run; weights are the loader's.
+        return lifted.with_attr(_GIVEN, len(function.params))
 
     def index_of(self, array: np.ndarray) -> int:
         """The number of a weight with these bytes; written where there is none yet."""

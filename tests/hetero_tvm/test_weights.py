@@ -41,6 +41,7 @@ def test_large_constants_become_parameters_and_small_ones_stay(store):
     lifted = store.lift("main", _function(LARGE, LARGE + 1))
     assert [param.name for param in lifted.params] == ["x", "weight_0", "weight_1"]
     assert store.of_function == {"main": (0, 1)}
+    assert int(lifted.attrs["num_input"]) == 1  # what the virtual machine looks at in every run
     relax.analysis.well_formed(_module(lifted))
 
 
