@@ -38,7 +38,7 @@ ROWS = (1, 16, 64, 256)
 SIZES = (1024, 384)  # of square weights; the rates at rows are those of the first
 CONTENDED_ROWS, CONTENDED_SIZE = 64, 384  # stays in a core's caches: memory is measured apart
 VARIABLE = "HETERO_HOST_PROFILE"
-_FORMAT = 5
+_FORMAT = 6
 _NOT_MEASURED = (
     "matmul_gflops",
     "batched_matmul_gflops",
@@ -55,15 +55,18 @@ _BUDGET_S = 0.2  # for one measurement
 # runs a core of their own.
 _LONG = {1: 9, 16: 9, 64: 3, 256: 2}
 # What limits threads, or changes how devices are chosen and waited for.
-_VARIABLES = (
+_THREAD_LIMITS = (
     "CL_CONFIG_CPU_TBB_NUM_WORKERS",
     "DPCPP_CPU_NUM_CUS",
+    "POCL_MAX_PTHREAD_COUNT",
+)
+_VARIABLES = (
+    *_THREAD_LIMITS,
     "HETERO_FAST_SYNC",
     "HETERO_NPU_THREADS",
     "HETERO_OPENCL_DEVICE",
     "HETERO_OPENCL_MEMORY",
     "OMP_NUM_THREADS",
-    "POCL_MAX_PTHREAD_COUNT",
 )
 
 Tell = Callable[[str], None]
@@ -129,6 +132,7 @@ def describe_machine() -> dict[str, Any]:
         "format": _FORMAT,
         "cpu": cpu_name(),
         "cores": len(usable(0)),
+        "compute_units": _compute_units(device),
         "opencl": " ".join(
             [name, *(str(device.get(key, "")) for key in ("platform", "driver_version"))]
         ),
@@ -137,6 +141,13 @@ def describe_machine() -> dict[str, Any]:
         },
         "environment": {key: os.environ[key] for key in _VARIABLES if key in os.environ},
     }
+
+
+def _compute_units(device: Mapping[str, Any]) -> int:
+    """How many work-groups run at once: drivers for CPUs say so, but not what limits them."""
+    limits = [os.environ.get(variable, "") for variable in _THREAD_LIMITS]
+    units = int(device.get("compute_units", 1))
+    return max(1, min([units, *(int(limit) for limit in limits if limit.isdecimal())]))
 
 
 def cpu_name() -> str:
@@ -192,6 +203,7 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
         "memory": {"peak_gbps": both, "one_device_gbps": one, "two_devices_gbps": both},
         "gpu": {
             **waits["gpu"],
+            "cores": machine["compute_units"],
             "matmul_at_rows": _rates(step_us, "gpu", waits["gpu"]["launch_us"]),
             "both_rate": kept,
         },

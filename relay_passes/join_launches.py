@@ -38,7 +38,11 @@ class Join(Protocol):
     """One function that does what several do one after the other, or None; see `Joiner.join`."""
 
     def __call__(  # noqa: D102
-        self, funcs: Sequence[tirx.PrimFunc], places: Sequence[Sequence[int]], count: int
+        self,
+        funcs: Sequence[tirx.PrimFunc],
+        places: Sequence[Sequence[int]],
+        count: int,
+        given: int,
     ) -> tirx.PrimFunc | None: ...
 
 
@@ -222,6 +226,9 @@ class _Rewriter:
         """Join `step` with those before it, if that is possible and pays."""
         if not self.steps:
             return False
+        names = [one.kernel.name_hint for one in self.steps]
+        if step.kernel.name_hint in names[:-1]:
+            return False  # else equal layers would be cut at other places each, into other kernels
         steps = [*self.steps, step]
         wiring = self._wired(steps)
         if wiring is None or self._kernel(steps, wiring) is None:
@@ -235,7 +242,7 @@ class _Rewriter:
         if key not in self.tried:
             funcs = [self.mod[step.kernel] for step in steps]
             self.tried[key] = None
-            func = self.join(funcs, wiring.places, wiring.count)
+            func = self.join(funcs, wiring.places, wiring.count, len(wiring.given))
             if func is not None:
                 ops = [str(op) for func in funcs for op in func.attrs.get(OPS_ATTR) or ()]
                 func = func.with_attr(OPS_ATTR, list(dict.fromkeys(ops)))

@@ -6,9 +6,13 @@
 Right where no group reads what another one writes: what kernels hand to each other is compared
 group by group. With one group that always holds.
 
-It pays where launches cost more than what is lost. A launch ends with its last group, and the fewer
-there are, the longer one takes: so much longer the others may have to wait, at worst. How long is
-estimated by counting what a group executes.
+What a group needs of others it may also compute itself, into memory of its own, where that is
+little, such as the norm before a product of one row:
+
+    a: group 0   b: groups 0 .. 95   ->   group g of 2:  all of a;  b's 48 g .. 48 g + 47
+
+It pays where launches cost more than what is lost: what is computed again, and cores that have
+nothing to do. How long groups take is estimated by counting what they execute.
 
 Requires: scheduled functions of static shapes, whose whole work is one launch.
 """
@@ -17,9 +21,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tvm
 import tvm_ffi
 from tvm import ir, s_tir, tirx
@@ -36,6 +41,8 @@ _WORTH = 0.5  # of what is saved, that may be lost: both are estimates
 # What a launch takes at least, 2.2 to 3.8 where it was measured: while other programs run, the
 # figure that is measured is at times next to nothing, and the kernels would change with it.
 _LAUNCH_US = 2.0
+_OWN_BYTES = 16_384  # of results that every group has for itself, at most: half of a core's L1
+_MANY = 1 << 20  # cores, where it is not known how many there are
 _THREADS = "thread_extent"
 _PRIVATE = "local"
 
@@ -91,10 +98,15 @@ class Joiner:
     def __init__(self, gpu: GpuSpec) -> None:
         assert gpu.wave_size == 1, "items in lockstep are no cores"
         self._launch = max(gpu.launch_us, _LAUNCH_US) * _OPERATIONS_PER_US
-        self._looked: dict[tirx.PrimFunc, tuple[_Kernel, _Walk] | None] = {}
+        self._cores = gpu.cores or _MANY
+        self._looked: dict[tirx.PrimFunc, _Walk | None] = {}
 
     def join(
-        self, funcs: Sequence[tirx.PrimFunc], places: Sequence[Sequence[int]], count: int
+        self,
+        funcs: Sequence[tirx.PrimFunc],
+        places: Sequence[Sequence[int]],
+        count: int,
+        given: int,
     ) -> tirx.PrimFunc | None:
         """One function that does what `funcs` do one after the other; None where it does not pay.
 
@@ -102,32 +114,59 @@ class Joiner:
             funcs: at least two.
             places: of each function, which parameter of the result each of its own is.
             count: parameters of the result; each is somebody's.
+            given: so many of them, the first ones, hold something before; the others nothing.
         """
         looked = [self._look(func) for func in funcs]
-        if any(found is None for found in looked):
+        walks = [walk for walk in looked if walk is not None]
+        if len(walks) < len(looked):
             return None
-        kernels = [found[0] for found in looked if found is not None]
-        walks = [found[1] for found in looked if found is not None]
-        operations = sum(walk.operations for walk in walks)
-        apart = sum(walk.operations / walk.kernel.items for walk in walks)
-        saved = (len(funcs) - 1) * self._launch
-        items = math.gcd(*(kernel.items for kernel in kernels))
-        shared = _handed_over(walks, places)
-        for groups in range(items, 0, -1):
-            if operations / groups - apart > _WORTH * saved:
+        most = sum(self._time(walk.kernel.items, walk.operations) for walk in walks)
+        most += _WORTH * (len(funcs) - 1) * self._launch
+        fastest = None
+        # Where it is not known how many cores there are, each of very many would do it again.
+        for first in range(len(funcs) if self._cores < _MANY else 1):
+            own = _own_results(walks, places, given, first)
+            found = None if own is None else self._groups(walks, places, first, most)
+            if own is not None and found is not None:
+                groups, most = found
+                fastest = (groups, own, first)
+        return None if fastest is None else _written(funcs, places, count, *fastest)
+
+    def _groups(
+        self, walks: Sequence[_Walk], places: Sequence[Sequence[int]], first: int, most: float
+    ) -> tuple[int, float] | None:
+        """How many groups, each of which does all of the `first` kernels, take least, and how long.
+
+        Where several are as fast, the most groups: one that has to wait stops less. None where all
+        of them take longer than `most`.
+        """
+        again = sum(walk.operations for walk in walks[:first])
+        rest = sum(walk.operations for walk in walks[first:])
+        shared = _handed_over(walks[first:], places[first:])
+        items = math.gcd(*(walk.kernel.items for walk in walks[first:]))
+        times = {
+            groups: self._time(groups, groups * again + rest)
+            for groups in range(items, 0, -1)
+            if items % groups == 0
+        }
+        for groups in sorted(times, key=lambda groups: times[groups]):
+            if times[groups] > most:
                 return None
-            if items % groups == 0 and all(
+            if all(
                 _is_own(walk, groups, {n for n, at in enumerate(own) if at in shared})
-                for walk, own in zip(walks, places, strict=True)
+                for walk, own in zip(walks[first:], places[first:], strict=True)
             ):
-                return _written(funcs, places, count, groups)
+                return groups, times[groups]
         return None
 
-    def _look(self, func: tirx.PrimFunc) -> tuple[_Kernel, _Walk] | None:
+    def _time(self, groups: int, operations: float) -> float:
+        """In operations of one core, how long equal groups take."""
+        return -(-groups // self._cores) * operations / groups
+
+    def _look(self, func: tirx.PrimFunc) -> _Walk | None:
         if func not in self._looked:
             try:
-                kernel = _taken_apart(_without_blocks(func))
-                self._looked[func] = (kernel, _Walk(kernel))
+                self._looked[func] = _Walk(_taken_apart(_without_blocks(func)))
             except _Unknown:
                 self._looked[func] = None
         return self._looked[func]
@@ -266,6 +305,34 @@ def _handed_over(walks: Sequence[_Walk], places: Sequence[Sequence[int]]) -> set
     return {place for place in writers if len(users[place]) > 1}
 
 
+def _own_results(
+    walks: Sequence[_Walk], places: Sequence[Sequence[int]], given: int, first: int
+) -> Collection[int] | None:
+    """What each group has for itself if each does all of the `first` kernels; None: they cannot."""
+    read: set[int] = set()
+    made: dict[int, int] = {}  # with bytes
+    for walk, own in zip(walks[:first], places[:first], strict=True):
+        for access in walk.accesses:
+            place, param = own[access.param], walk.kernel.params[access.param]
+            if access.is_store and str(param.dtype) == "float16":
+                return None  # of what stays in registers compilers keep more bits than memory does
+            if access.is_store:
+                made[place] = _nbytes(param)
+            else:
+                read.add(place)
+    if min(made, default=given) < given or sum(made.values()) > _OWN_BYTES:
+        return None
+    for walk, own in zip(walks[first:], places[first:], strict=True):
+        for access in walk.accesses:
+            if access.is_store and first and own[access.param] in read | made.keys():
+                return None
+    return sorted(made)
+
+
+def _nbytes(param: tirx.Var) -> int:
+    return math.prod(map(_number, param.shape)) * np.dtype(str(param.dtype)).itemsize
+
+
 def _is_own(walk: _Walk, groups: int, params: set[int]) -> bool:
     """Whether each of `groups` groups stays in its own part of those parameters."""
     if groups == 1 or not params:
@@ -292,9 +359,14 @@ def _is_own(walk: _Walk, groups: int, params: set[int]) -> bool:
 
 
 def _written(
-    funcs: Sequence[tirx.PrimFunc], places: Sequence[Sequence[int]], count: int, groups: int
+    funcs: Sequence[tirx.PrimFunc],
+    places: Sequence[Sequence[int]],
+    count: int,
+    groups: int,
+    own_results: Collection[int],
+    first: int,
 ) -> tirx.PrimFunc:
-    """The joined function."""
+    """The joined function; each group does all of the `first` kernels, with results of its own."""
     # A function may be there twice, and every variable is defined once.
     kernels = [_taken_apart(s_tir.renew_defs(func)) for func in funcs]
     params: list[Any] = [None] * count
@@ -304,16 +376,26 @@ def _written(
             if params[place] is None or _promise(param) > _promise(params[place]):
                 params[place] = param
     group = tirx.Var("group", "int32")
+    arrays = {place: _array_like(params[place]) for place in own_results}
     parts = []
-    for kernel, own in zip(kernels, places, strict=True):
-        given = {param: params[place] for place, param in zip(own, kernel.params, strict=True)}
-        parts.append(_part(kernel, given, group, groups))
+    for number, (kernel, own) in enumerate(zip(kernels, places, strict=True)):
+        given = {
+            param: arrays.get(place, params[place])
+            for place, param in zip(own, kernel.params, strict=True)
+        }
+        if number < first:
+            parts.append(_part(kernel, given, tirx.const(0, "int32"), 1))
+        else:
+            parts.append(_part(kernel, given, group, groups))
+    # Every result stays one, for whoever else reads it.
+    for place, array in arrays.items():
+        parts.append(tirx.IfThenElse(group == 0, _copied(array, params[place]), None))
     loop = tirx.For(
         group,
         tirx.const(0, "int32"),
         tirx.const(groups, "int32"),
         tirx.ForKind.THREAD_BINDING,
-        tirx.SeqStmt(parts),
+        _block("group", tirx.SeqStmt(parts), list(arrays.values())),
         thread_binding=tirx.IterVar(
             Range(0, groups), tirx.Var("", "int32"), tirx.IterVar.ThreadIndex, "blockIdx.x"
         ),
@@ -323,8 +405,21 @@ def _written(
     )
 
 
+def _array_like(param: tirx.Var) -> tirx.Var:
+    """A work-item's own array of the same shape."""
+    return tirx.decl_buffer(param.shape, param.dtype, f"own_{param.name}", scope=_PRIVATE)
+
+
+def _copied(array: tirx.Var, param: tirx.Var) -> tirx.Stmt:
+    index = [tirx.Var(f"n{axis}", "int32") for axis in range(len(param.shape))]
+    body: tirx.Stmt = tirx.BufferStore(param, array[tuple(index)], index)
+    for var, extent in zip(reversed(index), reversed(param.shape), strict=True):
+        body = tirx.For(var, tirx.const(0, "int32"), extent, tirx.ForKind.SERIAL, body)
+    return body
+
+
 def _part(
-    kernel: _Kernel, given: Mapping[tirx.Var, tirx.Var], group: tirx.Var, groups: int
+    kernel: _Kernel, given: Mapping[tirx.Var, tirx.Var], group: tirx.Expr, groups: int
 ) -> tirx.Stmt:
     """What `group` does of `kernel`, on the parameters `given`."""
     steps = kernel.items // groups

@@ -106,6 +106,8 @@ class GpuSpec(Table):
     max_work_group_size: int = _in(16, 16_384, "what OpenCL drivers report")
     local_memory_bytes: int = _in(1_024, 1 << 20, "per work-group, what OpenCL drivers report")
     wave_size: int = _in(1, 256, "work-items in lockstep; 1 is a CPU, 128 the widest Adreno")
+    # Of a CPU that stands in: work-groups that run at once; absent: not known.
+    cores: int | None = _optional_in(1, 1_024, "what OpenCL calls compute units")
     half: bool  # arithmetic in float16, not only storage
     denormals: bool | None = None  # float32 arithmetic takes and gives them; None: not known
     vector_width: int = _in(1, 64, "32-bit lanes that one work-item should use")

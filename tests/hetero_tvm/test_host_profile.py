@@ -15,6 +15,7 @@ MACHINE = {
     "format": 1,
     "cpu": "Demo CPU",
     "cores": 2,
+    "compute_units": 3,
     "opencl": "Demo driver 1.0",
     "versions": {"onnxruntime": "1.0"},
     "environment": {},

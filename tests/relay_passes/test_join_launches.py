@@ -52,8 +52,8 @@ class _Asked:
 
     places: list = dataclasses.field(default_factory=list)
 
-    def __call__(self, funcs, places, count):
-        self.places.append((tuple(places), count))
+    def __call__(self, funcs, places, count, given):
+        self.places.append((tuple(places), count, given))
         pairs = [zip(own, f.params, strict=True) for f, own in zip(funcs, places, strict=True)]
         params = {place: param for own in pairs for place, param in own}
         fresh = [tirx.decl_buffer(params[n].shape, params[n].dtype) for n in range(count)]
@@ -80,7 +80,7 @@ def test_calls_in_a_row_become_one_with_every_result():
     relax.analysis.well_formed(mod)
     assert _called(mod) == ["first_then_second_then_third"]
     # x, y, then u, w0, w1 and the result
-    assert asked.places[-1] == (((0, 1, 2), (2, 1, 3, 4), (3, 4, 5)), 6)
+    assert asked.places[-1] == (((0, 1, 2), (2, 1, 3, 4), (3, 4, 5)), 6, 2)
     attrs, (joined,) = mod["main"].attrs, mod["main"].attrs[RESULTS_ATTR]
     assert {str(name) for name in attrs[CALLS_ATTR]} >= {str(joined)}
     assert list(attrs[CALLS_ATTR][joined]) == ["op_u", "op_v", "op_gv"]
@@ -136,6 +136,20 @@ def test_what_is_to_stay_or_does_not_pay_stays():
     assert JoinLaunches(lambda *_: None)(mod).same_as(mod)
     assert _called(JoinLaunches(_Asked(), {"second"})(mod)) == ["first", "second", "third"]
     assert _called(JoinLaunches(_Asked(), {"third"})(mod)) == ["first_then_second", "third"]
+
+
+def test_equal_layers_are_cut_at_equal_places():
+    """A kernel that was joined before, with others behind it, begins the next launch."""
+
+    def build(b, x, y):
+        kernels = [_kernel(b, name) for name in ("first", "second", "third")]
+        for _ in range(3):
+            for kernel in kernels:
+                x = b.emit(relax.call_tir(kernel, [x, y], X))
+        return relax.call_tir(kernels[0], [x, y], X)
+
+    mod = JoinLaunches(_Asked())(_program(build))
+    assert _called(mod) == [*["first_then_second_then_third"] * 3, "first"]
 
 
 def test_views_of_what_is_given_are_looked_through():

@@ -39,8 +39,8 @@ def _other(row, n):
     return ROWS - 1 - row, n
 
 
-def _joiner(launch_us: float = 3.0) -> Joiner:
-    return Joiner(dataclasses.replace(gpu_spec(), launch_us=launch_us))
+def _joiner(launch_us: float = 3.0, cores: int | None = None) -> Joiner:
+    return Joiner(dataclasses.replace(gpu_spec(), launch_us=launch_us, cores=cores))
 
 
 def _groups(func: tirx.PrimFunc) -> int:
@@ -77,7 +77,7 @@ def _run(func: tirx.PrimFunc, arrays: list[np.ndarray], results: list[tuple]) ->
 def test_groups_stay_in_what_they_wrote_themselves(items, places, groups):
     shape = (ROWS, 8)
     funcs = [_kernel(shape, place, items=n) for n, place in zip(items, places, strict=True)]
-    joined = _joiner().join(funcs, _chain(funcs), len(funcs) + 1)
+    joined = _joiner().join(funcs, _chain(funcs), len(funcs) + 1, 1)
     assert _groups(joined) == groups
     x = want = normal(1, *shape)
     results = _run(joined, [x], [shape] * len(funcs))
@@ -92,7 +92,7 @@ def test_what_is_overwritten_has_been_read_by_its_own_group():
     over = [(0, 1), (2, 0)]  # the second's result is the first's operand
     for place, groups in ((_same, ROWS), (_other, 1)):
         funcs = [_kernel(shape, place, items=ROWS), _kernel(shape, _same, items=ROWS)]
-        assert _groups(_joiner().join(funcs, over, 3)) == groups
+        assert _groups(_joiner().join(funcs, over, 3, 2)) == groups
 
 
 def test_it_pays_by_what_a_launch_takes():
@@ -102,15 +102,64 @@ def test_it_pays_by_what_a_launch_takes():
             _kernel((rows, 8), _same, items=rows),
             _kernel((rows, 8), lambda row, n, last=rows - 1: (last - row, n), items=rows),
         ]
-        assert _joiner(least_us).join(funcs, _chain(funcs), 3) is not None
+        assert _joiner(least_us).join(funcs, _chain(funcs), 3, 1) is not None
         if least_us:
-            assert _joiner(least_us / 5).join(funcs, _chain(funcs), 3) is None
+            assert _joiner(least_us / 5).join(funcs, _chain(funcs), 3, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("cores", "groups"),
+    [
+        pytest.param(1, 1, id="one_core_one_group"),
+        pytest.param(2, 2, id="as_many_groups_as_cores"),
+        pytest.param(8, 6, id="or_as_many_as_divide_the_work"),
+    ],
+)
+def test_groups_compute_little_things_for_themselves(cores, groups):
+    """The second one reads all of what the first one writes, and is much longer."""
+    funcs = [
+        _kernel((ROWS, 4), _same, items=1),
+        _kernel((ROWS, 4), _other, items=6),
+        _kernel((ROWS, 4), _same, items=6),
+    ]
+    joined = _joiner(cores=cores).join(funcs, _chain(funcs), 4, 1)
+    assert _groups(joined) == groups
+    x = normal(1, ROWS, 4)
+    first, second, third = _run(joined, [x], [(ROWS, 4)] * 3)
+    assert np.array_equal(first, x * 2 + 1)  # everyone's results stay results
+    assert np.array_equal(second, first[::-1] * 2 + 1)
+    assert np.array_equal(third, second * 2 + 1)
+
+
+def test_what_is_long_is_not_computed_again():
+    """Nor joined at all: one group would leave a core with nothing to do."""
+    rows = 3000
+    funcs = [
+        _kernel((rows, 8), _same, items=rows),
+        _kernel((rows, 8), lambda row, n: (rows - 1 - row, n), items=rows),
+    ]
+    assert _joiner(cores=2).join(funcs, _chain(funcs), 3, 1) is None
+    assert _joiner(cores=1).join(funcs, _chain(funcs), 3, 1) is not None
+
+
+@pytest.mark.parametrize(
+    ("over", "given"),
+    [
+        pytest.param([(0, 1), (1, 0)], 1, id="its_operand_is_written_over"),
+        pytest.param([(0, 1), (1, 2)], 3, id="its_result_held_something_before"),
+    ],
+)
+def test_nothing_is_computed_again_where_others_would_see_it(over, given):
+    """Only one group may do it then."""
+    funcs = [_kernel((ROWS, 4), _same, items=1), _kernel((ROWS, 4), _other, items=6)]
+    joined = _joiner(cores=2).join(funcs, over, 1 + max(max(own) for own in over), given)
+    assert joined is None or _groups(joined) == 1
 
 
 def test_one_function_may_be_there_twice_and_write_in_place():
     held, new = [1, 3, 8, 16], [1, 3, 1, 16]
     func = update_kv_kernel(held, new, "float32", gpu_spec())
-    joined = _joiner().join([func, func], [(0, 2, 4), (1, 3, 4)], 5)
+    joined = _joiner().join([func, func], [(0, 2, 4), (1, 3, 4)], 5, 5)
 
     def build(*params):
         builder = relax.BlockBuilder.current()
@@ -155,8 +204,8 @@ def test_what_cannot_be_looked_through_stays_apart(name):
     known = _kernel((4, 8), _same, items=4)
     joiner = _joiner(1e3)
     both = [*places, (count, count + 1)]
-    assert joiner.join([other, known], both, count + 2) is None
-    assert joiner.join([known, known], [(0, 1), (1, 2)], 3) is not None
+    assert joiner.join([other, known], both, count + 2, count + 1) is None
+    assert joiner.join([known, known], [(0, 1), (1, 2)], 3, 1) is not None
 
 
 def test_what_one_of_them_knows_of_memory_holds_for_all():
@@ -164,7 +213,7 @@ def test_what_one_of_them_knows_of_memory_holds_for_all():
     x, out = plain.params
     aligned = tirx.decl_buffer(x.shape, x.dtype, x.name, data_alignment=128)
     knows = tvm_ffi.structural_map(plain, [(tirx.Var, lambda v: aligned if v.same_as(x) else v)])
-    joined = _joiner().join([plain, knows], [(0, 1), (0, 2)], 3)
+    joined = _joiner().join([plain, knows], [(0, 1), (0, 2)], 3, 1)
     assert [int(param.data_alignment) for param in joined.params] == [
         128,
         *[int(out.data_alignment)] * 2,
