@@ -1,4 +1,4 @@
-"""One operator at a time: never worse, and out of a dead end where one change is enough."""
+"""One change at a time: never worse, and out of a dead end where one change is enough."""
 
 import itertools
 
@@ -58,3 +58,23 @@ def test_never_worse_and_no_single_change_of_the_last_operator_left(seed):
     for number in range(3):  # the last one tried
         other = evaluate(problem, [*found[:-1], number])
         assert other.total_us >= timeline.total_us - 1e-5
+
+
+def test_a_boundary_moves_for_the_whole_chain():
+    """Each operator alone would have to gather what the others cut elsewhere."""
+    ops = []
+    for index in range(4):
+        inputs = (index - 1,) if index else ()
+        choices = [Choice({"gpu": 16.0}, (None,) * len(inputs))]
+        for at in (2, 4, 6):
+            cut = Cut(0, at, 8)
+            us = {"gpu": 16.0 * (8 - at) / 8, "npu": 16.0 * at / 8}
+            choices.append(Choice(us, (cut,) * len(inputs), cut, "activation", gather_us=9.0))
+        ops.append(Op(tuple(choices), inputs, is_output=index == 3))
+    problem = Problem(tuple(ops), waiting(5.0))
+    lone = evaluate(problem, [1, 2, 1, 1])
+    assert lone.total_us > evaluate(problem, [1, 1, 1, 1]).total_us
+    found, timeline = improved(problem, [1, 1, 1, 1], most_steps=10_000)
+    assert found == (2, 2, 2, 2)
+    assert timeline == evaluate(problem, found)
+    assert improved(problem, [1, 1, 1, 1], most_steps=3)[0] == (1, 1, 1, 1)
