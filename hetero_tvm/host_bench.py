@@ -23,6 +23,7 @@ import tvm
 from tvm import relax
 
 from hetero_tvm import npu_compiler, runtime, vm_lowering
+from hetero_tvm.costs import block_codes
 from relay_passes.group_regions import GroupRegions
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import lower_npu
@@ -32,6 +33,7 @@ from relay_passes.program import read_program
 from relay_passes.split_tensor import split_tensor
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
+from schedules.w4a16_table import W4Blocks, W4Table
 from target_specs.spec import SocSpec
 
 Step = Callable[[relax.Expr], relax.Expr]  # one more operator behind the last
@@ -48,6 +50,7 @@ class Case:
 
     shape: tuple[int, ...]
     step: Step
+    weights: tuple[W4Blocks, ...] = ()  # that constants of `step` came from
 
 
 TINY = Case((1, 8), lambda x: relax.op.nn.softmax(x))  # never fused with its neighbours
@@ -62,6 +65,19 @@ def weight(*shape: int) -> relax.Expr:
 def matmul(rows: int, size: int) -> Case:
     """Products with square weights."""
     return Case((rows, size), lambda x: relax.op.matmul(x, weight(size, size)))
+
+
+def coded_matmul(rows: int, size: int) -> Case:
+    """Products with square weights of four bits, computed from their codes; all are the same."""
+    group = 32
+    blocks = W4Blocks(
+        packed=_random.integers(0, 256, (size, size // group, group // 2)).astype(np.uint8),
+        scales=_random.random((size, size // group), np.float32) * np.float32(size**-0.5 / 8),
+        zeros=None,
+        depth=size,
+    )
+    floats = relax.const(blocks.weight().dequantised().astype(np.float32))
+    return Case((rows, size), lambda x: relax.op.matmul(x, floats), (blocks,))
 
 
 # Products so small that two devices at work hardly slow each other down: that is `slowdown`'s.
@@ -94,23 +110,31 @@ def chains(case: Case, *lengths: int) -> tvm.IRModule:
 
 
 def compiled(
-    mod: tvm.IRModule, spec: SocSpec, device_of: Callable[[int], str]
+    mod: tvm.IRModule,
+    spec: SocSpec,
+    device_of: Callable[[int], str],
+    weights: Sequence[W4Blocks] = (),
 ) -> Callable[[], float]:
     """Compile with the i-th operator on `device_of(i)`; the result runs once, returns seconds.
 
-    Operators on the NPU that follow each other in the program are one region.
+    Operators on the NPU that follow each other in the program are one region. `weights`: that
+    constants came from.
     """
-    return compiled_cut(mod, spec, _regions(mod, device_of))
+    return compiled_cut(mod, spec, _regions(mod, device_of), weights)
 
 
 def compiled_cut(
-    mod: tvm.IRModule, spec: SocSpec, region: Mapping[str, int]
+    mod: tvm.IRModule,
+    spec: SocSpec,
+    region: Mapping[str, int],
+    weights: Sequence[W4Blocks] = (),
 ) -> Callable[[], float]:
     """As `compiled`, with the regions of the NPU's operators."""
+    table = W4Table(weights)
     shape = [int(size) for size in mod["main"].params[0].ty.shape]
     group: Any = GroupRegions(region)
     mod = group(mod)
-    mod, regions = lower_npu(mod, spec.npu)
+    mod, regions = lower_npu(mod, spec.npu, find_codes=block_codes(spec.npu, table))
     npu_module = None
     if regions:
         ready = npu_compiler.compile_regions(regions, spec.npu, cache_dir=None)
@@ -120,7 +144,7 @@ def compiled_cut(
     mod = lower_gpu(
         mod,
         target=target,
-        legalizations=default_legalizations(spec.gpu),
+        legalizations=default_legalizations(spec.gpu, table),
         rules=default_rules(spec.gpu),
     )
     device = runtime.open_opencl()
@@ -175,7 +199,7 @@ def chains_us(
     """Device -> time of one step of the chain, without the cost of a run; all in turns."""
     programs = [(device, length) for device in devices for length in (long, 1)]
     runs = [
-        compiled(chain(case, length), spec, {"gpu": _on_gpu, "npu": _on_npu}[device])
+        compiled(chain(case, length), spec, {"gpu": _on_gpu, "npu": _on_npu}[device], case.weights)
         for device, length in programs
     ]
     us = dict(zip(programs, in_turns_us(runs, budget_s), strict=True))

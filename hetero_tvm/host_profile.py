@@ -1,11 +1,11 @@
 """What this machine can do: the target `host` with figures measured here, once, and kept.
 
 Measured are the matrix products of both devices at several row counts (from one row, bound by
-memory, to many, bound by arithmetic), each device alone and both at once, memory, launches and
-waits. Other rates are the shipped ones, scaled as this machine's products are to the shipped
-products; what is no rate stays as shipped. A profile is a spec file of its own, so a figure that
-cannot be is refused as in any other; the measured GPU kernels lie beside it as records for
-`schedules.gpu_model`.
+memory, to many, bound by arithmetic), with weights of floats and of four bits, each device alone
+and both at once, memory, launches and waits. Other rates are the shipped ones, scaled as this
+machine's products are to the shipped products; what is no rate stays as shipped. A profile is a
+spec file of its own, so a figure that cannot be is refused as in any other; the measured GPU
+kernels lie beside it as records for `schedules.gpu_model`.
 
 A profile belongs to a machine and its software: processor, OpenCL device and driver, ONNX Runtime,
 limits on threads. With another of these it is measured again.
@@ -38,7 +38,7 @@ ROWS = (1, 16, 64, 256)
 SIZES = (1024, 384)  # of square weights; the rates at rows are those of the first
 CONTENDED_ROWS, CONTENDED_SIZE = 64, 384  # stays in a core's caches: memory is measured apart
 VARIABLE = "HETERO_HOST_PROFILE"
-_FORMAT = 6
+_FORMAT = 7
 _NOT_MEASURED = (
     "matmul_gflops",
     "batched_matmul_gflops",
@@ -166,11 +166,11 @@ def profile_path(cache_dir: Path, machine: Mapping[str, Any]) -> Path:
 
 
 def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> HostProfile:
-    """Measure this machine; takes about half a minute."""
+    """Measure this machine; takes about a minute."""
     # TVM's code generators are needed here and nowhere else in planning for a phone.
     from hetero_tvm import host_bench
 
-    steps = 3 + len(SIZES) * len(ROWS)
+    steps = 3 + (len(SIZES) + 1) * len(ROWS)
     done = 0
 
     def tell(what: str) -> None:
@@ -192,6 +192,13 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
                 product, shipped, ("gpu", "npu"), _BUDGET_S, long=_LONG[rows]
             )
             step_us |= {(device, size, rows): us for device, us in found.items()}
+    coded_us: dict[str, dict[int, float]] = {"gpu": {}, "npu": {}}
+    for rows in ROWS:
+        tell(f"GPU and NPU in turns, {rows} rows by {SIZES[0]}x{SIZES[0]} of four bits")
+        product = host_bench.coded_matmul(rows, SIZES[0])
+        found = host_bench.chains_us(product, shipped, ("gpu", "npu"), _BUDGET_S, long=_LONG[rows])
+        for device, us in found.items():
+            coded_us[device][rows] = us
     tell("GPU and NPU at once")
     kept = host_bench.slowdown(
         host_bench.matmul(CONTENDED_ROWS, CONTENDED_SIZE),
@@ -199,17 +206,20 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
         {device: step_us[device, CONTENDED_SIZE, CONTENDED_ROWS] for device in ("gpu", "npu")},
         _BUDGET_S,
     )
+    float_us = {d: {rows: step_us[d, SIZES[0], rows] for rows in ROWS} for d in ("gpu", "npu")}
     figures: dict[str, dict[str, Any]] = {
         "memory": {"peak_gbps": both, "one_device_gbps": one, "two_devices_gbps": both},
         "gpu": {
             **waits["gpu"],
             "cores": machine["compute_units"],
-            "matmul_at_rows": _rates(step_us, "gpu", waits["gpu"]["launch_us"]),
+            "matmul_at_rows": _rates(float_us["gpu"], waits["gpu"]["launch_us"]),
+            "coded_matmul_at_rows": _rates(coded_us["gpu"], waits["gpu"]["launch_us"]),
             "both_rate": kept,
         },
         "npu": {
             **waits["npu"],
-            "matmul_at_rows": _rates(step_us, "npu", waits["npu"]["op_us"]),
+            "matmul_at_rows": _rates(float_us["npu"], waits["npu"]["op_us"]),
+            "coded_matmul_at_rows": _rates(coded_us["npu"], waits["npu"]["op_us"]),
             "both_rate": kept,
         },
     }
@@ -245,16 +255,16 @@ def _scaled(shipped: GpuSpec | NpuSpec, at_rows: tuple[tuple[int, float], ...]) 
     return {key: factor * getattr(shipped, key) for key in _NOT_MEASURED}
 
 
-def _rates(
-    step_us: Mapping[tuple[str, int, int], float], device: str, fixed_us: float
-) -> tuple[tuple[int, float], ...]:
-    """GFLOP/s at every row count; what the cost model adds to every operator is taken off."""
-    size = SIZES[0]
-    rates = []
-    for rows in ROWS:
-        whole = step_us[device, size, rows]
-        rates.append((rows, 2 * rows * size**2 / max(whole - fixed_us, whole / 2) / 1e3))
-    return tuple(rates)
+def _rates(step_us: Mapping[int, float], fixed_us: float) -> tuple[tuple[int, float], ...]:
+    """GFLOP/s at every row count; what the cost model adds to every operator is taken off.
+
+    `step_us`: of products with the first of `SIZES`, by rows.
+    """
+    flop = {rows: 2 * rows * SIZES[0] ** 2 for rows in ROWS}
+    return tuple(
+        (rows, flop[rows] / max(whole - fixed_us, whole / 2) / 1e3)
+        for rows, whole in step_us.items()
+    )
 
 
 def _records(spec: SocSpec, step_us: Mapping[tuple[str, int, int], float]) -> tuple[Record, ...]:

@@ -7,8 +7,9 @@ a launch nor its main operand's traffic, because it runs inside its producer's k
 FuseOps): only its other operands are read. The first of a chain has no such producer when that
 producer runs elsewhere; the wait, which holds a launch, stands for that.
 
-A product whose weight is stored in four bits reads them so (`packed`); that it also makes floats of
-them costs nothing here, because at few rows, where weights count, arithmetic has time to spare.
+A product whose weight is stored in four bits reads them so (`packed`). What computing from codes
+costs says `coded_matmul_at_rows`; where that is not known it costs what floats do, because at few
+rows, where weights count, arithmetic has time to spare.
 
 NPU. Weights come from memory, activations stay on the chip; what crosses a region's border is
 paid apart. Rows are padded to the matrix unit's tile. A region is launched as one, so an operator
@@ -208,7 +209,8 @@ class CostModel:
         if device == "npu" and npu.deep_matmul_gflops is not None and _is_deep(npu, work):
             return npu.origin("deep_matmul_gflops")
         if work.kind == "matmul" and table.matmul_at_rows is not None:
-            return table.origin("matmul_at_rows")
+            from_codes = table.coded_matmul_at_rows is not None and work.name in self.packed
+            return table.origin("coded_matmul_at_rows" if from_codes else "matmul_at_rows")
         return table.origin(_rate_key(work))
 
     def _gpu_us(self, work: OpWork, both: bool) -> float:
@@ -239,7 +241,8 @@ class CostModel:
         compute = 0.0
         if work.macs and not work.reduces:
             share = gpu.float32_rate if work.element_bytes == 4 else 1.0
-            compute = _us(2 * work.macs, share * _rate(gpu, work, both))
+            coded = work.name in self.packed
+            compute = _us(2 * work.macs, share * _rate(gpu, work, both, coded=coded))
         gbps = gpu.reduction_gbps if work.reduces else gpu.vector_gbps
         return max(compute, _us(nbytes, gbps * left)) + gpu.launch_us
 
@@ -284,7 +287,7 @@ class CostModel:
         compute = 0.0
         if work.macs and not work.reduces:
             padded = -(-work.rows // npu.tile) * npu.tile / work.rows
-            rate = _rate(npu, work, both)
+            rate = _rate(npu, work, both, coded=self._by_codes(work))
             if npu.deep_matmul_gflops is not None and _is_deep(npu, work):
                 rate *= npu.deep_matmul_gflops / npu.matmul_gflops
             compute = _us(2 * work.macs * padded, rate)
@@ -326,10 +329,10 @@ def _is_deep(npu: NpuSpec, work: OpWork) -> bool:
     return 2 * work.rows * work.depth > _FILLED * npu.vtcm_mb * 2**20
 
 
-def _rate(table: GpuSpec | NpuSpec, work: OpWork, both: bool) -> float:
-    """GFLOP/s of the work's kind at its rows."""
+def _rate(table: GpuSpec | NpuSpec, work: OpWork, both: bool, *, coded: bool = False) -> float:
+    """GFLOP/s of the work's kind at its rows; `coded`: from a weight's codes."""
     left = (table.both_rate or 1.0) if both else 1.0
-    at_rows = table.matmul_at_rows
+    at_rows = (table.coded_matmul_at_rows if coded else None) or table.matmul_at_rows
     if work.kind != "matmul" or at_rows is None:
         rate: float = getattr(table, _rate_key(work))
         return rate * left

@@ -118,6 +118,8 @@ class GpuSpec(Table):
     matmul_gflops: float = _gflops()
     # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
     matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
+    # The same with a weight of few bits, computed from its codes; absent: as from floats.
+    coded_matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
     batched_matmul_gflops: float = _gflops()
     conv_gflops: float = _gflops()
     float32_rate: float = _in(0.05, 4, "share of the three rates above that float32 reaches")
@@ -150,6 +152,8 @@ class NpuSpec(Table):
     matmul_gflops: float = _gflops()  # activation × constant weight
     # (rows of the activation, GFLOP/s), rows ascending; in place of the above where it is known
     matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
+    # The same with a weight of few bits, computed from its codes; absent: as from floats.
+    coded_matmul_at_rows: tuple[tuple[int, float], ...] | None = _rate_at_rows()
     deep_matmul_gflops: float | None = _optional_in(
         0.1, 200_000, "GFLOP/s, as for the other rates"
     )  # of activations too deep and too large to stay on the chip; absent: as all others

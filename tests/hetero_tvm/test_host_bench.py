@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from hetero_tvm import host_bench, runtime
+from hetero_tvm.costs import block_codes
 from hetero_tvm.host_bench import TINY, chain, chains, compiled, matmul
 from relay_passes.constants import array_of
+from relay_passes.lower_gpu import lower_gpu
 from relay_passes.program import read_program
+from schedules.defaults import default_legalizations, default_rules
+from schedules.tvm_target import tvm_target
+from schedules.w4a16_table import W4Table
 from target_specs.loader import load_spec
 
 SPEC = load_spec("host")
@@ -45,10 +50,26 @@ def test_both_devices_at_once_run_both_chains():
     assert runtime.counters()["kernel_launches"] == 3
 
 
+def test_both_devices_compute_with_the_codes_of_a_weight_of_four_bits():
+    case = host_bench.coded_matmul(4, 64)
+    mod, table = chain(case, 1), W4Table(case.weights)
+    lowered = lower_gpu(
+        mod,
+        target=tvm_target(SPEC.gpu),
+        legalizations=default_legalizations(SPEC.gpu, table),
+        rules=default_rules(SPEC.gpu),
+    )
+    assert any("w4a16" in var.name_hint for var in lowered.functions)
+    (product,) = read_program(mod)
+    assert block_codes(SPEC.npu, table)(product.call).bits == 4
+    for where in ("gpu", "npu"):
+        assert host_bench.compiled(mod, SPEC, lambda _, on=where: on, case.weights)() > 0
+
+
 def test_a_step_is_the_difference_of_two_chains(monkeypatch):
     per_step = {"gpu": 7.0, "npu": 3.0}
 
-    def compiled(mod, spec, device_of):
+    def compiled(mod, spec, device_of, weights=()):
         return len(read_program(mod)), per_step[device_of(0)]
 
     def in_turns_us(runs, budget):

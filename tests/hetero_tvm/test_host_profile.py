@@ -29,7 +29,8 @@ def machine(monkeypatch):
 
     def chains_us(case, spec, devices, budget_s, long):
         asked.append((devices, case.shape))
-        return {d: 100.0 * case.shape[0] * (2 if d == "gpu" else 1) for d in devices}
+        faster = 4 if case.weights else 1
+        return {d: 100.0 / faster * case.shape[0] * (2 if d == "gpu" else 1) for d in devices}
 
     monkeypatch.delenv(host_profile.VARIABLE, raising=False)
     monkeypatch.setattr(host_profile, "describe_machine", lambda: MACHINE)
@@ -50,11 +51,11 @@ def machine(monkeypatch):
 def test_measures_once(machine, tmp_path):
     lines = []
     first = host_profile.host_profile(tmp_path, progress=lines.append)
-    assert lines[0] == "measuring this machine (1 of 11): memory"
-    assert lines[-1] == "measuring this machine (11 of 11): GPU and NPU at once"
+    assert lines[0] == "measuring this machine (1 of 15): memory"
+    assert lines[-1] == "measuring this machine (15 of 15): GPU and NPU at once"
     count = len(machine)
     again = host_profile.host_profile(tmp_path, progress=lines.append)
-    assert (len(machine), len(lines)) == (count, 11)
+    assert (len(machine), len(lines)) == (count, 15)
     assert again == first
     host_profile.host_profile(tmp_path, reprofile=True)
     assert len(machine) == 2 * count
@@ -67,6 +68,7 @@ def test_figures_say_what_is_measured_what_scaled_and_what_shipped(machine, tmp_
     assert spec.gpu.both_rate == spec.npu.both_rate == 0.5
     assert spec.npu.submit_us == 5.0
     assert [rows for rows, _ in spec.gpu.matmul_at_rows] == list(ROWS)
+    assert [rows for rows, _ in spec.npu.coded_matmul_at_rows] == list(ROWS)
     for table, key in [("gpu", "matmul_at_rows"), ("npu", "op_us"), ("memory", "peak_gbps")]:
         origin = getattr(spec, table).origin(key)
         assert origin.provenance == "measured"
@@ -86,6 +88,13 @@ def test_the_cost_model_gives_back_what_was_measured(machine, tmp_path):
         npu = model.product_us("npu", rows, 1024, 1024, weight_bits=32)
         assert gpu == pytest.approx(200 * rows, rel=0.01)
         assert npu == pytest.approx(100 * rows, rel=0.01)
+        coded = dataclasses.replace(model, packed={"": 0.125})
+        assert coded.product_us("gpu", rows, 1024, 1024, weight_bits=32) == pytest.approx(
+            50 * rows, rel=0.01
+        )
+        assert coded.product_us("npu", rows, 1024, 1024, weight_bits=32) == pytest.approx(
+            25 * rows, rel=0.01
+        )
     assert [record.us for record in found.gpu_records[: len(ROWS)]] == [200.0 * r for r in ROWS]
     assert len(found.gpu_records) == 2 * len(ROWS)
 
