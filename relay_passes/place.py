@@ -20,6 +20,7 @@ from tvm import IRModule
 from relay_passes.cut_choices import NO_NPU_ROWS, NpuRows
 from relay_passes.op_work import Work
 from relay_passes.plan import Plan
+from relay_passes.planner.contention import contention_us
 from relay_passes.planner.improve import improved
 from relay_passes.planner.lower_bound import LowerBound
 from relay_passes.planner.problem import Problem, Waiting
@@ -165,6 +166,10 @@ def place_all(
             wholes[mode] = _repeated(problem, answer, short, objective, others)
         question, answers = whole, wholes
 
+    if objective == "latency":
+        for mode in set(answers) - set(BOTH):
+            answers[mode] = _with_contention(question, mode, answers[mode])
+
     def merit(mode: str) -> tuple[float, float]:
         answer = answers[mode]
         return float(f"{answer.value:.6g}"), round(answer.timeline.total_us, 3)
@@ -222,6 +227,8 @@ def reprice(
     timeline = evaluate(problem, choices)
     joules = _sum_joules(problem, choices)
     answer = Solution(tuple(choices), timeline, False, 0.0, joules, timeline.total_us, 0.0)
+    if objective == "latency":
+        answer = _with_contention(question, "split", answer)
     return question.plan({wanted: answer, "split": answer}, "split", wanted, waiting, objective)
 
 
@@ -250,6 +257,16 @@ class _Search:
             value=timeline.total_us,
             joules=_sum_joules(problem, better),
         )
+
+
+def _with_contention(question: Question, mode: str, answer: Solution) -> Solution:
+    """`answer` with the time that its devices take of each other."""
+    ops = question.ops(mode)
+    slowdown = [question.slowdown(i, ops[i].choices[n]) for i, n in enumerate(answer.choices)]
+    total_us = answer.timeline.total_us + contention_us(answer.timeline, slowdown)
+    timeline = dataclasses.replace(answer.timeline, total_us=total_us)
+    exact = answer.exact and total_us == answer.value
+    return dataclasses.replace(answer, timeline=timeline, value=total_us, exact=exact)
 
 
 def _part(plan: Plan, short: Shortened) -> Plan:

@@ -216,6 +216,15 @@ class Question:
         ]
         return choices + (self.offers[index] if mode == "split" else [])
 
+    def slowdown(self, index: int, choice: Choice) -> dict[str, float]:
+        """Of an operator that stays whole: by what share it grows while the other device works."""
+        if choice.makes is not None or not set(choice.us) <= set(BOTH):
+            return {}
+        (device,) = choice.us
+        alone = self.costs[index][device]
+        both = self.cost_us(self.works[index], device, both=True)
+        return {device: both / alone - 1} if both > alone > 0 else {}
+
     def _devices(self, index: int, mode: str) -> list[str]:
         """The devices that take operator `index` whole; views may follow anyone."""
         costs = self.costs[index]
