@@ -33,8 +33,9 @@ from target_specs.spec import SocSpec
 
 # Inputs on which the effect of float16 is looked at; none that a user's comparison starts with.
 _PRECISION_SEEDS = (1001, 1002)
-# Of one device's predicted time.
-_CLEARLY_FASTER = 0.97
+# Of one device's predicted time. A step of SmolLM2-135M in float32 was predicted to gain 5 % on a
+# host and lost 5 % (`benchmarks/llm_speedup.py`).
+_CLEARLY_FASTER = 0.9
 
 
 def to_half(state: State) -> State:
