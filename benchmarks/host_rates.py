@@ -36,10 +36,11 @@ from hetero_tvm.host_bench import (
     overheads,
     weight,
 )
-from hetero_tvm.host_profile import cpu_name
+from hetero_tvm.host_profile import compute_units, cpu_name
 from relay_passes.op_work import op_work
 from relay_passes.program import read_program
 from target_specs.loader import load_spec
+from target_specs.spec import GpuSpec, NpuSpec
 
 _SPEC = load_spec("host")  # measure() replaces its vector width by the best one
 
@@ -158,18 +159,22 @@ def as_toml(tables: dict[str, dict[str, float]]) -> str:
     lines += _numbers(tables["memory"])
     lines += ["", "[gpu]", f'name = "{gpu.name}"', *_origin("the command above")]
     for key in ("max_work_group_size", "local_memory_bytes", "wave_size", "half"):
-        origin = gpu.origin(key)
-        value = str(getattr(gpu, key)).lower()
-        lines.append(
-            f'{key} = {{ value = {value}, provenance = "{origin.provenance}", '
-            f'source = "{origin.source}" }}'
-        )
+        lines.append(_as_before(gpu, key))
+    lines += [f"cores = {compute_units(device)}"]
     lines += [f"vector_width = {gpu.vector_width}  # the fastest of 4, 8 and 16"]
     lines += ["float32_rate = 1.0  # the figures are of float32", *_numbers(tables["gpu"])]
     lines += ["", "[npu]", f'name = "{npu.name}"', 'provider = "cpu"']
     lines += [*_origin("the command above"), f"dtypes = [{dtypes}]", f"max_rank = {npu.max_rank}"]
-    lines += ["tile = 1", *_numbers(tables["npu"])]
+    lines += [_as_before(npu, "coded_rows"), "tile = 1", *_numbers(tables["npu"])]
     return "\n".join(lines) + "\n"
+
+
+def _as_before(table: GpuSpec | NpuSpec, key: str) -> str:
+    origin, value = table.origin(key), str(getattr(table, key)).lower()
+    return (
+        f'{key} = {{ value = {value}, provenance = "{origin.provenance}", '
+        f'source = "{origin.source}" }}'
+    )
 
 
 def _origin(source: str) -> list[str]:

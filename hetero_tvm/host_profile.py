@@ -132,7 +132,7 @@ def describe_machine() -> dict[str, Any]:
         "format": _FORMAT,
         "cpu": cpu_name(),
         "cores": len(usable(0)),
-        "compute_units": _compute_units(device),
+        "compute_units": compute_units(device),
         "opencl": " ".join(
             [name, *(str(device.get(key, "")) for key in ("platform", "driver_version"))]
         ),
@@ -143,7 +143,7 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _compute_units(device: Mapping[str, Any]) -> int:
+def compute_units(device: Mapping[str, Any]) -> int:
     """How many work-groups run at once: drivers for CPUs say so, but not what limits them."""
     limits = [os.environ.get(variable, "") for variable in _THREAD_LIMITS]
     units = int(device.get("compute_units", 1))
