@@ -163,6 +163,21 @@ def test_a_kept_weight_that_is_damaged_is_not_taken(tmp_path):
             assert not store.tensors
 
 
+def test_a_kept_weight_is_written_again_only_where_it_is_damaged(tmp_path):
+    kept = KeptFiles(tmp_path / "kept")
+    with WeightStore(tmp_path / "a.so", kept) as store:
+        path = kept.path(store.known(store.index_of(LARGE)).name)
+    whole, file = path.read_bytes(), path.stat().st_ino
+    with WeightStore(tmp_path / "b.so", kept) as store:
+        store.index_of(LARGE)
+        assert path.stat().st_ino == file
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with WeightStore(tmp_path / "c.so", kept) as store:
+            store.index_of(LARGE)
+            assert path.read_bytes() == whole
+
+
 def _bytes(store, folder):
     path = folder / "written"
     with path.open("wb") as file:
