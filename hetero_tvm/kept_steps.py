@@ -122,6 +122,11 @@ class KeptSteps:
         self._files = KeptFiles(self._folder(STEPS))
         self.weights = KeptFiles(self._folder(WEIGHTS))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept of this build."""
+        return self._cache is not None
+
     def _folder(self, name: str) -> Path | None:
         return None if self._cache is None else self._cache / name
 
