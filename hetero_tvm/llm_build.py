@@ -74,10 +74,12 @@ def build(
     together = [phase for phase in compiler.phases_of(config) if phase.once]
     kept = KeptSteps(config, costs)
     found = {rows: kept.find(one) for rows, one in configs.items()}
-    missing = [rows for rows in configs if found[rows] is None]
+    # ONNX Runtime has all of the file in memory, which must not come on top of two steps.
+    is_early = not _is_compared(config) or kept.has_expected(config, **_run(configs))
+    coming = [rows for rows in configs if found[rows] is None and (is_early or rows > min(configs))]
     # The last one: its turn comes when it has long been begun.
-    is_apart = len(missing) > 1 and kept.keeps and step_beside.pays(config.model)
-    other = missing[-1] if is_apart else None
+    is_apart = len(coming) > 1 and kept.keeps and step_beside.pays(config.model)
+    other = coming[-1] if is_apart else None
     weights = {
         f"{phase.name} {rows}": _WEIGHTS.get(phase.name, phase.weight)
         for rows in configs
@@ -103,12 +105,17 @@ def build(
         store = None
         if config.output is not None:
             store = stack.enter_context(WeightStore(config.output, kept.weights))
-        beside = None
-        if other is not None:
-            beside = stack.enter_context(
+
+        def begin_other() -> StepBeside | None:
+            if other is None:
+                return None
+            return stack.enter_context(
                 step_beside.lowering(given, other, prefill=prefill, capacity=capacity)
             )
-        result = _build(configs, costs, store, progress, kept, found, beside)
+
+        beside = begin_other() if is_early else None
+        after_reference = None if is_early else begin_other
+        result = _build(configs, costs, store, progress, kept, found, beside, after_reference)
         kept.bound()
         return result
 
@@ -178,10 +185,12 @@ def _build(
     kept: KeptSteps,
     found: Mapping[int, bytes | None],
     beside: StepBeside | None,
+    begin_beside: Callable[[], StepBeside | None] | None,
 ) -> BuildResult:
     """Every step up to code generation, then all of them together.
 
-    `found`: what `kept` has of each step. `beside`: what lowers one of the others.
+    `found`: what `kept` has of each step. `beside`: what lowers one of the others; `begin_beside`
+    gives it where it is to begin behind ONNX Runtime's run.
     """
     first, config = next(iter(configs.items()))
     assert config.llm is not None
@@ -224,11 +233,14 @@ def _build(
                 if config.output is not None:
                     state = merger.add(rows, state)
             states[rows] = dataclasses.replace(state, panels=panels_of)
-            if rows == first and config.output is not None and config.check:
+            if rows == first and _is_compared(config):
                 # Now, while least is in memory: it has all of the file there.
                 progress.step(_REFERENCE)
                 assert state.model is not None
-                wanted = _expected(kept, config, state.model, max(configs))
+                run = {**_run(configs), "vocabulary": state.model.outputs[0].shape[-1]}
+                wanted = kept.expected(config, **run)
+                if begin_beside is not None:
+                    beside = begin_beside()
     final, manifest = states[first], None
     assert final.model is not None and final.plan is not None
     if config.output is not None:
@@ -259,16 +271,19 @@ def _build(
     return result_of(config, states, seconds, of=first, manifest=manifest)
 
 
-def _expected(
-    kept: KeptSteps, config: BuildConfig, model: frontend.ImportedModel, chunk: int
-) -> llm_check.Expected:
+def _is_compared(config: BuildConfig) -> bool:
+    return config.output is not None and config.check
+
+
+def _run(configs: Mapping[int, BuildConfig]) -> dict[str, int]:
+    """What ONNX Runtime is to run; the vocabulary as the file says, 0 where it does not."""
+    config = configs[min(configs)]
     assert config.llm is not None
-    return kept.expected(
-        config,
-        vocabulary=model.outputs[0].shape[-1],
-        capacity=config.llm.capacity,
-        chunk=chunk,
-    )
+    return {
+        "vocabulary": config.llm.folder.vocabulary,
+        "capacity": config.llm.capacity,
+        "chunk": max(configs),
+    }
 
 
 def _check(artefact: Path, wanted: llm_check.Expected, state: State, progress: Progress) -> None:

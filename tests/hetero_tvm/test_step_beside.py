@@ -44,7 +44,7 @@ def make(tmp_path, opencl):
     """Builds into a cache of its own: the artefact's bytes, and what was done."""
     folder = build(SPEC, tmp_path / "model")
 
-    def make(cache, interrupt_at=None, most_bytes=1 << 30, **flags):
+    def make(cache, interrupt_at=None, most_bytes=1 << 30, prefill=(8, 12), **flags):
         config = BuildConfig(
             model=folder,
             target="host",
@@ -54,7 +54,7 @@ def make(tmp_path, opencl):
             **flags,
         )
         steps = Steps(interrupt_at)
-        build_llm(config, prefill=[8], capacity=24, progress=steps)
+        build_llm(config, prefill=prefill, capacity=24, progress=steps)
         return config.output.read_bytes(), steps
 
     return make
@@ -74,14 +74,14 @@ def _children():
 @pytest.mark.parametrize("flags", [{"devices": "gpu"}, {"devices": "npu"}, {"gpu_share": 0.5}])
 def test_it_is_the_same_byte_by_byte(make, monkeypatch, tmp_path, flags):
     here, steps = make("here", **flags)
-    assert "lower_gpu 8" in steps.names
+    assert "lower_gpu 12" in steps.names
     monkeypatch.setattr(step_beside, "pays", lambda model: True)
     there, steps = make("there", **flags)
-    assert "beside 8" in steps.names
-    assert not [name for name in steps.names if name in ("import 8", "place 8", "lower_gpu 8")]
+    assert "beside 12" in steps.names
+    assert not [name for name in steps.names if name in ("import 12", "place 12", "lower_gpu 12")]
     assert set(steps.names) == set(steps.weights)  # all that is shown was announced
     assert there == here
-    assert "kept 8" in make("there", **flags)[1].names
+    assert "kept 12" in make("there", **flags)[1].names
     names = [
         {path.name for path in (tmp_path / c / "llm_steps").iterdir()} for c in ("here", "there")
     ]
@@ -92,22 +92,29 @@ def test_where_it_fails_the_step_is_lowered_here(make, beside, monkeypatch):
     wanted, _ = make("whole")
     monkeypatch.setattr(step_beside, "_MODULE", "hetero_tvm.there_is_no_such_module")
     found, steps = make("failed")
-    assert "lower_gpu 8" in steps.names
+    assert "lower_gpu 12" in steps.names
     assert found == wanted
 
 
 def test_ctrl_c_leaves_no_process_and_no_file(make, beside, tmp_path):
     before = _children()
     with pytest.raises(KeyboardInterrupt):
-        make("cache", interrupt_at="lower_gpu 1")
+        make("cache", interrupt_at="lower_gpu 8")
     assert _children() == before
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
     kept = [*tmp_path.glob(f"cache/{kept_steps.STEPS}/.*"), *tmp_path.glob("cache/llm_weights/.*")]
     assert kept == []
 
 
+def test_one_step_is_left_beside_only_where_another_is_lowered_meanwhile(make, beside):
+    """Before the first build ONNX Runtime runs, behind the first step; then there is no other."""
+    assert "beside 8" not in make("cache", prefill=[8])[1].names
+    names = make("cache", prefill=[8], gpu_share=0.5)[1].names
+    assert names[-6:] == ["reference", "beside 8", "share_npu", "codegen", "link", "compare"]
+
+
 def test_where_nothing_is_kept_nothing_is_lowered_beside(make, beside):
-    assert "lower_gpu 8" in make("cache", most_bytes=0)[1].names
+    assert "lower_gpu 12" in make("cache", most_bytes=0)[1].names
 
 
 def test_a_process_whose_parent_is_another_ends():
