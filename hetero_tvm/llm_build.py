@@ -127,8 +127,8 @@ def lower_one(
     prefill: Sequence[int] | None,
     capacity: int | None,
     note: Callable[[str], None],
-) -> dict[str, float]:
-    """Lower the step of `rows` tokens and keep it for a later build; seconds by phase.
+) -> None:
+    """Lower the step of `rows` tokens and keep it for a later build.
 
     Args:
         config, prefill, capacity: as for `build`; nothing is written to `config.output`.
@@ -154,9 +154,8 @@ def lower_one(
         assert lasting is not None
         start = _start(one, costs, note, store, SharedPanels(lasting))
         with in_file(files, lasting):
-            state, seconds = compiler.run_phases(one, costs, phases, quiet, start=start)
+            state, _ = compiler.run_phases(one, costs, phases, quiet, start=start)
             kept.keep(one, rows, state)
-    return seconds
 
 
 def _start(
@@ -210,11 +209,10 @@ def _build(
             again = None
             if beside is not None and rows == beside.rows:
                 progress.step(f"{_BESIDE} {rows}")
-                told = beside.wait()
-                for line in told.notes:
+                for line in beside.wait():
                     progress.note(line)
-                before = kept.find(one) if told.seconds else None
-                seconds = compiler.summed(seconds, told.seconds)
+                before = kept.find(one)
+                seconds = compiler.summed(seconds, {_BESIDE: time.perf_counter() - clock})
                 clock = time.perf_counter()
             elif before is not None:
                 progress.step(f"{_KEPT} {rows}")

@@ -37,14 +37,6 @@ _PATHS = ("model", "output", "cache_dir")
 _NOT_SENT = frozenset("llm sign reprofile check db dump_ir samples inputs npu_rows".split())
 
 
-@dataclasses.dataclass(frozen=True)
-class Told:
-    """What the process said."""
-
-    seconds: dict[str, float]  # by phase; empty: it failed
-    notes: tuple[str, ...]
-
-
 class StepBeside:
     """The process, while it runs."""
 
@@ -53,14 +45,13 @@ class StepBeside:
         self.process = process
         self.rows = rows
 
-    def wait(self) -> Told:
-        """Wait for its end."""
+    def wait(self) -> tuple[str, ...]:
+        """Wait for its end; what it noted, nothing where it failed."""
         said, errors = self.process.communicate()
         if self.process.returncode:
             logger.info("step %d: %s", self.rows, errors.strip() or self.process.returncode)
-            return Told({}, ())
-        told = json.loads(said.splitlines()[-1])
-        return Told(told["seconds"], tuple(told["notes"]))
+            return ()
+        return tuple(json.loads(said)["notes"])
 
 
 def pays(model: Path) -> bool:
@@ -158,14 +149,14 @@ def main() -> int:
     from hetero_tvm import llm_build
 
     notes: list[str] = []
-    seconds = llm_build.lower_one(
+    llm_build.lower_one(
         _config(job["config"]),
         job["rows"],
         prefill=job["prefill"],
         capacity=job["capacity"],
         note=notes.append,
     )
-    print(json.dumps({"seconds": seconds, "notes": notes}), file=answers, flush=True)
+    print(json.dumps({"notes": notes}), file=answers, flush=True)
     return 0
 
 
