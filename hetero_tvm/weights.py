@@ -299,7 +299,10 @@ class _Lifter(PyExprMutator):
         index = self.store.index_of(values_of(constant))
         if index not in self.found:
             spec = self.store.spec_of(index)
-            self.found[index] = relax.Var(spec.name, relax.TensorType(spec.shape, spec.dtype))
+            # By its place: the weight's number hangs on what the store had before, and a function
+            # that is kept would differ with the build that made it.
+            name = f"weight_{len(self.found)}"
+            self.found[index] = relax.Var(name, relax.TensorType(spec.shape, spec.dtype))
         return self.found[index]
 
 

@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import tvm
 from tvm import relax
 
 from hetero_tvm.kept_files import KeptFiles
@@ -125,6 +126,18 @@ def test_columns_of_a_weight_that_lies_by_them_are_views(store, tmp_path):
     assert described.nbytes == (3 + 1) * ALIGNMENT  # no view ends behind 33 columns: 3168 bytes
     for array, part in zip(found, parts, strict=True):
         np.testing.assert_array_equal(array, part)
+
+
+def test_a_lifted_function_does_not_depend_on_what_the_store_had_before(tmp_path):
+    lifted = []
+    for before in ((), (LARGE + 1, LARGE + 2)):
+        with WeightStore(tmp_path / "model.so") as store:
+            for array in before:
+                store.index_of(array)
+            lifted.append(store.lift("main", _function(LARGE)))
+            assert store.of_function["main"] == (len(before),)
+    assert str(lifted[0]) == str(lifted[1])
+    assert tvm.ir.save_json(lifted[0]) == tvm.ir.save_json(lifted[1])
 
 
 def test_nothing_is_left_behind(tmp_path):
