@@ -122,6 +122,11 @@ class KeptSteps:
         self._files = KeptFiles(self._folder(STEPS))
         self.weights = KeptFiles(self._folder(WEIGHTS))
 
+    @property
+    def keeps(self) -> bool:
+        """Whether anything is kept of this build."""
+        return self._cache is not None
+
     def _folder(self, name: str) -> Path | None:
         return None if self._cache is None else self._cache / name
 
@@ -222,8 +227,7 @@ class KeptSteps:
         folder = config.llm.folder
         if self._cache is None:
             return llm_check.expected(folder, **run)
-        about = [_code(), _versions(), config.llm.importer.sha256, repr(folder.caches), run]
-        key = hashlib.sha256(json.dumps(["reference", about]).encode()).hexdigest()
+        key = _reference_key(config, run)
         found = self._files.read(key)
         if found is not None:
             with np.load(io.BytesIO(found), allow_pickle=False) as arrays:
@@ -239,6 +243,11 @@ class KeptSteps:
         np.savez(packed, **written)
         self._files.write(key, packed.getvalue())
         return wanted
+
+    def has_expected(self, config: BuildConfig, **run: Any) -> bool:
+        """Whether `expected` would have it without running ONNX Runtime."""
+        path = self._files.path(_reference_key(config, run))
+        return path is not None and path.exists()
 
     def bound(self) -> None:
         """Remove what is kept above a limit, the oldest first; never what this build used."""
@@ -262,6 +271,13 @@ class KeptSteps:
         ]
         text = json.dumps(about, sort_keys=True, default=_plain)
         return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _reference_key(config: BuildConfig, run: Mapping[str, Any]) -> str:
+    assert config.llm is not None
+    folder = config.llm.folder
+    about = [_code(), _versions(), config.llm.importer.sha256, repr(folder.caches), run]
+    return hashlib.sha256(json.dumps(["reference", about]).encode()).hexdigest()
 
 
 def _plain(value: object) -> object:

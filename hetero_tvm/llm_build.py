@@ -11,10 +11,10 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hetero_tvm import bundle, compiler, frontend, llm_check, memory, runtime
+from hetero_tvm import bundle, compiler, frontend, llm_check, memory, runtime, step_beside
 from hetero_tvm.build_state import State
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
@@ -25,16 +25,18 @@ from hetero_tvm.kept_steps import KeptSteps
 from hetero_tvm.llm_steps import step_configs
 from hetero_tvm.progress import Progress
 from hetero_tvm.shared_panels import SharedPanels
+from hetero_tvm.step_beside import StepBeside
 from hetero_tvm.variants import Merger, result_of, variant_of, with_shared_weights
 from hetero_tvm.weights import WeightStore
 from relay_passes.constant_file import in_file
 from schedules.cost_model import CostModel
-from schedules.layout import panels_of
+from schedules.layout import Panels, panels_of
 
 _CHECK = "compare"  # the step that proves the result against ONNX Runtime
 _REFERENCE = "reference"  # what it gives, here and for devices
 _CHECK_WEIGHT, _REFERENCE_WEIGHT = 10.0, 10.0
 _KEPT, _KEPT_WEIGHT = "kept", 3.0  # a step that an earlier build has lowered
+_BESIDE = "beside"  # one that a process beside this one lowers
 # What a step's phases take of a build of SmolLM2-135M for host, where an import is 10: planning
 # thousands of operators takes more of it than in other models.
 _WEIGHTS = {"place": 7.0, "split": 1.0, "group": 1.0, "lower_npu": 1.0, "codegen": 4.0}
@@ -60,7 +62,7 @@ def build(
     """
     progress = progress or Progress(quiet=True)
     memory.give_back_large()
-    shown = config.model
+    shown, given = config.model, config
     configs = step_configs(config, prefill, capacity)
     configs = {rows: with_shared_weights(one) for rows, one in configs.items()}
     config = next(iter(configs.values()))
@@ -72,12 +74,20 @@ def build(
     together = [phase for phase in compiler.phases_of(config) if phase.once]
     kept = KeptSteps(config, costs)
     found = {rows: kept.find(one) for rows, one in configs.items()}
+    # ONNX Runtime has all of the file in memory, which must not come on top of two steps.
+    is_early = not _is_compared(config) or kept.has_expected(config, **_run(configs))
+    coming = [rows for rows in configs if found[rows] is None and (is_early or rows > min(configs))]
+    # The last one: its turn comes when it has long been begun.
+    is_apart = len(coming) > 1 and kept.keeps and step_beside.pays(config.model)
+    other = coming[-1] if is_apart else None
     weights = {
         f"{phase.name} {rows}": _WEIGHTS.get(phase.name, phase.weight)
         for rows in configs
         for phase in each
-        if found[rows] is None
+        if found[rows] is None and rows != other
     }
+    if other is not None:
+        weights[f"{_BESIDE} {other}"] = _KEPT_WEIGHT
     weights |= {f"{_KEPT} {rows}": _KEPT_WEIGHT for rows in configs if found[rows] is not None}
     if config.output is not None:
         weights |= {
@@ -95,9 +105,75 @@ def build(
         store = None
         if config.output is not None:
             store = stack.enter_context(WeightStore(config.output, kept.weights))
-        result = _build(configs, costs, store, progress, kept, found)
+
+        def begin_other() -> StepBeside | None:
+            if other is None:
+                return None
+            return stack.enter_context(
+                step_beside.lowering(given, other, prefill=prefill, capacity=capacity)
+            )
+
+        beside = begin_other() if is_early else None
+        after_reference = None if is_early else begin_other
+        result = _build(configs, costs, store, progress, kept, found, beside, after_reference)
         kept.bound()
         return result
+
+
+def lower_one(
+    config: BuildConfig,
+    rows: int,
+    *,
+    prefill: Sequence[int] | None,
+    capacity: int | None,
+    note: Callable[[str], None],
+) -> None:
+    """Lower the step of `rows` tokens and keep it for a later build.
+
+    Args:
+        config, prefill, capacity: as for `build`; nothing is written to `config.output`.
+        rows: one of the steps that these say.
+        note: told what is worth reading.
+
+    Raises:
+        BadInput, EnvironmentProblem: as `build`.
+    """
+    memory.give_back_large()
+    assert config.output is not None
+    one = with_shared_weights(step_configs(config, prefill, capacity)[rows])
+    quiet = Progress(quiet=True)
+    costs = compiler.prepare(one, quiet)
+    kept = KeptSteps(one, costs)
+    phases = [phase for phase in compiler.phases_of(one) if not phase.once]
+    files = config.output.parent
+    with (
+        memory.few_collections(),
+        WeightStore(config.output, kept.weights) as store,
+        in_file(files) as lasting,
+    ):
+        assert lasting is not None
+        start = _start(one, costs, note, store, SharedPanels(lasting))
+        with in_file(files, lasting):
+            state, _ = compiler.run_phases(one, costs, phases, quiet, start=start)
+            kept.keep(one, rows, state)
+
+
+def _start(
+    one: BuildConfig,
+    costs: CostModel,
+    note: Callable[[str], None],
+    store: WeightStore | None,
+    panels: Panels,
+) -> State:
+    """The state before a step's phases."""
+    return State(
+        config=dataclasses.replace(one, measure=False),
+        spec=costs.spec,
+        costs=costs,
+        note=note,
+        weights=store,
+        panels=panels,
+    )
 
 
 def _build(
@@ -107,10 +183,13 @@ def _build(
     progress: Progress,
     kept: KeptSteps,
     found: Mapping[int, bytes | None],
+    beside: StepBeside | None,
+    begin_beside: Callable[[], StepBeside | None] | None,
 ) -> BuildResult:
     """Every step up to code generation, then all of them together.
 
-    `found`: what `kept` has of each step.
+    `found`: what `kept` has of each step. `beside`: what lowers one of the others; `begin_beside`
+    gives it where it is to begin behind ONNX Runtime's run.
     """
     first, config = next(iter(configs.items()))
     assert config.llm is not None
@@ -125,18 +204,19 @@ def _build(
     with in_file(files) as lasting:
         panels = SharedPanels(lasting) if lasting is not None else panels_of
         for rows, one in configs.items():
-            start = State(
-                config=dataclasses.replace(one, measure=False),
-                spec=costs.spec,
-                costs=costs,
-                note=progress.note,
-                weights=store,
-                panels=panels,
-            )
+            start = _start(one, costs, progress.note, store, panels)
             clock, before = time.perf_counter(), found[rows]
             again = None
-            if before is not None:
+            if beside is not None and rows == beside.rows:
+                progress.step(f"{_BESIDE} {rows}")
+                for line in beside.wait():
+                    progress.note(line)
+                before = kept.find(one)
+                seconds = compiler.summed(seconds, {_BESIDE: time.perf_counter() - clock})
+                clock = time.perf_counter()
+            elif before is not None:
                 progress.step(f"{_KEPT} {rows}")
+            if before is not None:
                 again = kept.state_of(before, start, rows)
                 seconds = compiler.summed(seconds, {_KEPT: time.perf_counter() - clock})
             with in_file(files, lasting):
@@ -151,11 +231,14 @@ def _build(
                 if config.output is not None:
                     state = merger.add(rows, state)
             states[rows] = dataclasses.replace(state, panels=panels_of)
-            if rows == first and config.output is not None and config.check:
+            if rows == first and _is_compared(config):
                 # Now, while least is in memory: it has all of the file there.
                 progress.step(_REFERENCE)
                 assert state.model is not None
-                wanted = _expected(kept, config, state.model, max(configs))
+                run = {**_run(configs), "vocabulary": state.model.outputs[0].shape[-1]}
+                wanted = kept.expected(config, **run)
+                if begin_beside is not None:
+                    beside = begin_beside()
     final, manifest = states[first], None
     assert final.model is not None and final.plan is not None
     if config.output is not None:
@@ -186,16 +269,19 @@ def _build(
     return result_of(config, states, seconds, of=first, manifest=manifest)
 
 
-def _expected(
-    kept: KeptSteps, config: BuildConfig, model: frontend.ImportedModel, chunk: int
-) -> llm_check.Expected:
+def _is_compared(config: BuildConfig) -> bool:
+    return config.output is not None and config.check
+
+
+def _run(configs: Mapping[int, BuildConfig]) -> dict[str, int]:
+    """What ONNX Runtime is to run; the vocabulary as the file says, 0 where it does not."""
+    config = configs[min(configs)]
     assert config.llm is not None
-    return kept.expected(
-        config,
-        vocabulary=model.outputs[0].shape[-1],
-        capacity=config.llm.capacity,
-        chunk=chunk,
-    )
+    return {
+        "vocabulary": config.llm.folder.vocabulary,
+        "capacity": config.llm.capacity,
+        "chunk": max(configs),
+    }
 
 
 def _check(artefact: Path, wanted: llm_check.Expected, state: State, progress: Progress) -> None:

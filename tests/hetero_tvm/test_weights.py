@@ -6,6 +6,7 @@ import hashlib
 
 import numpy as np
 import pytest
+import tvm
 from tvm import relax
 
 from hetero_tvm.kept_files import KeptFiles
@@ -127,6 +128,18 @@ def test_columns_of_a_weight_that_lies_by_them_are_views(store, tmp_path):
         np.testing.assert_array_equal(array, part)
 
 
+def test_a_lifted_function_does_not_depend_on_what_the_store_had_before(tmp_path):
+    lifted = []
+    for before in ((), (LARGE + 1, LARGE + 2)):
+        with WeightStore(tmp_path / "model.so") as store:
+            for array in before:
+                store.index_of(array)
+            lifted.append(store.lift("main", _function(LARGE)))
+            assert store.of_function["main"] == (len(before),)
+    assert str(lifted[0]) == str(lifted[1])
+    assert tvm.ir.save_json(lifted[0]) == tvm.ir.save_json(lifted[1])
+
+
 def test_nothing_is_left_behind(tmp_path):
     with pytest.raises(RuntimeError), WeightStore(tmp_path / "model.so") as store:
         store.lift("main", _function(LARGE))
@@ -161,6 +174,21 @@ def test_a_kept_weight_that_is_damaged_is_not_taken(tmp_path):
         with WeightStore(tmp_path / "b.so", kept) as store:
             assert store.adopt(known) is None
             assert not store.tensors
+
+
+def test_a_kept_weight_is_written_again_only_where_it_is_damaged(tmp_path):
+    kept = KeptFiles(tmp_path / "kept")
+    with WeightStore(tmp_path / "a.so", kept) as store:
+        path = kept.path(store.known(store.index_of(LARGE)).name)
+    whole, file = path.read_bytes(), path.stat().st_ino
+    with WeightStore(tmp_path / "b.so", kept) as store:
+        store.index_of(LARGE)
+        assert path.stat().st_ino == file
+    for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with WeightStore(tmp_path / "c.so", kept) as store:
+            store.index_of(LARGE)
+            assert path.read_bytes() == whole
 
 
 def _bytes(store, folder):
