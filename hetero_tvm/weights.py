@@ -29,6 +29,7 @@ from hetero_tvm import memory
 from hetero_tvm.frontend.tensor_spec import TensorSpec
 from hetero_tvm.kept_files import KeptFiles
 from hetero_tvm.weights_layout import VIEW_ALIGNMENT, Weights, aligned
+from relay_passes.constant_file import looked_at
 from relay_passes.constants import values_of
 
 _GIVEN = "num_input"  # of a function: the parameters before its weights; VMShapeLower's name for it
@@ -297,6 +298,7 @@ class _Lifter(PyExprMutator):
         if _nbytes(constant) < _LARGE_BYTES:
             return constant
         index = self.store.index_of(values_of(constant))
+        looked_at([constant])  # all of the model would be in memory at the end
         if index not in self.found:
             spec = self.store.spec_of(index)
             # By its place: the weight's number hangs on what the store had before, and a function

@@ -12,6 +12,7 @@ from tvm import relax
 from hetero_tvm.kept_files import KeptFiles
 from hetero_tvm.weights import WeightStore
 from hetero_tvm.weights_layout import ALIGNMENT, VIEW_ALIGNMENT, read_weights
+from relay_passes import constant_file
 
 LARGE = np.arange(40 * 50, dtype=np.float32).reshape(40, 50)
 SMALL = np.ones((4,), np.float32)
@@ -138,6 +139,20 @@ def test_a_lifted_function_does_not_depend_on_what_the_store_had_before(tmp_path
             assert store.of_function["main"] == (len(before),)
     assert str(lifted[0]) == str(lifted[1])
     assert tvm.ir.save_json(lifted[0]) == tvm.ir.save_json(lifted[1])
+
+
+def test_what_was_lifted_is_let_go_of_before_all_of_it_is_in_memory(store, tmp_path, monkeypatch):
+    forgotten = []
+
+    class File(constant_file.ConstantFile):
+        def forget(self):
+            forgotten.append(self._since)
+            super().forget()
+
+    monkeypatch.setattr(constant_file, "_FORGET_BYTES", LARGE.nbytes * 3 // 2)
+    with File(tmp_path):
+        store.lift("main", _function(LARGE, LARGE + 1, LARGE + 2, LARGE + 3))
+        assert forgotten == [LARGE.nbytes * 2] * 2
 
 
 def test_nothing_is_left_behind(tmp_path):
