@@ -2,8 +2,8 @@
 
 A search that keeps few ways drops a way that looks bad early and would have paid later. In the
 finished plan two things are tried: another boundary for all operators that are cut at one, since a
-chain that stays cut must move as a whole (language model on a host, one core each: 4 per cent), and
-every other choice of every operator (a sentence encoder on a host: 3 per cent, half a second).
+chain that stays cut must move as a whole, and every other choice of every operator (a sentence
+encoder on a host: 3 per cent, half a second).
 """
 
 from __future__ import annotations
