@@ -122,20 +122,23 @@ class Joiner:
             return None
         most = sum(self._time(walk.kernel.items, walk.operations) for walk in walks)
         most += _WORTH * (len(funcs) - 1) * self._launch
-        fastest = None
+        ways: list[tuple[float, int, Collection[int], int]] = []
         # Where it is not known how many cores there are, each of very many would do it again.
         for first in range(len(funcs) if self._cores < _MANY else 1):
             own = _own_results(walks, places, given, first)
             found = None if own is None else self._groups(walks, places, first, most)
             if own is not None and found is not None:
-                groups, most = found
-                fastest = (groups, own, first)
-        return None if fastest is None else _written(funcs, places, count, *fastest)
+                ways.append((*found, own, first))
+        if not ways:
+            return None
+        # Of ways that take as long the first one, which computes least again.
+        _, groups, own_results, first = min(ways, key=lambda way: way[0])
+        return _written(funcs, places, count, groups, own_results, first)
 
     def _groups(
         self, walks: Sequence[_Walk], places: Sequence[Sequence[int]], first: int, most: float
-    ) -> tuple[int, float] | None:
-        """How many groups, each of which does all of the `first` kernels, take least, and how long.
+    ) -> tuple[float, int] | None:
+        """What equal groups take at least, each doing all of the `first` kernels, and how many.
 
         Where several are as fast, the most groups: one that has to wait stops less. None where all
         of them take longer than `most`.
@@ -156,7 +159,7 @@ class Joiner:
                 _is_own(walk, groups, {n for n, at in enumerate(own) if at in shared})
                 for walk, own in zip(walks[first:], places[first:], strict=True)
             ):
-                return groups, times[groups]
+                return times[groups], groups
         return None
 
     def _time(self, groups: int, operations: float) -> float:

@@ -131,6 +131,14 @@ def test_groups_compute_little_things_for_themselves(cores, groups):
     assert np.array_equal(third, second * 2 + 1)
 
 
+def test_nothing_is_computed_again_where_that_gains_nothing():
+    """One group does everything, on memory that others see."""
+    funcs = [_kernel((ROWS, 4), _same, items=1), _kernel((ROWS, 4), _other, items=6)]
+    joined = _joiner(cores=1).join(funcs, _chain(funcs), 3, 1)
+    assert _groups(joined) == 1
+    assert "own_" not in joined.script()
+
+
 def test_what_is_long_is_not_computed_again():
     """Nor joined at all: one group would leave a core with nothing to do."""
     rows = 3000
