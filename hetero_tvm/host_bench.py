@@ -40,6 +40,8 @@ Step = Callable[[relax.Expr], relax.Expr]  # one more operator behind the last
 _BEATEN = 0.05  # of a program's runs are faster than the time that counts
 _FEWEST = 5  # runs of each program
 _EXCHANGES = 8  # of results between two devices, in a chain that times one
+_STEPS = 8  # of the shorter chain where devices are to work at once
+_MOST_LOST = 0.98  # two devices that are one lose all: each keeps a half, as this makes it
 _LONGER = 4  # budgets of a program for which both devices must be undisturbed
 _random = np.random.default_rng(0)
 
@@ -206,8 +208,14 @@ def chains_us(
     return {d: max((us[d, long] - us[d, 1]) / (long - 1), 0.01) for d, n in programs if n == long}
 
 
-def slowdown(case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: float) -> float:
-    """How much of its rate a device keeps while the other one works, 0.05 to 1.
+def slowdown(
+    case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: float
+) -> dict[str, float]:
+    """Device -> how much of its rate it keeps while the other one works, 0.05 to 1.
+
+    Each device computes twice as long as the other one, in turn. The shorter work lasts
+    shorter / kept; what the longer one lost meanwhile is by how much both together take longer than
+    it does alone. Two such losses say what each device keeps.
 
     Steps of a fraction of a millisecond: a busy machine gives two cores for some at least.
 
@@ -217,20 +225,22 @@ def slowdown(case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: 
         step_us: "gpu" and "npu" -> time of one step alone, for chains of about equal time.
         budget_s: for a program; this takes some.
     """
-    ratio = step_us["gpu"] / step_us["npu"]
-    lengths = {"gpu": max(1, round(8 / max(1.0, ratio))), "npu": max(1, round(8 * min(1.0, ratio)))}
-    lengths = {device: min(16, length) for device, length in lengths.items()}
-    alone = [
-        compiled(chain(case, length), spec, {"gpu": _on_gpu, "npu": _on_npu}[device])
-        for device, length in lengths.items()
-    ]
-    first = lengths["npu"]  # the NPU is given its work first: it needs no more of the host
-    mod = chains(case, first, lengths["gpu"])
-    both = compiled(mod, spec, lambda i: "npu" if i < first else "gpu")
-    *apart, together = in_turns_us([*alone, both], _LONGER * budget_s)
-    shorter, longer = sorted(apart)
-    # Both work for shorter / kept; then the longer one is alone.
-    return max(0.05, shorter / max(together - (longer - shorter), shorter))
+    fastest = min(step_us.values())
+    length = {device: max(1, round(_STEPS * fastest / us)) for device, us in step_us.items()}
+    on = {"gpu": _on_gpu, "npu": _on_npu}
+    runs = {(d, n): compiled(chain(case, n * length[d]), spec, on[d]) for d in on for n in (1, 2)}
+    for longer in on:
+        gpu, npu = (length[device] * (2 if device == longer else 1) for device in ("gpu", "npu"))
+        # The NPU is given its work first: it needs no more of the host.
+        places = ["npu"] * npu + ["gpu"] * gpu
+        runs[longer, 0] = compiled(chains(case, npu, gpu), spec, places.__getitem__)
+    us = dict(zip(runs, in_turns_us(list(runs.values()), _LONGER * budget_s), strict=True))
+    lost = {  # of the longer one's work, for all that the shorter one did alone
+        longer: min(max(0.0, us[longer, 0] - us[longer, 2]) / us[shorter, 1], _MOST_LOST)
+        for longer, shorter in (("gpu", "npu"), ("npu", "gpu"))
+    }
+    rest = 1 - lost["gpu"] * lost["npu"]
+    return {device: max(0.05, (1 - loss) / rest) for device, loss in lost.items()}
 
 
 def _on_gpu(_index: int) -> str:

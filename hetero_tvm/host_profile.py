@@ -38,7 +38,7 @@ ROWS = (1, 16, 64, 256)
 SIZES = (1024, 384)  # of square weights; the rates at rows are those of the first
 CONTENDED_ROWS, CONTENDED_SIZE = 64, 384  # stays in a core's caches: memory is measured apart
 VARIABLE = "HETERO_HOST_PROFILE"
-_FORMAT = 7
+_FORMAT = 8
 _NOT_MEASURED = (
     "matmul_gflops",
     "batched_matmul_gflops",
@@ -53,7 +53,9 @@ _SCALED = (
 _BUDGET_S = 0.2  # for one measurement
 # Steps of a chain, by rows: the fewer the longer each takes, so that a busy machine gives some
 # runs a core of their own.
-_LONG = {1: 9, 16: 9, 64: 3, 256: 2}
+_LONG = {16: 9, 64: 3, 256: 2}
+# Weights of a chain of one row: beyond caches, as those of a model are when it computes one row.
+_FROM_MEMORY = 96 << 20
 # What limits threads, or changes how devices are chosen and waited for.
 _THREAD_LIMITS = (
     "CL_CONFIG_CPU_TBB_NUM_WORKERS",
@@ -170,7 +172,7 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
     # TVM's code generators are needed here and nowhere else in planning for a phone.
     from hetero_tvm import host_bench
 
-    steps = 3 + (len(SIZES) + 1) * len(ROWS)
+    steps = 4 + (len(SIZES) + 1) * len(ROWS)
     done = 0
 
     def tell(what: str) -> None:
@@ -189,14 +191,17 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
             tell(f"GPU and NPU in turns, {rows} rows by {size}x{size}")
             product = host_bench.matmul(rows, size)
             found = host_bench.chains_us(
-                product, shipped, ("gpu", "npu"), _BUDGET_S, long=_LONG[rows]
+                product, shipped, ("gpu", "npu"), _BUDGET_S, long=_long(rows, size)
             )
             step_us |= {(device, size, rows): us for device, us in found.items()}
     coded_us: dict[str, dict[int, float]] = {"gpu": {}, "npu": {}}
     for rows in ROWS:
         tell(f"GPU and NPU in turns, {rows} rows by {SIZES[0]}x{SIZES[0]} of four bits")
         product = host_bench.coded_matmul(rows, SIZES[0])
-        found = host_bench.chains_us(product, shipped, ("gpu", "npu"), _BUDGET_S, long=_LONG[rows])
+        # All have one weight: from codes it is arithmetic that takes the time, of one row too.
+        found = host_bench.chains_us(
+            product, shipped, ("gpu", "npu"), _BUDGET_S, long=_LONG.get(rows, _LONG[16])
+        )
         for device, us in found.items():
             coded_us[device][rows] = us
     tell("GPU and NPU at once")
@@ -204,6 +209,13 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
         host_bench.matmul(CONTENDED_ROWS, CONTENDED_SIZE),
         shipped,
         {device: step_us[device, CONTENDED_SIZE, CONTENDED_ROWS] for device in ("gpu", "npu")},
+        _BUDGET_S,
+    )
+    tell("GPU and NPU at once, from memory")
+    kept_of_memory = host_bench.slowdown(
+        host_bench.matmul(1, SIZES[0]),
+        shipped,
+        {device: step_us[device, SIZES[0], 1] for device in ("gpu", "npu")},
         _BUDGET_S,
     )
     float_us = {d: {rows: step_us[d, SIZES[0], rows] for rows in ROWS} for d in ("gpu", "npu")}
@@ -214,19 +226,26 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
             "cores": machine["compute_units"],
             "matmul_at_rows": _rates(float_us["gpu"], waits["gpu"]["launch_us"]),
             "coded_matmul_at_rows": _rates(coded_us["gpu"], waits["gpu"]["launch_us"]),
-            "both_rate": kept,
+            "both_rate": kept["gpu"],
+            "both_row_rate": kept_of_memory["gpu"],
         },
         "npu": {
             **waits["npu"],
             "matmul_at_rows": _rates(float_us["npu"], waits["npu"]["op_us"]),
             "coded_matmul_at_rows": _rates(coded_us["npu"], waits["npu"]["op_us"]),
-            "both_rate": kept,
+            "both_rate": kept["npu"],
+            "both_row_rate": kept_of_memory["npu"],
         },
     }
     for name in ("gpu", "npu"):
         figures[name] |= _scaled(getattr(shipped, name), figures[name]["matmul_at_rows"])
     spec = with_figures(shipped, figures, machine)
     return HostProfile(spec, _records(spec, step_us))
+
+
+def _long(rows: int, size: int) -> int:
+    """Steps of a chain of products of floats."""
+    return _LONG.get(rows) or -(-_FROM_MEMORY // (4 * size**2))
 
 
 def with_figures(

@@ -186,11 +186,14 @@ class Question:
             return None
         return sum(self.power_w[device] * time / 1e6 for device, time in us.items())
 
-    def ops(self, mode: str) -> tuple[Op, ...]:
-        """The problem's operators when only the devices, or splits, of `mode` are allowed."""
+    def ops(self, mode: str, *, wary: bool = False) -> tuple[Op, ...]:
+        """The problem's operators when only the devices, or splits, of `mode` are allowed.
+
+        `wary`: with whole operators priced as if the other device always worked, as parts are.
+        """
         return tuple(
             Op(
-                choices=tuple(self._choices(i, mode)),
+                choices=tuple(self._choices(i, mode, wary=wary)),
                 inputs=tuple(self.index[name] for name in node.inputs),
                 nbytes=self.works[i].output_bytes,
                 reads_graph_inputs=node.reads_graph_inputs,
@@ -201,10 +204,10 @@ class Question:
             for i, node in enumerate(self.nodes)
         )
 
-    def _choices(self, index: int, mode: str) -> list[Choice]:
+    def _choices(self, index: int, mode: str, *, wary: bool = False) -> list[Choice]:
         reads = (None,) * len(self.nodes[index].inputs)
         devices = self._devices(index, mode)
-        alone = [{d: self.costs[index][d]} for d in devices]
+        alone = [{d: self._whole_us(index, d, wary=wary)} for d in devices]
         choices = [
             Choice(
                 us=us,
@@ -215,6 +218,14 @@ class Question:
             for us in alone
         ]
         return choices + (self.offers[index] if mode == "split" else [])
+
+    def _whole_us(self, index: int, device: str, *, wary: bool) -> float:
+        beside = wary and device in BOTH
+        return (
+            self.cost_us(self.works[index], device, both=True)
+            if beside
+            else self.costs[index][device]
+        )
 
     def slowdown(self, index: int, choice: Choice) -> dict[str, float]:
         """Of an operator that stays whole: by what share it grows while the other device works."""

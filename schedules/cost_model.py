@@ -26,7 +26,8 @@ two figures lies on the line between their times, outside them the nearest rate 
 Both at once (`both=True`). Each device alone gets at most `one_device_gbps`, both together
 `two_devices_gbps`; both ask for as much as they can, so each keeps the same share of its own rate,
 two_devices_gbps / (2 * one_device_gbps). Compute rates fall to `both_rate` where devices share
-their cores (a host), else they stay. The other device is taken to be busy for the whole time.
+their cores (a host), else they stay; what is measured of one row, which waits for its weight,
+falls to `both_row_rate`. The other device is taken to be busy for the whole time.
 
 Better figures, where there are any, take the roofline's place: the vendor's estimates of matrix
 products on the NPU (`npu_costs`; one that is a lower bound counts only above the roofline) and of
@@ -336,14 +337,16 @@ def _rate(table: GpuSpec | NpuSpec, work: OpWork, both: bool, *, coded: bool = F
     if work.kind != "matmul" or at_rows is None:
         rate: float = getattr(table, _rate_key(work))
         return rate * left
+    row_left = (table.both_row_rate or left) if both and not coded else left
+    at = [(rows, rate * (row_left if rows == 1 else left)) for rows, rate in at_rows]
     rows = work.rows
-    if rows <= at_rows[0][0]:
-        return at_rows[0][1] * left
-    for (below, slow), (above, fast) in itertools.pairwise(at_rows):
+    if rows <= at[0][0]:
+        return at[0][1]
+    for (below, slow), (above, fast) in itertools.pairwise(at):
         if rows <= above:
             low, high = below / slow, above / fast  # times, up to a factor
-            return rows / (low + (high - low) * (rows - below) / (above - below)) * left
-    return at_rows[-1][1] * left
+            return rows / (low + (high - low) * (rows - below) / (above - below))
+    return at[-1][1]
 
 
 def _rate_key(work: OpWork) -> str:

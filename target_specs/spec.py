@@ -129,6 +129,7 @@ class GpuSpec(Table):
     handover_us: float = _us()  # until another processor may read what the GPU wrote: clFinish
     flag_us: float = _us()  # the same by a predicted sleep and a poll of a flag in shared memory
     both_rate: float | None = _left_rate()  # of the compute rates, while the NPU works too
+    both_row_rate: float | None = _left_rate()  # the same of a product of one row, read from memory
     power_w: float | None = _power()  # at work
 
 
@@ -167,6 +168,7 @@ class NpuSpec(Table):
     submit_us: float = _us()  # to start one region without waiting for its end
     flag_us: float = _us()  # to see its end by a poll of a flag in shared memory
     both_rate: float | None = _left_rate()  # of the compute rates, while the GPU works too
+    both_row_rate: float | None = _left_rate()  # the same of a product of one row, read from memory
     power_w: float | None = _power()  # at work
 
 

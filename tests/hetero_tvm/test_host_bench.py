@@ -83,32 +83,47 @@ def test_a_step_is_the_difference_of_two_chains(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("together", "kept"),
+    ("gpu", "npu"),
     [
-        pytest.param(80.0, 1.0, id="nobody_is_slowed_down"),
-        pytest.param(160.0, 0.5, id="as_if_one_by_one"),
-        pytest.param(1e9, 0.05, id="noise"),
+        pytest.param(1.0, 1.0, id="nobody_is_slowed_down"),
+        pytest.param(0.5, 0.5, id="one_device"),
+        pytest.param(0.8, 0.55, id="one_loses_more"),
     ],
 )
-def test_slowdown(monkeypatch, together, kept):
-    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
-    us = {8: 80.0, 16: together}  # chains of eight steps, then both
-    monkeypatch.setattr(host_bench, "in_turns_us", lambda runs, budget: [us[n] for n in runs])
-    found = host_bench.slowdown(TINY, SPEC, {"gpu": 10.0, "npu": 10.0}, 0.1)
-    assert found == pytest.approx(kept)
+def test_slowdown_finds_what_each_device_keeps(monkeypatch, gpu, npu):
+    step_us = {"gpu": 40.0, "npu": 10.0}
+    kept = {"gpu": gpu, "npu": npu}
 
+    def compiled(mod, spec, device_of):
+        steps = [device_of(i) for i in range(len(read_program(mod)))]
+        return {device: steps.count(device) * us for device, us in step_us.items()}
 
-def test_slowdown_gives_both_about_the_same_time(monkeypatch):
+    def run(alone):
+        """Both until one is done, then the other one alone."""
+        first = min(kept, key=lambda device: alone[device] / kept[device])
+        other = {"gpu": "npu", "npu": "gpu"}[first]
+        beside = alone[first] / kept[first]
+        return beside + max(0.0, alone[other] - kept[other] * beside)
+
     lengths = []
 
     def in_turns_us(runs, budget):
-        lengths.extend(runs)
-        return [80.0] * len(runs)
+        lengths.extend(tuple(us / step_us[device] for device, us in work.items()) for work in runs)
+        return [run(work) for work in runs]
 
-    monkeypatch.setattr(host_bench, "compiled", lambda mod, spec, where: len(read_program(mod)))
+    monkeypatch.setattr(host_bench, "compiled", compiled)
     monkeypatch.setattr(host_bench, "in_turns_us", in_turns_us)
-    host_bench.slowdown(TINY, SPEC, {"gpu": 40.0, "npu": 10.0}, 0.1)
-    assert lengths == [2, 8, 10]
+    found = host_bench.slowdown(TINY, SPEC, step_us, 0.1)
+    assert found == pytest.approx(kept, abs=0.011)
+    assert lengths == [(2, 0), (4, 0), (0, 8), (0, 16), (4, 8), (2, 16)]
+
+
+def test_slowdown_by_noise_alone_is_within_bounds(monkeypatch):
+    monkeypatch.setattr(host_bench, "compiled", lambda *args: None)
+    for times in ([1.0, 2.0, 1.0, 2.0, 0.1, 1e9], [1.0, 2.0, 1.0, 2.0, 1e9, 1e9]):
+        monkeypatch.setattr(host_bench, "in_turns_us", lambda runs, budget, us=times: us)
+        found = host_bench.slowdown(TINY, SPEC, {"gpu": 1.0, "npu": 1.0}, 0.1)
+        assert all(0.05 <= kept <= 1 for kept in found.values())
 
 
 def test_programs_take_turns_and_bursts_do_not_count(monkeypatch):

@@ -36,7 +36,11 @@ def machine(monkeypatch):
     monkeypatch.setattr(host_profile, "describe_machine", lambda: MACHINE)
     monkeypatch.setattr(host_bench, "memory_gbps", lambda budget_s: (11.0, 12.0))
     monkeypatch.setattr(host_bench, "chains_us", chains_us)
-    monkeypatch.setattr(host_bench, "slowdown", lambda *args: 0.5)
+    monkeypatch.setattr(
+        host_bench,
+        "slowdown",
+        lambda case, *args: {"gpu": max(0.05, case.shape[0] / 100), "npu": 0.5},
+    )
     monkeypatch.setattr(
         host_bench,
         "overheads",
@@ -51,11 +55,11 @@ def machine(monkeypatch):
 def test_measures_once(machine, tmp_path):
     lines = []
     first = host_profile.host_profile(tmp_path, progress=lines.append)
-    assert lines[0] == "measuring this machine (1 of 15): memory"
-    assert lines[-1] == "measuring this machine (15 of 15): GPU and NPU at once"
+    assert lines[0] == "measuring this machine (1 of 16): memory"
+    assert lines[-1] == "measuring this machine (16 of 16): GPU and NPU at once, from memory"
     count = len(machine)
     again = host_profile.host_profile(tmp_path, progress=lines.append)
-    assert (len(machine), len(lines)) == (count, 15)
+    assert (len(machine), len(lines)) == (count, 16)
     assert again == first
     host_profile.host_profile(tmp_path, reprofile=True)
     assert len(machine) == 2 * count
@@ -65,7 +69,8 @@ def test_figures_say_what_is_measured_what_scaled_and_what_shipped(machine, tmp_
     spec = host_profile.host_profile(tmp_path).spec
     assert spec.name == "host"
     assert (spec.memory.one_device_gbps, spec.memory.two_devices_gbps) == (11.0, 12.0)
-    assert spec.gpu.both_rate == spec.npu.both_rate == 0.5
+    assert (spec.gpu.both_rate, spec.npu.both_rate) == (0.64, 0.5)
+    assert (spec.gpu.both_row_rate, spec.npu.both_row_rate) == (0.05, 0.5)
     assert spec.npu.submit_us == 5.0
     assert [rows for rows, _ in spec.gpu.matmul_at_rows] == list(ROWS)
     assert [rows for rows, _ in spec.npu.coded_matmul_at_rows] == list(ROWS)
@@ -167,7 +172,7 @@ def test_no_device_no_measurement(machine, monkeypatch, tmp_path):
 def test_an_unusable_cache_is_no_fault(machine, tmp_path, caplog):
     (tmp_path / "file").write_text("")
     found = host_profile.host_profile(tmp_path / "file")
-    assert found.spec.gpu.both_rate == 0.5
+    assert found.spec.gpu.both_rate == 0.64
     assert "is not kept" in caplog.text
 
 

@@ -344,6 +344,26 @@ def test_a_plan_found_under_other_costs_stays_on_offer():
     assert both.predicted_us <= alone.predicted_us
 
 
+def test_a_device_that_loses_much_beside_the_other_gets_less():
+    x = relax.Var("x", relax.TensorType((128, 64), "float32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [x]):
+        with builder.dataflow():
+            weight = relax.const(np.ones((64, 128), np.float32))
+            gate, up = (builder.emit(relax.op.matmul(x, weight)) for _ in range(2))
+            out = builder.emit_output(relax.op.add(gate, up))
+        builder.emit_func_output(out)
+
+    def cost(work, device, *, both=False):
+        us = work.macs / (128 * 64 * 128) * 100
+        return us * (2 if both and device == "npu" else 1)
+
+    # Side by side the NPU's product takes 200 us; two thirds of both on the GPU take 133 us.
+    plan = place(builder.get(), takes_all, cost, waits(1.0))
+    assert plan.ops[0].device == plan.ops[1].device == "gpu+npu"
+    assert 133 <= plan.predicted_us < 150
+
+
 def test_the_first_modes_alone():
     found = place_all(product(), takes_all, by_macs(), waits(1.0), tile=32, modes=MODES[:2])
     assert list(found) == ["gpu", "npu"]

@@ -268,6 +268,19 @@ def test_devices_that_share_their_cores_slow_each_other_down():
     assert CostModel(halved).cost_us(work, "npu") == MODEL.cost_us(work, "npu")
 
 
+def test_a_measured_row_keeps_what_both_leave_each_other_of_memory():
+    figures = ((1, 100.0), (64, 400.0))
+    gpu = dataclasses.replace(
+        SPEC.gpu, matmul_at_rows=figures, launch_us=1.0, both_rate=0.5, both_row_rate=0.25
+    )
+    model = CostModel(dataclasses.replace(SPEC, gpu=gpu))
+    for rows, us in [(1, 4 * 10), (64, 2 * 160)]:  # 500,000 macs a row are 10 and 2.5 us
+        work = Work(kind="matmul", macs=500_000 * rows, rows=rows)
+        assert model.cost_us(work, "gpu", both=True) == pytest.approx(us + 1)
+    between = Work(kind="matmul", macs=500_000 * 33, rows=33)  # 32 of 63 of the way, in time
+    assert model.cost_us(between, "gpu", both=True) == pytest.approx(40 + 280 * 32 / 63 + 1)
+
+
 @pytest.mark.parametrize("device", ["gpu", "npu"])
 @pytest.mark.parametrize("rows", [1, 33, 128, 300])
 @pytest.mark.parametrize("name", list_specs())
