@@ -10,11 +10,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from hetero_tvm import bundle, compiler, frontend, llm_check, memory, runtime, step_beside
+import tvm
+
+from hetero_tvm import (
+    bundle,
+    compiler,
+    frontend,
+    llm_check,
+    memory,
+    runtime,
+    step_beside,
+    vm_lowering,
+)
 from hetero_tvm.build_state import State
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.config import BuildConfig
@@ -245,6 +257,8 @@ def _build(
         merged = merger.state(states, of=first)
         merged, spent = compiler.run_phases(config, costs, together, progress, start=merged)
         seconds = compiler.summed(seconds, spent)
+        unchecked = None if wanted is None else _why_unchecked(merged)
+        programs = _keep_programs(merged) if wanted is not None and unchecked is None else None
         progress.step("link")
         clock = time.perf_counter()
         # The dynamic loader wants the name; nothing takes the output's place before it is proven.
@@ -263,7 +277,13 @@ def _build(
             seconds["link"] = time.perf_counter() - clock
             if wanted is not None:
                 clock = time.perf_counter()
-                _check(artefact, wanted, merged, progress)
+                progress.step(_CHECK)
+                if unchecked is not None:
+                    progress.note(f"{artefact.name}: not compared with ONNX Runtime{unchecked}")
+                else:
+                    if programs is not None:
+                        programs.join()
+                    llm_check.check(artefact, wanted, folder.model, progress.note)
                 seconds[_CHECK] = time.perf_counter() - clock
             artefact.replace(config.output)
     return result_of(config, states, seconds, of=first, manifest=manifest)
@@ -284,22 +304,36 @@ def _run(configs: Mapping[int, BuildConfig]) -> dict[str, int]:
     }
 
 
-def _check(artefact: Path, wanted: llm_check.Expected, state: State, progress: Progress) -> None:
-    """Prove the artefact against ONNX Runtime, where this machine can run it in reasonable time."""
-    progress.step(_CHECK)
+def _why_unchecked(state: State) -> str | None:
+    """Why this machine cannot run what was built in reasonable time, to follow a sentence."""
     if compiler.host_os(state.config) != this_os():
-        progress.note(f"{artefact.name}: not compared with ONNX Runtime here: `deploy` does, there")
-        return
+        return " here: `deploy` does, there"
     if state.spec.npu.provider == "qnn" and state.compiled:
-        progress.note(f"{artefact.name}: not compared with ONNX Runtime: its NPU is only simulated")
-        return
+        return ": its NPU is only simulated"
     try:
         runtime.open_opencl()
     except EnvironmentProblem as problem:
-        progress.note(f"{artefact.name}: not compared with ONNX Runtime: {problem}")
-        return
-    assert state.config.llm is not None
-    llm_check.check(artefact, wanted, state.config.llm.folder.model, progress.note)
+        return f": {problem}"
+    return None
+
+
+def _keep_programs(state: State) -> threading.Thread:
+    """Have the driver compile the kernels while the artefact is written, which takes as long.
+
+    The artefact that is loaded behind this then finds them in the cache. What is wrong with one is
+    said there.
+    """
+    assert state.executable is not None
+    modules = vm_lowering.opencl_modules(state.executable)
+
+    def compile_them() -> None:
+        with contextlib.suppress(RuntimeError, tvm.error.InternalError):
+            for module in modules:
+                runtime.prepare(module)
+
+    thread = threading.Thread(target=compile_them, name="hetero_tvm.programs")
+    thread.start()
+    return thread
 
 
 def _description(

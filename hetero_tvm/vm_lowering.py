@@ -103,14 +103,15 @@ def _anchor() -> tirx.PrimFunc:
     )
 
 
+def opencl_modules(executable: relax.VMExecutable) -> list[tvm.runtime.Module]:
+    """Those that hold its kernels."""
+    imports = [device for module in executable.mod.imports for device in module.imports]
+    return [device for device in imports if device.kind == "opencl"]
+
+
 def opencl_source(executable: relax.VMExecutable) -> str:
     """The OpenCL C of all its kernels."""
-    return "".join(
-        device.inspect_source()
-        for module in executable.mod.imports
-        for device in module.imports
-        if device.kind == "opencl"
-    )
+    return "".join(device.inspect_source() for device in opencl_modules(executable))
 
 
 def export(executable: relax.VMExecutable, path: Path, cross: CrossCompiler | None = None) -> None:
