@@ -35,6 +35,8 @@ from relay_passes.constants import values_of
 _GIVEN = "num_input"  # of a function: the parameters before its weights; VMShapeLower's name for it
 _LARGE_BYTES = 4096  # smaller constants stay in the code
 _CHUNK_BYTES = 1 << 22
+_SLAB_ROWS = 8  # parts begin at multiples of it: what `cut_choices` tries
+_SLAB_BYTES = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,13 +276,21 @@ def _is_same(first: np.ndarray, second: np.ndarray) -> bool:
 def _slabs(array: np.ndarray) -> tuple[bytes, ...]:
     """Checksums of the stretches of rows at which a view of `array` may begin or end; none: none.
 
-    The shortest that are whole multiples of a view's alignment.
+    Whole multiples of a view's alignment, and of up to `_SLAB_ROWS` rows where those are short: a
+    checksum takes as much memory as a row of a small model. How many depends on a row's length
+    alone, so that a weight and a part of it have the same.
     """
     if array.ndim < 2 or not array.size:
         return ()
-    rows = VIEW_ALIGNMENT // math.gcd(array.nbytes // len(array), VIEW_ALIGNMENT)
+    row_bytes = array.nbytes // len(array)
+    rows = VIEW_ALIGNMENT // math.gcd(row_bytes, VIEW_ALIGNMENT)
     if len(array) % rows:
         return ()
+    longer = rows
+    while longer < _SLAB_ROWS and 2 * longer * row_bytes <= _SLAB_BYTES:
+        longer *= 2
+    if len(array) % longer == 0:
+        rows = longer
     stretches = array.reshape(len(array) // rows, -1)
     return tuple(hashlib.sha256(part.data).digest() for part in stretches)
 

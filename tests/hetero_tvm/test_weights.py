@@ -129,6 +129,20 @@ def test_columns_of_a_weight_that_lies_by_them_are_views(store, tmp_path):
         np.testing.assert_array_equal(array, part)
 
 
+@pytest.mark.parametrize(
+    ("columns", "rows_each"),
+    [pytest.param(576, 8, id="short"), pytest.param(1536, 4, id="longer"), (4096, 2), (9000, 4)],
+)
+def test_rows_are_told_by_few_checksums_and_parts_are_views(store, tmp_path, columns, rows_each):
+    rows = np.random.default_rng(6).standard_normal((128, columns)).astype(np.float32)
+    assert len(store.known(store.index_of(rows)).slabs) == 128 // rows_each
+    for part in (rows[:32], rows[96:], rows[48:80]):
+        store.index_of(part)
+    described, found = _written(store, tmp_path / "artefact")
+    assert described.nbytes == -(-rows.nbytes // ALIGNMENT) * ALIGNMENT
+    np.testing.assert_array_equal(found[3], rows[48:80])
+
+
 def test_a_lifted_function_does_not_depend_on_what_the_store_had_before(tmp_path):
     lifted = []
     for before in ((), (LARGE + 1, LARGE + 2)):
