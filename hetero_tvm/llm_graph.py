@@ -143,6 +143,8 @@ class _Work:
     macs: int = 0
     bytes: int = 0
     weight_bytes: int = 0
+    cache_bytes: int = 0
+    score_bytes: int = 0
     output_bytes: int = 0
     element_bytes: int = _BYTES
     rows: int = 1

@@ -75,11 +75,8 @@ def held_bytes(constant: GenericConst, npu: NpuSpec) -> int:
     return nbytes // 2 if half else nbytes
 
 
-# Where a static graph is not the way.
-_NEVER = {
-    ATTENTION: "an NPU's graph is static: it would read the whole cache, however little is in it",
-    UPDATE_KV: "it writes its operand in place, which an NPU's graph cannot",
-}
+# Where a graph is not the way.
+_NEVER = {UPDATE_KV: "it writes its operand in place, which an NPU's graph cannot"}
 
 
 def decline_reason(call: relax.Call, npu: NpuSpec) -> str | None:
@@ -392,6 +389,16 @@ def _resize2d(call: relax.Call, _npu: NpuSpec) -> str | None:
     elif attrs.method != "linear" or coordinates not in _RESIZE_LINEAR:
         return f"{attrs.method} {coordinates} resizing is not taken"
     return _decline_layouts(call, layout="NCHW") or _decline_out_dtype(call)
+
+
+@rule(ATTENTION, dtypes=_NUMBERS)
+def _cached_attention(call: relax.Call, _npu: NpuSpec) -> str | None:
+    if shape_of(call.args[0])[2] == 1:
+        return (
+            "an NPU's graph is static: for one token it would read the whole cache, however little "
+            "is in it"
+        )
+    return None
 
 
 @rule("relax.nn.attention", "relax.nn.attention_bias")

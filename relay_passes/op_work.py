@@ -30,6 +30,10 @@ class Work:
     macs: int = 0
     bytes: int = 0  # everything read and written: weights, activations, result
     weight_bytes: int = 0  # of `bytes`: constants
+    cache_bytes: int = 0  # of `bytes`: a cache, of which only a run knows how much is filled
+    score_bytes: int = (
+        0  # read and written between its products, where no kernel keeps it to itself
+    )
     output_bytes: int = 0  # of `bytes`: the result
     element_bytes: int = 4  # of one element of the result
     rows: int = 1  # of a matmul's left operand, per batch; an accelerator pads them
@@ -93,11 +97,18 @@ def op_work(call: relax.Call) -> Work:
     if name == "relax.take":  # reads what it picks, not the table
         index = call.args[1]
         activations, weights = output + _nbytes(index.ty), 0
+    cache = scores = 0
+    if name == ATTENTION:
+        cache = sum(_nbytes(arg.ty) for arg in operands[1:3])
+        (_, heads, length, _), capacity = _shape(call.args[0]), _shape(call.args[1])[2]
+        scores = 2 * math.prod(_shape(call)[:1]) * heads * length * capacity * _element(call)
     return Work(
         kind=kind,
         macs=macs,
         bytes=weights + activations + output,
         weight_bytes=weights,
+        cache_bytes=cache,
+        score_bytes=scores,
         output_bytes=output,
         element_bytes=max((dtype_bytes(str(ty.dtype)) for ty in results), default=4),
         rows=rows,
@@ -152,6 +163,10 @@ def _tensor_types(ty: relax.Type) -> list[relax.TensorType]:
 def _nbytes(ty: relax.TensorType) -> int:
     shape = static_shape(ty)
     return math.prod(shape) * dtype_bytes(str(ty.dtype)) if shape is not None else 0
+
+
+def _element(call: relax.Call) -> int:
+    return dtype_bytes(str(call.ty.dtype))
 
 
 Count = tuple[Kind, int, int, bool]  # kind, macs, rows, reduces
@@ -209,7 +224,7 @@ def _attention(call: relax.Call) -> Count:
 
 
 def _cached_attention(call: relax.Call) -> Count:
-    """As if the cache were full: how much of it is, nobody knows before the run."""
+    """As if the cache were full: how much of it is (`Work.cache_bytes`), only a run knows."""
     query, key, value = (_shape(arg) for arg in call.args[:3])  # [B, H, S or C, D]
     batch, heads, length, depth = query
     macs = batch * heads * length * key[2] * (depth + value[3])

@@ -12,7 +12,8 @@ bytes each one touches, and what is sure to be done when it starts:
   `wait(waiter, npu, n)` all of it but the last n regions;
   a wait of the CPU stops the host, and so puts it before everything that is given later.
 
-A call writes those arguments whose bytes nothing has written since their tensor was made.
+A call writes those arguments whose bytes nothing has written since their tensor was made, and those
+that its kernel stores to: that changes them in place.
 
 Two calls on different devices are in conflict when they touch the same bytes, one of them writes,
 and neither is sure to be done before the other starts. Besides the calls of the function:
@@ -32,12 +33,13 @@ import math
 
 import tvm
 import tvm_ffi
-from tvm import IRModule, relax
+from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar, Op
 from tvm.ir.transform import PassContext
 
 from relay_passes.op_work import dtype_bytes, static_shape
 from relay_passes.plan_memory import NUMBER, VIEW, WAIT, DeviceOf
+from relay_passes.tir_calls import stored_params
 
 _DEVICES = {number: device for device, number in NUMBER.items()}
 _ALLOCATIONS = ("relax.memory.alloc_storage", "relax.builtin.alloc_tensor")
@@ -135,6 +137,7 @@ class _Reader:
         self.storage: dict[relax.Var, _Memory] = {}
         self.memories: list[_Memory] = []
         self.works: list[_Work] = []
+        self.stored: dict[GlobalVar, frozenset[int]] = {}  # kernel -> parameters that it writes
         # Per device: all that its next work comes after.
         self.next = dict.fromkeys(NUMBER, 0)
         self.done: dict[str, list[int]] = {device: [] for device in NUMBER}  # .. when each is
@@ -243,7 +246,8 @@ class _Reader:
 
     def _call(self, position: int, var: relax.Var, call: relax.Call) -> None:
         work = self._work(var.name, self.device_of(self.mod, call.op))
-        for arg in call.args:
+        stored = self._stored(call.op)
+        for number, arg in enumerate(call.args):
             for found in self._find(arg):
                 begin, end = found.begin, found.begin + found.nbytes
                 state = found.tensor.state(begin, end)
@@ -252,12 +256,21 @@ class _Reader:
                 if state != "all":
                     found.tensor.written.append((begin, end))
                 at = found.tensor.offset
-                access = (work, at + begin, at + end, state != "all")
+                access = (work, at + begin, at + end, state != "all" or number in stored)
                 found.tensor.memory.accesses.append(access)
         if isinstance(var.ty, relax.TensorType):  # memory of the callee's own
             tensor = self._new_tensor(var, self._memory(var.name, position), 0)
             tensor.written.append((0, _nbytes(var)))
             tensor.memory.accesses.append((work, 0, _nbytes(var), True))
+
+    def _stored(self, callee: relax.Expr) -> frozenset[int]:
+        if not isinstance(callee, GlobalVar):
+            return frozenset()
+        if callee not in self.stored:
+            func = self.mod[callee]
+            is_kernel = isinstance(func, tirx.PrimFunc)
+            self.stored[callee] = stored_params(func) if is_kernel else frozenset()
+        return self.stored[callee]
 
     def _find(self, expr: relax.Expr) -> list[_Bytes]:
         """The tensors that `expr` stands for."""

@@ -19,7 +19,8 @@ allocated before any work is given out: storage that the host has passed by goes
 pool, which may give it out again while a queued kernel still uses it.
 
 Requires: straight-line functions after `CallTIRRewrite`, static shapes; every call of a kernel or a
-          region writes those arguments that nothing wrote before it.
+          region writes those arguments that nothing wrote before it; a kernel may also change
+          arguments in place (its TIR says which), which nobody reads but behind it.
 Ensures:  no `alloc_tensor`, `join` or `slice` is left; `ordering.violations` finds nothing.
 """
 
@@ -38,6 +39,7 @@ from relay_passes.leaves import variables
 from relay_passes.op_work import dtype_bytes, static_shape
 from relay_passes.program import PlacementError
 from relay_passes.split_tensor import JOIN, SLICE
+from relay_passes.tir_calls import stored_params
 
 WAIT = "hetero_tvm.wait"
 VIEW = "hetero_tvm.view"
@@ -141,6 +143,7 @@ class _Writer:
         # What is done when a device's work is, by its ticket.
         self.carried = {d: {0: dict(known)} for d, known in self.known.items()}
         self.dying: dict[int, list[_Buffer]] = {}  # position of the last use -> buffers
+        self.stored: dict[GlobalVar, frozenset[int]] = {}  # kernel -> parameters that it writes
 
     def run(self) -> relax.Function:
         self._resolve()
@@ -277,6 +280,12 @@ class _Writer:
         writes = [access for access, is_fresh in zip(touched, fresh, strict=True) if is_fresh]
         for var, place in writes:
             self._materialise(var, place, device)
+        changed = self._changed(call)
+        writes += [
+            (var, place)
+            for (var, place), is_fresh in zip(touched, fresh, strict=True)
+            if not is_fresh and var in changed
+        ]
         needs: dict[str, int] = {}
         for (var, place), is_fresh in zip(touched, fresh, strict=True):
             earlier = place.buffer.before if is_fresh else self._made(var, place)
@@ -297,6 +306,14 @@ class _Writer:
         if isinstance(binding.var.ty, relax.TensorType) and binding.var in self.place:
             self.place[binding.var].buffer.writes = [(0, 1, device, ticket)]
         self.new.append(binding)
+
+    def _changed(self, call: relax.Call) -> set[relax.Var]:
+        """The arguments that the kernel writes."""
+        if not isinstance(call.op, GlobalVar):
+            return set()
+        if call.op not in self.stored:
+            self.stored[call.op] = stored_params(self.mod[call.op])
+        return {call.args[n] for n in self.stored[call.op]}
 
     def _range(self, var: relax.Var, place: _Place) -> tuple[int, int]:
         if place.buffer.nbytes == 1:  # of somebody else: all of it

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from tvm import relax
 
+from relay_passes.attention import ATTENTION
 from relay_passes.cut_choices import NO_NPU_ROWS, CutChoice, NpuRows, cut_choices
 from relay_passes.gpu_fusion import gpu_works, kernel_mates
 from relay_passes.image_order import image_results, is_stored_as_computed
@@ -237,12 +238,17 @@ class Question:
         return {device: both / alone - 1} if both > alone > 0 else {}
 
     def _devices(self, index: int, mode: str) -> list[str]:
-        """The devices that take operator `index` whole; views may follow anyone."""
+        """The devices that take operator `index` whole; views may follow anyone.
+
+        So may attention over a cache whoever asks for the NPU: its graph reads the whole cache, the
+        GPU's kernel what is filled of it.
+        """
         costs = self.costs[index]
         if self.cut_only[index] and "gpu" in costs:
             return ["gpu"]
         free = mode in ("layer", "split")
-        if free or (op_name(self.nodes[index].call) in VIEWS and mode != "gpu"):
+        name = op_name(self.nodes[index].call)
+        if free or (mode == "npu" and (name in VIEWS or name == ATTENTION)):
             return list(costs)
         return [mode] if mode in costs else list(costs)
 

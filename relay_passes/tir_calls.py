@@ -6,8 +6,10 @@ y = call_tir(kernel, (x,), out_ty=...)
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import tvm
+import tvm_ffi
 from tvm import IRModule, relax, tirx
 from tvm.ir import GlobalVar
 from tvm.relax.expr_functor import PyExprMutator
@@ -38,6 +40,17 @@ def callee(mod: IRModule, value: relax.Expr) -> tirx.PrimFunc | None:
     """The kernel that a `call_tir` calls; None for anything else."""
     func = mod[value.args[0]] if is_call_tir(value) else None
     return func if isinstance(func, tirx.PrimFunc) else None
+
+
+def stored_params(func: tirx.PrimFunc) -> frozenset[int]:
+    """The parameters that a kernel writes: its results, and what it changes in place."""
+    stored: set[str] = set()
+
+    def visit(store: Any) -> None:
+        stored.add(str(store.buffer.name))
+
+    tvm_ffi.structural_walk(func.body, (tirx.BufferStore, visit))
+    return frozenset(n for n, param in enumerate(func.params) if str(param.name) in stored)
 
 
 def elements(expr: relax.Expr) -> int:

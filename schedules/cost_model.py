@@ -18,6 +18,10 @@ only has its small fixed cost.
 Of very deep products the NPU keeps its rate only while the activation stays on the chip: see
 `_is_deep`. That is why a part of the rows can cost much less than its share.
 
+Attention over a cache. The GPU's kernel ends where the cache does, so it is taken to be half full.
+The NPU's graph is static: it reads all of it, and what is between its products is written and read
+again on the chip. That prices a prompt's chunks; one token's attention an NPU does not take.
+
 CPU. Nothing is placed there by cost: memory traffic alone, so that totals are not silly.
 
 Rows. A matmul's rate may depend on its rows (`matmul_at_rows`): the *time* of a row count between
@@ -52,6 +56,7 @@ from schedules.work import OpWork
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
 
 _DEEP, _FILLED = 8192, 0.75  # see `_is_deep`
+_EMPTY = 0.5  # of a cache, on average
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,8 @@ class _Product:
     kind: str = "matmul"
     fuses: bool = False
     reduces: bool = False
+    cache_bytes: int = 0
+    score_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -215,6 +222,7 @@ class CostModel:
         return table.origin(_rate_key(work))
 
     def _gpu_us(self, work: OpWork, both: bool) -> float:
+        work = _on_average(work)
         measured = self._measured_us(work)
         if measured is None:
             return self._gpu_roofline_us(work, both)
@@ -284,7 +292,8 @@ class CostModel:
         weights = self._npu_bytes(work.weight_bytes, work.element_bytes)
         if self._by_codes(work):
             weights = round(work.weight_bytes * self.packed[work.name])
-        rest = self._npu_bytes(work.bytes - work.weight_bytes, work.element_bytes)
+        cache = self._npu_bytes(work.cache_bytes, work.element_bytes)
+        rest = self._npu_bytes(work.bytes - work.weight_bytes, work.element_bytes) - cache
         compute = 0.0
         if work.macs and not work.reduces:
             padded = -(-work.rows // npu.tile) * npu.tile / work.rows
@@ -293,9 +302,10 @@ class CostModel:
                 rate *= npu.deep_matmul_gflops / npu.matmul_gflops
             compute = _us(2 * work.macs * padded, rate)
         onchip = _us(rest, npu.reduction_gbps if work.reduces else npu.vector_gbps)
+        scores = self._npu_bytes(work.score_bytes, work.element_bytes)
         return NpuCost(
-            compute_us=max(compute, onchip),
-            memory_bytes=weights,
+            compute_us=max(compute, onchip) + _us(scores, npu.reduction_gbps),
+            memory_bytes=weights + cache,
             spill_bytes=0,
             gbps=self.spec.memory.one_device_gbps,
             order="right",
@@ -311,6 +321,16 @@ class CostModel:
 
     def _npu_bytes(self, nbytes: int, element_bytes: int) -> int:
         return nbytes // 2 if self.spec.npu.provider == "qnn" and element_bytes == 4 else nbytes
+
+
+def _on_average(work: OpWork) -> OpWork:
+    """What a kernel does that ends where the cache does: half, over an evenly used context."""
+    if not work.cache_bytes:
+        return work
+    assert dataclasses.is_dataclass(work)
+    share = 1 - _EMPTY
+    nbytes = work.bytes - round(_EMPTY * work.cache_bytes)
+    return dataclasses.replace(work, macs=round(share * work.macs), bytes=nbytes, cache_bytes=0)
 
 
 def takes_codes(npu: NpuSpec, rows: int) -> bool:

@@ -37,6 +37,10 @@ class OpWork(Shape, Protocol):
     @property
     def weight_bytes(self) -> int: ...  # noqa: D102
     @property
+    def cache_bytes(self) -> int: ...  # noqa: D102
+    @property
+    def score_bytes(self) -> int: ...  # noqa: D102
+    @property
     def output_bytes(self) -> int: ...  # noqa: D102
     @property
     def fuses(self) -> bool: ...  # noqa: D102

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from tvm import relax
 
+from relay_passes.attention import ATTENTION, AttentionAttrs
 from relay_passes.npu_onnx.graph import (
     OnnxGraph,
     Operand,
@@ -40,6 +41,37 @@ def _attention(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
         scores = graph.node("Add", scores, graph.constant(mask))
     weights = graph.node("Softmax", scores, axis=-1)
     return graph.node("Transpose", graph.node("MatMul", weights, value), perm=[0, 2, 1, 3])
+
+
+@emits(ATTENTION)
+def _cached_attention(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -> str:
+    """Over all of the cache, with what is not seen masked by where the new positions stand."""
+    attrs, dtype = AttentionAttrs.of(call), dtype_of(call)
+    query, keys, values, past = args
+    batch, heads, rows, depth = shape_of(call.args[0])
+    _, groups, capacity, mixed = shape_of(call.args[2])
+    together = [batch, groups, heads // groups * rows, depth]  # the heads that read the same keys
+    scaled = graph.node("Mul", query, graph.scalar(attrs.scale, dtype))
+    scaled = graph.node("Reshape", scaled, graph.ints(together))
+    turned = graph.node("Transpose", keys, perm=[0, 1, 3, 2])  # [B, Hkv, D, C]
+    scores = graph.node("MatMul", scaled, turned)
+    if attrs.softcap:
+        cap = graph.scalar(attrs.softcap, dtype)
+        scores = graph.node("Mul", graph.node("Tanh", graph.node("Div", scores, cap)), cap)
+    scores = graph.node("Reshape", scores, graph.ints([batch, heads, rows, capacity]))
+    own = graph.node("Add", past, graph.constant(np.arange(rows, dtype=np.int32)[:, None]))
+    positions = graph.constant(np.arange(capacity, dtype=np.int32)[None, :])
+    seen = graph.node("LessOrEqual", positions, own)  # [S, C]
+    if attrs.window:
+        first = graph.node("Sub", own, graph.constant(np.array([attrs.window], np.int32)))
+        seen = graph.node("And", seen, graph.node("Greater", positions, first))
+    mask = graph.node("Where", seen, graph.scalar(0.0, dtype), graph.scalar(_MASKED, dtype))
+    weights = graph.node("Softmax", graph.node("Add", scores, mask), axis=-1)
+    weights = graph.node("Reshape", weights, graph.ints([*together[:3], capacity]))
+    result = graph.node("MatMul", weights, values)
+    result = graph.node("Reshape", result, graph.ints([batch, heads, rows, mixed]))
+    result = graph.node("Transpose", result, perm=[0, 2, 1, 3])
+    return graph.node("Reshape", result, graph.ints([batch, rows, heads * mixed]))
 
 
 @emits("relax.nn.conv1d", "relax.nn.conv2d")

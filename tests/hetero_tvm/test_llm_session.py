@@ -15,6 +15,7 @@ import hetero_tvm
 from hetero_tvm import runtime
 from hetero_tvm.bundle import read_manifest
 from hetero_tvm.errors import BadInput
+from schedules import cost_model
 from tests.hetero_tvm.tiny_llm import Reference, TinyLlm, build
 
 TOLERANCE = 2e-5  # float32, see test_llm_import
@@ -142,6 +143,26 @@ def test_products_on_the_npu_give_the_same_tokens(folder, session, tmp_path):
     want = list(session.generate(PROMPT, max_new_tokens=12, stop_tokens=()))
     assert list(other.generate(PROMPT, max_new_tokens=12, stop_tokens=())) == want
     assert_same(other.decode(5), session.decode(5))
+
+
+def test_a_prompts_attention_on_the_npu_gives_the_same_tokens(
+    folder, session, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(cost_model, "_EMPTY", -1e4)  # the GPU is taken to read the cache so often
+    output = tmp_path / "npu.so"
+    result = hetero_tvm.build(
+        folder, target="host", output=output, devices="npu", context=CONTEXT, prefill=[4]
+    )
+    devices = {
+        rows: {op.device for op in plan.ops if op.op == "hetero.attention"}
+        for rows, plan in result.variants.items()
+    }
+    assert devices == {1: {"gpu"}, 4: {"npu"}}
+    other = hetero_tvm.load_llm(output)
+    assert len(PROMPT) > 4  # chunks behind others, and one that is filled up
+    want = list(session.generate(PROMPT, max_new_tokens=12, stop_tokens=()))
+    assert list(other.generate(PROMPT, max_new_tokens=12, stop_tokens=())) == want
+    assert_same(other.prefill([3, 5, 7, 9, 11]), session.prefill([3, 5, 7, 9, 11]))
 
 
 def cosine(got, want):

@@ -13,6 +13,8 @@ import numpy as np
 from tvm import relax
 from tvm.relax import op as O
 
+from relay_passes.attention import AttentionAttrs, attention
+
 F32 = "float32"
 
 
@@ -284,6 +286,21 @@ CASES = [
     Case("astype_half_to_float", lambda x: O.astype(x, F32), [PLANE], ("float16",)),
     Case("argmax", lambda x: O.argmax(x, axis=1), [(2, 33, 3)]),
     Case("attention", O.nn.attention, [(1, 9, 3, 16)] * 3),
+    *(
+        Case(
+            f"cached_attention_{name}",
+            lambda q, k, v, past, a=attrs: attention(q, k, v, past, AttentionAttrs(**a)),
+            [(1, 6, 4, 16), (1, groups, 24, 16), (1, groups, 24, 8), (1,)],
+            [F32, F32, F32, "int32"],
+            low=0.0,
+            high=7.0,
+        )
+        for name, groups, attrs in (
+            ("of_groups", 2, {"scale": 0.05}),
+            ("of_all_heads", 6, {"scale": 0.05, "softcap": 3.0}),
+            ("in_a_window", 3, {"scale": 0.05, "window": 5}),
+        )
+    ),
     Case(
         "attention_causal",
         lambda q, k, v: O.nn.attention(q, k, v, causal_mask="BottomRight"),

@@ -104,6 +104,20 @@ def test_kind_and_macs(call, kind, macs, rows):
     assert (work.kind, work.macs, work.rows) == (kind, macs, rows)
 
 
+def test_attention_says_what_is_cache_and_what_are_scores():
+    call = attention(
+        V("q", [1, 6, 3, 4]),
+        V("k", [1, 2, 16, 4]),
+        V("v", [1, 2, 16, 8]),
+        V("past", [1], "int32"),
+        AttentionAttrs(scale=1.0),
+    )
+    work = op_work(typed(call))
+    assert work.cache_bytes == 2 * 16 * (4 + 8) * 4
+    assert work.score_bytes == 2 * 6 * 3 * 16 * 4  # written once, read once
+    assert work.bytes == work.cache_bytes + 6 * 3 * (4 + 8) * 4 + 4
+
+
 def test_bytes_count_weights_activations_and_result():
     work = op_work(typed(relax.op.matmul(V("x", [4, 8], "float16"), C([8, 16], "float16"))))
     assert work.weight_bytes == 8 * 16 * 2

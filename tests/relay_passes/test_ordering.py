@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tvm import IRModule, relax
 
+from relay_passes.attention import update_kv_kernel
 from relay_passes.ordering import CheckOrder, DisorderError, violations
-from relay_passes.plan_memory import VIEW, WAIT, PlanMemory
+from relay_passes.plan_memory import NUMBER, VIEW, WAIT, PlanMemory, npu_or_kernel
 
 
 def _is_wait(binding):
@@ -85,6 +86,35 @@ def test_inputs_may_still_be_written_by_the_caller():
     assert any("reads input0 on the npu and does not wait for the caller's work" in s for s in said)
     build = Builder(8)
     assert complaints(build, build.compute("gpu", build.params, 8)) == []
+
+
+def test_what_a_kernel_changes_in_place_is_waited_for():
+    """A region reads a cache that the GPU has written rows into; no allocation shows the write."""
+    shape = (1, 2, 16, 8)
+    cache, rows = (relax.Var(name, relax.TensorType(shape, "float32")) for name in ("c", "r"))
+    past = relax.Var("past", relax.TensorType((1,), "int32"))
+    builder = relax.BlockBuilder()
+    with builder.function("main", [cache, rows, past]):
+        # The NPU waits here for whatever the caller gave the GPU to do: not for what comes now.
+        first = builder.emit(relax.op.call_dps_packed("region", [rows], cache.ty))
+        kernel = builder.add_func(update_kv_kernel(shape, shape, "float32"), "update_kv")
+        call = relax.op.call_tir_inplace(kernel, [cache, rows, past], [0], [cache.ty])
+        second = builder.emit(relax.op.call_dps_packed("region", [builder.emit(call)], cache.ty))
+        builder.emit_func_output(relax.Tuple([first, second]))
+    where = npu_or_kernel(["region"], "host")
+    planned = PlanMemory(where)(relax.transform.CallTIRRewrite()(builder.get()))
+    assert violations(planned, where) == []
+    waits = [b for b in planned["main"].body.blocks[0].bindings if _is_wait(b)]
+    on_gpu = [
+        number
+        for number, wait in enumerate(waits, 1)
+        if [int(arg.value) for arg in wait.value.args] == [NUMBER["npu"], NUMBER["gpu"]]
+    ]
+    assert len(on_gpu) == 2
+    changed = without_waits(planned, lambda index: index == on_gpu[1])
+    changed.update(IRModule({kernel: planned[kernel.name_hint]}))
+    (said,) = violations(changed, where)
+    assert "reads c on the npu and does not wait for" in said
 
 
 def test_fresh_memory_may_still_be_used_by_the_caller():

@@ -1,7 +1,9 @@
 """What the planner is asked of each operator, and the question of a program by a shorter one's."""
 
 from layered_programs import layered
+from tvm import relax
 
+from relay_passes.attention import AttentionAttrs, attention
 from relay_passes.planner.problem import Problem, Waiting
 from relay_passes.program import read_program
 from relay_passes.question import Question, refused
@@ -44,6 +46,24 @@ def test_modes_allow_what_they_say():
     assert devices["split"][:2] == ["gpu", "npu"]
     assert set(devices["split"][2:]) == {"gpu+npu"}
     assert [choice.device for choice in asked.ops("npu")[norm].choices] == ["gpu"]
+
+
+def test_attention_over_a_cache_goes_where_it_is_cheaper_also_for_the_npu_alone():
+    """An NPU's graph reads all of the cache, which may be a hundred times what is filled."""
+    shapes = {"q": (1, 2, 4, 8), "k": (1, 2, 64, 8), "v": (1, 2, 64, 8)}
+    params = [relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()]
+    params.append(relax.Var("past", relax.TensorType((1,), "int32")))
+    builder = relax.BlockBuilder()
+    with builder.function("main", params):
+        with builder.dataflow():
+            call = attention(*params, AttentionAttrs(scale=1.0))
+            out = builder.emit_output(relax.op.negative(builder.emit(call)))
+        builder.emit_func_output(out)
+    asked = question(read_program(builder.get()))
+    of_attention, of_rest = asked.ops("npu")
+    assert [choice.device for choice in of_attention.choices] == ["gpu", "npu"]
+    assert [choice.device for choice in of_rest.choices] == ["npu"]
+    assert [choice.device for choice in asked.ops("gpu")[0].choices] == ["gpu"]
 
 
 def test_the_question_of_the_whole_is_that_of_the_short_program():

@@ -16,6 +16,8 @@ class Work:
     macs: int = 0
     bytes: int = 0
     weight_bytes: int = 0
+    cache_bytes: int = 0
+    score_bytes: int = 0
     output_bytes: int = 0
     element_bytes: int = 2
     rows: int = 1
@@ -279,6 +281,18 @@ def test_a_measured_row_keeps_what_both_leave_each_other_of_memory():
         assert model.cost_us(work, "gpu", both=True) == pytest.approx(us + 1)
     between = Work(kind="matmul", macs=500_000 * 33, rows=33)  # 32 of 63 of the way, in time
     assert model.cost_us(between, "gpu", both=True) == pytest.approx(40 + 280 * 32 / 63 + 1)
+
+
+def test_attention_reads_half_of_a_cache_on_the_gpu_and_all_of_it_on_the_npu():
+    work = Work(kind="batched_matmul", macs=4_000, bytes=5_000_000, cache_bytes=4_000_000)
+    half = dataclasses.replace(work, macs=2_000, bytes=3_000_000, cache_bytes=0)
+    assert MODEL.cost_us(work, "gpu") == MODEL.cost_us(half, "gpu")
+    assert MODEL.cost_us(work, "npu") == pytest.approx(100 + 1)  # 4e6 at 40e9 a second
+    small = dataclasses.replace(work, bytes=5_000, cache_bytes=5_000)
+    between = dataclasses.replace(small, score_bytes=2_000_000)
+    more = 2_000_000 / SPEC.npu.reduction_gbps / 1e3
+    assert MODEL.cost_us(between, "npu") == pytest.approx(more + 1, abs=1.0)
+    assert MODEL.cost_us(between, "gpu") == MODEL.cost_us(small, "gpu")
 
 
 @pytest.mark.parametrize("device", ["gpu", "npu"])
