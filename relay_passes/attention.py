@@ -11,16 +11,16 @@ Shapes, with a cache of C positions:
     past     [1] int32         positions before them; the same for the whole batch
     result   [B, S, Hq * Dv]
 
-Row i of q stands at position past + i and sees the positions j with
+Row i of q stands at position p = past + first + i and sees the positions j with
 
-    past + i - window < j <= past + i          (window 0: all of them up to its own)
+    p - window < j <= p          (window 0: all of them up to its own)
 
     score(j) = softcap * tanh(scale * q.k_j / softcap)     (softcap 0: scale * q.k_j)
     result   = softmax over j of score, times v_j
 
-Storage is float32 or float16, arithmetic float32. Positions from past + S on are never read, so
-what an earlier, longer run left there does not matter. Rows that would fall behind the end of the
-cache are dropped, and their own results are unspecified: that lets a filled-up chunk end there.
+Storage is float32 or float16, arithmetic float32. Positions from past + first + S on do not count,
+so what an earlier, longer run left there does not matter. Rows that would fall behind the end of
+the cache are dropped, and their own results are unspecified: that lets a filled-up chunk end there.
 
 `update_kv` owns its first argument: it must not be read again but through the result. It is lowered
 to `call_tir_inplace`, so the cache is never copied and never grows.
@@ -49,6 +49,7 @@ class AttentionAttrs:
     scale: float
     softcap: float = 0.0  # 0: none
     window: int = 0  # positions seen, the own one included; 0: all
+    first: int = 0  # new positions before row 0: the rows are a part of a chunk's
 
     @classmethod
     def of(cls, call: relax.Call) -> AttentionAttrs:
@@ -57,6 +58,7 @@ class AttentionAttrs:
             scale=float(call.attrs["scale"]),
             softcap=float(call.attrs["softcap"]),
             window=int(call.attrs["window"]),
+            first=int(call.attrs["first"]),
         )
 
 
@@ -191,7 +193,7 @@ def _scores(q: te.Tensor, keys: te.Tensor, past: te.Tensor, attrs: AttentionAttr
         if attrs.softcap:
             cap = tirx.const(attrs.softcap, "float32")
             value = cap * tirx.tanh(value / cap)
-        place = past[0] + i
+        place = past[0] + attrs.first + i
         seen = j <= place
         if attrs.window:
             seen = tirx.all(seen, j > place - attrs.window)

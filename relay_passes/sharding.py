@@ -24,6 +24,7 @@ from typing import Any
 from tvm import relax
 from tvm.ir import GenericConst
 
+from relay_passes.attention import ATTENTION, AttentionAttrs, attention
 from relay_passes.op_work import Work, dtype_bytes, op_name, static_shape, tensor_args
 from relay_passes.planner.problem import Cut, Kind
 from relay_passes.windows import Window, row_window, with_row_padding
@@ -119,6 +120,7 @@ def shard_work(call: relax.Call, work: Work, sharding: Sharding, cut: Cut, devic
         "bytes": round(weights + activations) + output,
         "weight_bytes": round(weights),
         "output_bytes": output,
+        "score_bytes": round(work.score_bytes * share),
     }
     if sharding.kind == "weight" or columns:
         if getattr(work, "columns", 0):
@@ -153,6 +155,11 @@ def shard_call(
     rebuilt = [rebuild(arg) for arg in call.args]
     if sharding.window is not None:
         return with_row_padding(call, rebuilt, sharding.window.padding(*cut.of(device)))
+    if op_name(call) == ATTENTION:
+        attrs = AttentionAttrs.of(call)
+        attrs = dataclasses.replace(attrs, first=attrs.first + cut.of(device)[0])
+        query, keys, values, past = rebuilt
+        return attention(query, keys, values, past, attrs)
     if op_name(call) in _WITH_SHAPE:  # the result's shape is an argument
         begin, end = cut.of(device)
         shape = list(_known(call))
@@ -301,6 +308,12 @@ def _concat(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
             yield Sharding(axis, (axis,) * count)
 
 
+def _cached_attention(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
+    """Rows: each part reads the caches, which the other one's rows are in too."""
+    if shape[1] > 1:
+        yield Sharding(1, (2, None, None, None))
+
+
 def _windows(call: relax.Call, shape: tuple[int, ...]) -> Iterator[Sharding]:
     """Pooling: every channel and image on its own, and rows."""
     layout = str(call.attrs.layout)
@@ -338,6 +351,7 @@ _RULES: dict[str, Rule] = {
     "relax.take": _take,
     "relax.concat": _concat,
     "relax.strided_slice": _strided_slice,
+    ATTENTION: _cached_attention,
 }
 _WITH_SHAPE = frozenset(("relax.reshape", "relax.broadcast_to"))
 

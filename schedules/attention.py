@@ -72,6 +72,7 @@ def attention_of(call: relax.Call) -> Attention:
         scale=float(call.attrs["scale"]),
         window=int(call.attrs["window"]),
         softcap=float(call.attrs["softcap"]),
+        first=int(call.attrs["first"]),
     )
 
 

@@ -134,7 +134,7 @@ class _PrefillItem:
         self.power = local("power", (tile.rows,))
         self.held = local("held", (tile.keys, max(tile.dim, tile.value_dim)))  # keys, then values
         self.acc = local("acc", (_TILE, tile.rows))
-        past = args.past[0]
+        past = args.place
         first = past + self.row_head(tirx.const(0, "int32"))[0]
         last = past + self.row_head(tirx.const(tile.rows - 1, "int32"))[0]
         self.begin = T.bind(first_seen(attention, first))
@@ -161,7 +161,7 @@ class _PrefillItem:
         a, tile = self.a, self.tile
         with T.serial(0, tile.rows) as r:
             row, head = self.row_head(r)
-            put(self.position, [r], self.args.past[0] + row)
+            put(self.position, [r], self.args.place + row)
             place = (self.batch, row, head)
             load_query(a, self.args, place, lambda d, x: put(self.query, [d, r], x), Spread())
         with T.serial(0, tile.value_dim) as d:
@@ -267,7 +267,7 @@ def core_pieces(attention: Attention, args: Arguments, pieces: Pieces, vector_wi
         T.launch_thread("blockIdx.x", pieces.count) as piece,
     ):
         item = _DecodeItem(a, args, vector_width, (batch, kv))
-        begin, end = piece_range(a, args.past[0], piece, pieces.count, DECODE_KEYS)
+        begin, end = piece_range(a, args.place, piece, pieces.count, DECODE_KEYS)
         item.start()
         with T.serial(0, steps(begin, end, DECODE_KEYS)) as step:
             base = T.bind(begin + step * DECODE_KEYS)

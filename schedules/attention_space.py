@@ -199,10 +199,10 @@ def reference(written: Written) -> tirx.PrimFunc:
         ):
             kv, row = tirx.floordiv(h, a.group), tirx.const(0, "int32") if pieces else part
             if pieces:
-                begin, end = piece_range(a, past[0], part, pieces, written.step)
+                begin, end = piece_range(a, (past[0] + a.first), part, pieces, written.step)
             else:
-                begin = T.bind(first_seen(a, past[0] + row))
-                end = T.bind(last_seen(a, past[0] + row))
+                begin = T.bind(first_seen(a, (past[0] + a.first) + row))
+                end = T.bind(last_seen(a, (past[0] + a.first) + row))
             count = T.bind(tirx.max(end - begin, 0))
             put(highest, [0], _wide(LOWEST))
             put(power, [0], _wide(0))

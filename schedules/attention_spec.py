@@ -36,6 +36,7 @@ class Attention:
     scale: float
     window: int = 0  # positions that a query sees, with its own; 0: all
     softcap: float = 0.0  # 0: none
+    first: int = 0  # new positions before the first row: of a part of a chunk
 
     def __post_init__(self) -> None:
         if self.q_heads % self.kv_heads:
@@ -81,6 +82,12 @@ class Arguments:
     key: Any
     value: Any
     past: Any  # int32 [1]
+    first: int
+
+    @property
+    def place(self) -> tirx.Expr:
+        """The position of row 0."""
+        return self.past[0] + self.first
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -100,6 +107,7 @@ def inputs(attention: Attention) -> Arguments:
         key=argument("k_cache", a.key_shape, a.dtype),
         value=argument("v_cache", a.value_shape, a.dtype),
         past=argument("past", (1,), "int32"),
+        first=a.first,
     )
 
 

@@ -118,7 +118,7 @@ def wave_prefill(attention: Attention, tile: WaveTile) -> tirx.PrimFunc:
             T.launch_thread("threadIdx.x", tile.items) as thread,
         ):
             item = _Item(a, tile, args, (batch, kv), block * tile.rows, thread)
-            past = args.past[0]
+            past = args.place
             first, _ = item.row_head(tirx.const(0, "int32"))
             last, _ = item.row_head(tirx.const(tile.rows - 1, "int32"))
             item.attend(T.bind(first_seen(a, past + first)), T.bind(last_seen(a, past + last)))
@@ -145,7 +145,7 @@ def wave_pieces(attention: Attention, args: Arguments, pieces: Pieces, tile: Wav
     ):
         kv, block = tirx.floordiv(part, blocks), tirx.floormod(part, blocks)
         item = _Item(a, tile, args, (batch, kv), block * tile.rows, thread)
-        item.attend(*piece_range(a, args.past[0], piece, pieces.count, tile.keys))
+        item.attend(*piece_range(a, args.place, piece, pieces.count, tile.keys))
         total = item.total_power()
         with T.If(item.is_query), T.Then():
             _, head = item.row_head(item.r)
@@ -210,7 +210,7 @@ class _Item:
         with T.serial(0, steps(begin, end, tile.keys)) as step:
             base = T.bind(begin + step * tile.keys)
             self.hold(self.args.key, a.head_dim, base, end)
-            self.scores(base, end, self.args.past[0] + row)
+            self.scores(base, end, self.args.place + row)
             self.hold(self.args.value, a.value_dim, base, end)
             self.values()
 

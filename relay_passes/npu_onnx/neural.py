@@ -59,7 +59,11 @@ def _cached_attention(graph: OnnxGraph, call: relax.Call, args: list[Operand]) -
         cap = graph.scalar(attrs.softcap, dtype)
         scores = graph.node("Mul", graph.node("Tanh", graph.node("Div", scores, cap)), cap)
     scores = graph.node("Reshape", scores, graph.ints([batch, heads, rows, capacity]))
-    own = graph.node("Add", past, graph.constant(np.arange(rows, dtype=np.int32)[:, None]))
+    own = graph.node(
+        "Add",
+        past,
+        graph.constant(np.arange(attrs.first, attrs.first + rows, dtype=np.int32)[:, None]),
+    )
     positions = graph.constant(np.arange(capacity, dtype=np.int32)[None, :])
     seen = graph.node("LessOrEqual", positions, own)  # [S, C]
     if attrs.window:

@@ -299,6 +299,7 @@ CASES = [
             ("of_groups", 2, {"scale": 0.05}),
             ("of_all_heads", 6, {"scale": 0.05, "softcap": 3.0}),
             ("in_a_window", 3, {"scale": 0.05, "window": 5}),
+            ("of_a_part", 2, {"scale": 0.05, "first": 9}),
         )
     ),
     Case(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tvm import relax
 from tvm.ir import GenericConst
 
+from relay_passes.attention import AttentionAttrs, attention
 from relay_passes.constants import array_of, tensor_constant
 from relay_passes.op_work import op_name, op_work, static_shape, tensor_args
 from relay_passes.planner.problem import Cut
@@ -296,9 +297,22 @@ def windows(draw: st.DrawFn) -> Case:
     )
 
 
+@st.composite
+def cached_attention(draw: st.DrawFn) -> Case:
+    """A chunk behind others: each part's rows stand where they stood in the whole."""
+    groups, rows, room = draw(st.integers(1, 2)), draw(st.integers(2, 7)), draw(st.integers(0, 5))
+    past, depth = draw(st.integers(0, 4)), draw(st.integers(1, 5))
+    attrs = AttentionAttrs(scale=0.5, window=draw(st.sampled_from([0, 3])))
+    heads = groups * draw(st.integers(1, 3))
+    caches = [numbers(1, groups, past + rows + room, width) for width in (depth, depth + 1)]
+    arrays = [numbers(1, heads, rows, depth), *caches, np.array([past], np.int32)]
+    return Case(lambda q, k, v, p: attention(q, k, v, p, attrs), arrays)
+
+
 FAMILIES = {
     strategy.__name__: strategy
     for strategy in (
+        cached_attention,
         *(elementwise, matmul, conv2d, reshape, views, permute, along_rows, reduce, take),
         *(concat, strided_slice, windows),
     )

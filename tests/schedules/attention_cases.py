@@ -36,6 +36,7 @@ def attention(**changes) -> Attention:
 def cases(draw, rows: st.SearchStrategy[int]) -> tuple[Attention, int]:
     """An attention and a `past` that fits it; odd sizes are as likely as even ones."""
     count, past = draw(rows), draw(st.integers(0, 90))
+    first = draw(st.sampled_from([0, 0, 1, 8]))  # of a part of a chunk
     kv_heads, head_dim = draw(st.integers(1, 3)), draw(st.integers(1, 40))
     case = attention(
         batch=draw(st.integers(1, 2)),
@@ -44,11 +45,12 @@ def cases(draw, rows: st.SearchStrategy[int]) -> tuple[Attention, int]:
         kv_heads=kv_heads,
         head_dim=head_dim,
         value_dim=draw(st.sampled_from([head_dim, 16, 7])),
-        max_context=past + count + draw(st.sampled_from([0, 1, 50])),
+        max_context=past + first + count + draw(st.sampled_from([0, 1, 50])),
         dtype=draw(st.sampled_from(["float32", "float16"])),
         scale=head_dim**-0.5,
         window=draw(st.sampled_from([0, 0, 1, 5, 40])),
         softcap=draw(st.sampled_from([0.0, 0.0, 1.5])),
+        first=first,
     )
     return case, past
 
@@ -59,14 +61,14 @@ def inputs(case: Attention, past: int, *, size: float = 1.0, seed: int = 0) -> l
     shapes = (case.query_shape, case.key_shape, case.value_shape)
     arrays = [(size * rng.standard_normal(shape)).astype(case.dtype) for shape in shapes]
     for cache in arrays[1:]:
-        cache[:, :, past + case.rows :] = np.nan
+        cache[:, :, past + case.first + case.rows :] = np.nan
     return [*arrays, np.int32([past])]
 
 
 def expected(case: Attention, arrays: list[np.ndarray]) -> np.ndarray:
     """The result in float64."""
     query, key, value = (array.astype(np.float64) for array in arrays[:3])
-    past = int(arrays[3][0])
+    past = int(arrays[3][0]) + case.first
     end = min(past + case.rows, case.max_context)
     key, value = (np.repeat(cache[:, :, :end], case.group, axis=1) for cache in (key, value))
     score = query @ key.swapaxes(2, 3) * case.scale
