@@ -18,7 +18,8 @@ only has its small fixed cost.
 Of very deep products the NPU keeps its rate only while the activation stays on the chip: see
 `_is_deep`. That is why a part of the rows can cost much less than its share.
 
-Attention over a cache. The GPU's kernel ends where the cache does, so it is taken to be half full.
+Attention over a cache. The GPU's kernel ends where the cache does, so it is priced for an average
+one: half full for a token, a third for a chunk of a prompt.
 The NPU's graph is static: it reads all of it, and what is between its products is written and read
 again on the chip. That prices a prompt's chunks; one token's attention an NPU does not take.
 
@@ -56,7 +57,9 @@ from schedules.work import OpWork
 from target_specs.spec import GpuSpec, NpuSpec, Origin, SocSpec
 
 _DEEP, _FILLED = 8192, 0.75  # see `_is_deep`
-_EMPTY = 0.5  # of a cache, on average
+# Of a cache, on average over texts of every length that it has room for: as a token finds it that
+# is made behind one, and as a chunk of a prompt does, since most chunks are of long prompts.
+_EMPTY, _EMPTY_IN_PROMPT = 1 / 2, 2 / 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -324,13 +327,14 @@ class CostModel:
 
 
 def _on_average(work: OpWork) -> OpWork:
-    """What a kernel does that ends where the cache does: half, over an evenly used context."""
+    """What a kernel does that ends where the cache does."""
     if not work.cache_bytes:
         return work
     assert dataclasses.is_dataclass(work)
-    share = 1 - _EMPTY
-    nbytes = work.bytes - round(_EMPTY * work.cache_bytes)
-    return dataclasses.replace(work, macs=round(share * work.macs), bytes=nbytes, cache_bytes=0)
+    empty = _EMPTY if work.rows == 1 else _EMPTY_IN_PROMPT
+    nbytes = work.bytes - round(empty * work.cache_bytes)
+    macs = round((1 - empty) * work.macs)
+    return dataclasses.replace(work, macs=macs, bytes=nbytes, cache_bytes=0)
 
 
 def takes_codes(npu: NpuSpec, rows: int) -> bool:

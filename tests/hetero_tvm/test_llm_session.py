@@ -148,7 +148,7 @@ def test_products_on_the_npu_give_the_same_tokens(folder, session, tmp_path):
 def test_a_prompts_attention_on_the_npu_gives_the_same_tokens(
     folder, session, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(cost_model, "_EMPTY", -1e4)  # the GPU is taken to read the cache so often
+    monkeypatch.setattr(cost_model, "_EMPTY_IN_PROMPT", -1e4)  # the GPU reads it so often
     output = tmp_path / "npu.so"
     result = hetero_tvm.build(
         folder, target="host", output=output, devices="npu", context=CONTEXT, prefill=[4]

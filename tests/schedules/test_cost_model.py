@@ -283,10 +283,12 @@ def test_a_measured_row_keeps_what_both_leave_each_other_of_memory():
     assert model.cost_us(between, "gpu", both=True) == pytest.approx(40 + 280 * 32 / 63 + 1)
 
 
-def test_attention_reads_half_of_a_cache_on_the_gpu_and_all_of_it_on_the_npu():
+def test_attention_reads_what_is_filled_on_the_gpu_and_all_of_a_cache_on_the_npu():
     work = Work(kind="batched_matmul", macs=4_000, bytes=5_000_000, cache_bytes=4_000_000)
-    half = dataclasses.replace(work, macs=2_000, bytes=3_000_000, cache_bytes=0)
-    assert MODEL.cost_us(work, "gpu") == MODEL.cost_us(half, "gpu")
+    for rows, macs, nbytes in [(1, 2_000, 3_000_000), (2, 1_333, 2_333_333)]:
+        filled = dataclasses.replace(work, rows=rows, macs=macs, bytes=nbytes, cache_bytes=0)
+        whole = dataclasses.replace(work, rows=rows)
+        assert MODEL.cost_us(whole, "gpu") == pytest.approx(MODEL.cost_us(filled, "gpu"))
     assert MODEL.cost_us(work, "npu") == pytest.approx(100 + 1)  # 4e6 at 40e9 a second
     small = dataclasses.replace(work, bytes=5_000, cache_bytes=5_000)
     between = dataclasses.replace(small, score_bytes=2_000_000)
