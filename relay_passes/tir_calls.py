@@ -44,13 +44,13 @@ def callee(mod: IRModule, value: relax.Expr) -> tirx.PrimFunc | None:
 
 def stored_params(func: tirx.PrimFunc) -> frozenset[int]:
     """The parameters that a kernel writes: its results, and what it changes in place."""
-    stored: set[str] = set()
+    stored: set[tirx.Var] = set()
 
     def visit(store: Any) -> None:
-        stored.add(str(store.buffer.name))
+        stored.add(store.buffer)  # by identity: two buffers may have one name
 
     tvm_ffi.structural_walk(func.body, (tirx.BufferStore, visit))
-    return frozenset(n for n, param in enumerate(func.params) if str(param.name) in stored)
+    return frozenset(n for n, param in enumerate(func.params) if param in stored)
 
 
 def elements(expr: relax.Expr) -> int:
