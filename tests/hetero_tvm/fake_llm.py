@@ -93,8 +93,9 @@ class FakeSession:
         self._tokens += tokens
         assert len(self._tokens) <= self.capacity
         self.on_step()
-        logits = np.full(self.vocabulary, -5.0, np.float32)
-        logits[self.rule(self._tokens)] = 5.0
+        # So far apart that no sampler at temperature 1 ever takes another token.
+        logits = np.full(self.vocabulary, -30.0, np.float32)
+        logits[self.rule(self._tokens)] = 30.0
         return logits
 
 
