@@ -209,7 +209,7 @@ def chains_us(
 
 
 def slowdown(
-    case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: float
+    case: Case, spec: SocSpec, step_us: Mapping[str, float], budget_s: float, steps: int = _STEPS
 ) -> dict[str, float]:
     """Device -> how much of its rate it keeps while the other one works, 0.05 to 1.
 
@@ -224,9 +224,11 @@ def slowdown(
         spec: the target.
         step_us: "gpu" and "npu" -> time of one step alone, for chains of about equal time.
         budget_s: for a program; this takes some.
+        steps: of the faster one's shorter chain; all programs together hold twelve times their
+            weights, several times over.
     """
     fastest = min(step_us.values())
-    length = {device: max(1, round(_STEPS * fastest / us)) for device, us in step_us.items()}
+    length = {device: max(1, round(steps * fastest / us)) for device, us in step_us.items()}
     on = {"gpu": _on_gpu, "npu": _on_npu}
     runs = {(d, n): compiled(chain(case, n * length[d]), spec, on[d]) for d in on for n in (1, 2)}
     for longer in on:

@@ -55,7 +55,8 @@ _BUDGET_S = 0.2  # for one measurement
 # runs a core of their own.
 _LONG = {16: 9, 64: 3, 256: 2}
 # Weights of a chain of one row: beyond caches, as those of a model are when it computes one row.
-_FROM_MEMORY = 96 << 20
+_FROM_MEMORY = 64 << 20
+_CONTENDED_STEPS = 4  # of these products; all together are still beyond caches
 # What limits threads, or changes how devices are chosen and waited for.
 _THREAD_LIMITS = (
     "CL_CONFIG_CPU_TBB_NUM_WORKERS",
@@ -99,6 +100,7 @@ def host_profile(
 
     Raises:
         BadInput: the environment variable has another value than "shipped".
+        EnvironmentProblem: this machine was described, but measuring it failed.
     """
     chosen = os.environ.get(VARIABLE)
     if chosen not in (None, "", "shipped"):
@@ -111,13 +113,15 @@ def host_profile(
     except EnvironmentProblem as error:
         progress(f"this machine cannot be measured ({error}): planning with the shipped figures")
         return shipped
+    from hetero_tvm import measure_host
+
     path = profile_path(cache_dir, machine)
     if not reprofile:
-        found = _read(path)
+        found = read(path)
         if found is not None:
             return found
-    profile = measure(shipped.spec, machine, progress)
-    _write(path, profile, machine)
+    profile = measure_host.measure_apart(progress)
+    write(path, profile, machine)
     return profile
 
 
@@ -217,6 +221,7 @@ def measure(shipped: SocSpec, machine: Mapping[str, Any], progress: Tell) -> Hos
         shipped,
         {device: step_us[device, SIZES[0], 1] for device in ("gpu", "npu")},
         _BUDGET_S,
+        steps=_CONTENDED_STEPS,
     )
     float_us = {d: {rows: step_us[d, SIZES[0], rows] for rows in ROWS} for d in ("gpu", "npu")}
     figures: dict[str, dict[str, Any]] = {
@@ -311,7 +316,7 @@ def _records(spec: SocSpec, step_us: Mapping[tuple[str, int, int], float]) -> tu
 # --- the cache ---------------------------------------------------------------------------------
 
 
-def _read(path: Path) -> HostProfile | None:
+def read(path: Path) -> HostProfile | None:
     """The profile at `path`; None where there is none, or a damaged one."""
     if not path.is_file():
         return None
@@ -323,7 +328,7 @@ def _read(path: Path) -> HostProfile | None:
         return None
 
 
-def _write(path: Path, profile: HostProfile, machine: Mapping[str, Any]) -> None:
+def write(path: Path, profile: HostProfile, machine: Mapping[str, Any]) -> None:
     """Keep the profile: records first, the spec last, each whole. An interrupt leaves none."""
     try:
         write_records(path.with_suffix(".jsonl"), profile.gpu_records)

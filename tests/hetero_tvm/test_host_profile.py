@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from hetero_tvm import host_bench, host_profile, runtime
+from hetero_tvm import host_bench, host_profile, measure_host, runtime
 from hetero_tvm.errors import BadInput, EnvironmentProblem
 from hetero_tvm.host_profile import ROWS, HostProfile
 from schedules.cost_model import CostModel
@@ -34,12 +34,17 @@ def machine(monkeypatch):
 
     monkeypatch.delenv(host_profile.VARIABLE, raising=False)
     monkeypatch.setattr(host_profile, "describe_machine", lambda: MACHINE)
+    monkeypatch.setattr(
+        measure_host,
+        "measure_apart",
+        lambda progress: host_profile.measure(SHIPPED, MACHINE, progress),
+    )
     monkeypatch.setattr(host_bench, "memory_gbps", lambda budget_s: (11.0, 12.0))
     monkeypatch.setattr(host_bench, "chains_us", chains_us)
     monkeypatch.setattr(
         host_bench,
         "slowdown",
-        lambda case, *args: {"gpu": max(0.05, case.shape[0] / 100), "npu": 0.5},
+        lambda case, *args, **more: {"gpu": max(0.05, case.shape[0] / 100), "npu": 0.5},
     )
     monkeypatch.setattr(
         host_bench,
