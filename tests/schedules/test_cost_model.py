@@ -297,6 +297,23 @@ def test_attention_reads_what_is_filled_on_the_gpu_and_all_of_a_cache_on_the_npu
     assert MODEL.cost_us(between, "gpu") == MODEL.cost_us(small, "gpu")
 
 
+@pytest.mark.parametrize("name", list_specs())
+@pytest.mark.parametrize("context", [256, 2048, 16384])
+@pytest.mark.parametrize(("heads", "kv_heads", "depth"), [(9, 3, 64), (32, 8, 128)])
+def test_no_cpu_could_take_a_tokens_attention_for_less(name, context, heads, kv_heads, depth):
+    """That is why it is not offered: it would read as much, and both devices wait."""
+    model = CostModel(load_spec(name))
+    cache = 2 * context * kv_heads * depth * 2
+    work = Work(
+        kind="batched_matmul", macs=2 * context * heads * depth, bytes=cache, cache_bytes=cache,
+        depth=depth, columns=context,
+    )  # fmt: skip
+    filled = dataclasses.replace(work, bytes=cache // 2, cache_bytes=0)
+    waits = model.waiting().wait_us
+    there_and_back = waits["cpu", "gpu"] + waits["gpu", "cpu"]
+    assert model.cost_us(filled, "cpu") + there_and_back > model.cost_us(work, "gpu")
+
+
 @pytest.mark.parametrize("device", ["gpu", "npu"])
 @pytest.mark.parametrize("rows", [1, 33, 128, 300])
 @pytest.mark.parametrize("name", list_specs())
