@@ -134,13 +134,16 @@ class _Server:
         )
         self.children.add(child)
         feeding = asyncio.ensure_future(self.feed(process, child))
-        await asyncio.gather(
-            _copy(child.stdout, process.stdout), _copy(child.stderr, process.stderr)
-        )
+        # Who asked may be gone by then; an error here would end the connection for everybody.
+        with contextlib.suppress(OSError):
+            await asyncio.gather(
+                _copy(child.stdout, process.stdout), _copy(child.stderr, process.stderr)
+            )
         code = await child.wait()
         self.children.discard(child)
         feeding.cancel()
-        process.exit(code if code >= 0 else 128 - code)
+        with contextlib.suppress(OSError):
+            process.exit(code if code >= 0 else 128 - code)
 
     async def feed(self, process, child):
         try:
