@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hetero_tvm import child_python
 from hetero_tvm.errors import MissingPackage, TokenizerUnusable
 
 LIMIT_S = 2  # of a processor; templates of real models take a millisecond
@@ -62,7 +63,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            env=child_python.environment(),
             start_new_session=True,  # Ctrl-C is for us
         )
         if self._read(process) is None:

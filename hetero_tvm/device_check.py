@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from hetero_tvm import child_python
+
 Place = Literal["gpu", "npu", "split"]
 _ROWS, _SIZE = 64, 256  # [64, 256] x [256, 256]
 _TOLERANCE = {"float32": 1e-4, "float16": 1e-2}  # relative error, as `run --compare` has them
@@ -50,7 +52,6 @@ class Found:
 
 def check(wanted: Wanted, timeout_s: float = _TIMEOUT_S) -> Found:
     """Run one check in a new process."""
-    paths = os.pathsep.join(path for path in sys.path if path)
     command = [sys.executable, "-m", "hetero_tvm.device_check"]
     start = time.monotonic()
     try:
@@ -60,7 +61,7 @@ def check(wanted: Wanted, timeout_s: float = _TIMEOUT_S) -> Found:
             text=True,
             check=False,
             timeout=timeout_s,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_python.environment(),
         )
     except subprocess.TimeoutExpired:
         return Found(error=f"no result after {timeout_s:g} s")

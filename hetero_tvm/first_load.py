@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hetero_tvm import child_python
 from hetero_tvm.bundle import Manifest
 from hetero_tvm.config import default_cache_dir
 from hetero_tvm.errors import RunFailed, TunedKernelWrong
@@ -168,7 +169,6 @@ def _ask(path: Path, kernels: Sequence[dict[str, Any]]) -> tuple[list[str], str]
     """Answers as far as they came, and how the process ended that gave no more."""
     command = [sys.executable, "-m", "hetero_tvm.kernel_check", str(path.resolve())]
     wanted = [{name: kernel[name] for name in ("function", "proof")} for kernel in kernels]
-    paths = os.pathsep.join(filter(None, sys.path))
     limit_s = START_S + KERNEL_S * len(kernels)
     try:
         done = subprocess.run(
@@ -178,7 +178,7 @@ def _ask(path: Path, kernels: Sequence[dict[str, Any]]) -> tuple[list[str], str]
             text=True,
             check=False,
             timeout=limit_s,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_python.environment(),
         )
         output, ended = done.stdout, f"its process ended by signal {-done.returncode}"
         failed = done.returncode > 0

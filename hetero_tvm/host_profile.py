@@ -113,13 +113,13 @@ def host_profile(
     except EnvironmentProblem as error:
         progress(f"this machine cannot be measured ({error}): planning with the shipped figures")
         return shipped
-    from hetero_tvm import measure_host
-
     path = profile_path(cache_dir, machine)
     if not reprofile:
         found = read(path)
         if found is not None:
             return found
+    from hetero_tvm import measure_host  # which imports this module
+
     profile = measure_host.measure_apart(progress)
     write(path, profile, machine)
     return profile

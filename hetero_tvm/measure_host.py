@@ -1,7 +1,9 @@
 """Measures this machine in a process of its own, so that the memory it takes is given back.
 
-ours    no profile is kept    ▸  lines of progress              ▸  reads the profile
-apart                            measures as `host_profile` says   writes it, and ends
+    ours     no profile is kept  ▸  passes lines of progress on       ▸  reads the profile
+    apart                           measures as `host_profile` says      writes it, and ends
+
+What goes wrong there is one line here.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hetero_tvm import host_profile
+from hetero_tvm import child_python, host_profile
 from hetero_tvm.errors import EnvironmentProblem
 from target_specs.loader import load_spec
 
@@ -28,8 +30,6 @@ def measure_apart(progress: host_profile.Tell) -> host_profile.HostProfile:
     Raises:
         EnvironmentProblem: it failed.
     """
-    # The child imports us as this process did, wherever we lie.
-    paths = os.pathsep.join(path for path in sys.path if path)
     with tempfile.TemporaryDirectory() as folder:
         path, errors = Path(folder) / "host.toml", Path(folder) / "errors"
         with (
@@ -39,7 +39,7 @@ def measure_apart(progress: host_profile.Tell) -> host_profile.HostProfile:
                 stdout=subprocess.PIPE,
                 stderr=said,
                 text=True,
-                env={**os.environ, "PYTHONPATH": paths},
+                env=child_python.environment(),
             ) as process,
         ):
             try:

@@ -17,7 +17,6 @@ import importlib.metadata
 import importlib.util
 import io
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from typing import Any
 
 import onnx
 
+from hetero_tvm import child_python
 from hetero_tvm.errors import MissingPackage, RegionRejected, VendorCompilerFailed
 from hetero_tvm.kept_files import KeptFiles
 from relay_passes.lower_npu import NpuRegion, TensorSpec
@@ -329,15 +329,13 @@ def _start(
     job = folder / "job.json"
     what = {"keys": list(models), "options": _compile_options(npu), "together": together}
     job.write_text(json.dumps(what))
-    # The child imports us as this process did, wherever we lie.
-    paths = os.pathsep.join(path for path in sys.path if path)
     with (folder / "output").open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, *_WORKER, str(job)],
             stdout=output,
             stderr=subprocess.STDOUT,
             cwd=folder,  # QNN leaves files behind where it works
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_python.environment(),
         )
     return _Job(list(models), folder, process, time.monotonic())
 

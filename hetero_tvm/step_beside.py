@@ -24,6 +24,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from hetero_tvm import child_python
 from hetero_tvm.config import BuildConfig
 
 logger = logging.getLogger(__name__)
@@ -73,8 +74,6 @@ def lowering(
         prefill, capacity: as for `llm_build.build`.
     """
     assert config.output is not None
-    # The child imports us as this process did, wherever we lie.
-    paths = os.pathsep.join(path for path in sys.path if path)
     with tempfile.TemporaryDirectory(
         prefix=f".{config.output.name}.", dir=config.output.parent
     ) as folder:
@@ -84,7 +83,7 @@ def lowering(
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": paths},
+            env=child_python.environment(),
             start_new_session=True,  # Ctrl-C is the parent's: it ends the process below
         )
         try:
