@@ -33,13 +33,13 @@ import math
 
 import tvm
 import tvm_ffi
-from tvm import IRModule, relax, tirx
+from tvm import IRModule, relax
 from tvm.ir import GlobalVar, Op
 from tvm.ir.transform import PassContext
 
 from relay_passes.op_work import dtype_bytes, static_shape
 from relay_passes.plan_memory import NUMBER, VIEW, WAIT, DeviceOf
-from relay_passes.tir_calls import stored_params
+from relay_passes.tir_calls import StoredParams
 
 _DEVICES = {number: device for device, number in NUMBER.items()}
 _ALLOCATIONS = ("relax.memory.alloc_storage", "relax.builtin.alloc_tensor")
@@ -137,7 +137,7 @@ class _Reader:
         self.storage: dict[relax.Var, _Memory] = {}
         self.memories: list[_Memory] = []
         self.works: list[_Work] = []
-        self.stored: dict[GlobalVar, frozenset[int]] = {}  # kernel -> parameters that it writes
+        self.stored = StoredParams(mod)
         # Per device: all that its next work comes after.
         self.next = dict.fromkeys(NUMBER, 0)
         self.done: dict[str, list[int]] = {device: [] for device in NUMBER}  # .. when each is
@@ -246,7 +246,7 @@ class _Reader:
 
     def _call(self, position: int, var: relax.Var, call: relax.Call) -> None:
         work = self._work(var.name, self.device_of(self.mod, call.op))
-        stored = self._stored(call.op)
+        stored = self.stored.of(call.op)
         for number, arg in enumerate(call.args):
             for found in self._find(arg):
                 begin, end = found.begin, found.begin + found.nbytes
@@ -262,15 +262,6 @@ class _Reader:
             tensor = self._new_tensor(var, self._memory(var.name, position), 0)
             tensor.written.append((0, _nbytes(var)))
             tensor.memory.accesses.append((work, 0, _nbytes(var), True))
-
-    def _stored(self, callee: relax.Expr) -> frozenset[int]:
-        if not isinstance(callee, GlobalVar):
-            return frozenset()
-        if callee not in self.stored:
-            func = self.mod[callee]
-            is_kernel = isinstance(func, tirx.PrimFunc)
-            self.stored[callee] = stored_params(func) if is_kernel else frozenset()
-        return self.stored[callee]
 
     def _find(self, expr: relax.Expr) -> list[_Bytes]:
         """The tensors that `expr` stands for."""

@@ -39,7 +39,7 @@ from relay_passes.leaves import variables
 from relay_passes.op_work import dtype_bytes, static_shape
 from relay_passes.program import PlacementError
 from relay_passes.split_tensor import JOIN, SLICE
-from relay_passes.tir_calls import stored_params
+from relay_passes.tir_calls import StoredParams
 
 WAIT = "hetero_tvm.wait"
 VIEW = "hetero_tvm.view"
@@ -143,7 +143,7 @@ class _Writer:
         # What is done when a device's work is, by its ticket.
         self.carried = {d: {0: dict(known)} for d, known in self.known.items()}
         self.dying: dict[int, list[_Buffer]] = {}  # position of the last use -> buffers
-        self.stored: dict[GlobalVar, frozenset[int]] = {}  # kernel -> parameters that it writes
+        self.stored = StoredParams(mod)
 
     def run(self) -> relax.Function:
         self._resolve()
@@ -280,7 +280,7 @@ class _Writer:
         writes = [access for access, is_fresh in zip(touched, fresh, strict=True) if is_fresh]
         for var, place in writes:
             self._materialise(var, place, device)
-        changed = self._changed(call)
+        changed = {call.args[number] for number in self.stored.of(call.op)}
         writes += [
             (var, place)
             for (var, place), is_fresh in zip(touched, fresh, strict=True)
@@ -306,14 +306,6 @@ class _Writer:
         if isinstance(binding.var.ty, relax.TensorType) and binding.var in self.place:
             self.place[binding.var].buffer.writes = [(0, 1, device, ticket)]
         self.new.append(binding)
-
-    def _changed(self, call: relax.Call) -> set[relax.Var]:
-        """The arguments that the kernel writes."""
-        if not isinstance(call.op, GlobalVar):
-            return set()
-        if call.op not in self.stored:
-            self.stored[call.op] = stored_params(self.mod[call.op])
-        return {call.args[n] for n in self.stored[call.op]}
 
     def _range(self, var: relax.Var, place: _Place) -> tuple[int, int]:
         if place.buffer.nbytes == 1:  # of somebody else: all of it

@@ -42,8 +42,25 @@ def callee(mod: IRModule, value: relax.Expr) -> tirx.PrimFunc | None:
     return func if isinstance(func, tirx.PrimFunc) else None
 
 
-def stored_params(func: tirx.PrimFunc) -> frozenset[int]:
-    """The parameters that a kernel writes: its results, and what it changes in place."""
+class StoredParams:
+    """The parameters that kernels of a module write: results, and what they change in place."""
+
+    def __init__(self, mod: IRModule) -> None:
+        self._mod = mod
+        self._found: dict[GlobalVar, frozenset[int]] = {}  # each kernel is looked into once
+
+    def of(self, called: relax.Expr) -> frozenset[int]:
+        """Numbers of parameters; nothing of what is no kernel, which shows its writes itself."""
+        if not isinstance(called, GlobalVar):
+            return frozenset()
+        if called not in self._found:
+            func = self._mod[called]
+            is_kernel = isinstance(func, tirx.PrimFunc)
+            self._found[called] = _stored_params(func) if is_kernel else frozenset()
+        return self._found[called]
+
+
+def _stored_params(func: tirx.PrimFunc) -> frozenset[int]:
     stored: set[tirx.Var] = set()
 
     def visit(store: Any) -> None:
