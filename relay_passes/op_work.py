@@ -31,9 +31,7 @@ class Work:
     bytes: int = 0  # everything read and written: weights, activations, result
     weight_bytes: int = 0  # of `bytes`: constants
     cache_bytes: int = 0  # of `bytes`: a cache, of which only a run knows how much is filled
-    score_bytes: int = (
-        0  # read and written between its products, where no kernel keeps it to itself
-    )
+    score_bytes: int = 0  # between its products, where no kernel keeps them: written, then read
     output_bytes: int = 0  # of `bytes`: the result
     element_bytes: int = 4  # of one element of the result
     rows: int = 1  # of a matmul's left operand, per batch; an accelerator pads them
@@ -100,8 +98,9 @@ def op_work(call: relax.Call) -> Work:
     cache = scores = 0
     if name == ATTENTION:
         cache = sum(_nbytes(arg.ty) for arg in operands[1:3])
-        (_, heads, length, _), capacity = _shape(call.args[0]), _shape(call.args[1])[2]
-        scores = 2 * math.prod(_shape(call)[:1]) * heads * length * capacity * _element(call)
+        (batch, heads, length, _), capacity = _shape(call.args[0]), _shape(call.args[1])[2]
+        element = dtype_bytes(str(call.ty.dtype))
+        scores = 2 * batch * heads * length * capacity * element
     return Work(
         kind=kind,
         macs=macs,
@@ -163,10 +162,6 @@ def _tensor_types(ty: relax.Type) -> list[relax.TensorType]:
 def _nbytes(ty: relax.TensorType) -> int:
     shape = static_shape(ty)
     return math.prod(shape) * dtype_bytes(str(ty.dtype)) if shape is not None else 0
-
-
-def _element(call: relax.Call) -> int:
-    return dtype_bytes(str(call.ty.dtype))
 
 
 Count = tuple[Kind, int, int, bool]  # kind, macs, rows, reduces

@@ -198,11 +198,12 @@ def reference(written: Written) -> tirx.PrimFunc:
             T.serial(0, pieces or a.rows) as part,
         ):
             kv, row = tirx.floordiv(h, a.group), tirx.const(0, "int32") if pieces else part
+            place = past[0] + a.first
             if pieces:
-                begin, end = piece_range(a, (past[0] + a.first), part, pieces, written.step)
+                begin, end = piece_range(a, place, part, pieces, written.step)
             else:
-                begin = T.bind(first_seen(a, (past[0] + a.first) + row))
-                end = T.bind(last_seen(a, (past[0] + a.first) + row))
+                begin = T.bind(first_seen(a, place + row))
+                end = T.bind(last_seen(a, place + row))
             count = T.bind(tirx.max(end - begin, 0))
             put(highest, [0], _wide(LOWEST))
             put(power, [0], _wide(0))
