@@ -50,3 +50,25 @@ def test_the_pipeline_can_be_named_to_tvm(native_half):
     passes, _, _ = tirx.get_tir_pipeline(name)
     assert passes is not None
     assert host_memory_pipeline(native_half=native_half) == name  # twice is as good as once
+
+
+def test_halves_that_are_put_together_stay_vectors():
+    """TVM alone takes the vector apart: the condition on its lanes is the same for all of them."""
+    from on_gpu import gpu_spec
+
+    a = te.placeholder((4, 64), name="a")
+    rotated = te.compute(
+        (4, 64), lambda i, j: tirx.if_then_else(j >= 32, a[i, j - 32], a[i, (j + 32) % 64] * -1)
+    )
+    sch = tvm.s_tir.Schedule(te.create_prim_func([a, rotated]))
+    (block,) = sch.get_child_blocks(sch.get_sblock("root"))
+    rows, columns = sch.get_loops(block)
+    _, lanes = sch.split(columns, [None, 16])
+    sch.vectorize(lanes)
+    sch.bind(rows, "blockIdx.x")
+    func = sch.mod["main"].with_attr("global_symbol", "rotate")
+    bound = tirx.transform.BindTarget(tvm_target(gpu_spec()))(tvm.IRModule({"rotate": func}))
+    alone, _, _ = default_s_tir_pipeline()
+    ours, _, _ = tvm.tirx.get_tir_pipeline(host_memory_pipeline())
+    assert "T.Broadcast(" not in alone(bound).script()
+    assert "T.Broadcast(" in ours(bound).script()
