@@ -94,15 +94,15 @@ def test_the_cost_model_gives_back_what_was_measured(machine, tmp_path):
     found = host_profile.host_profile(tmp_path)
     model = CostModel(found.spec)
     for rows in ROWS[1:]:  # one row is bound by memory here
-        gpu = model.product_us("gpu", rows, 1024, 1024, weight_bits=32)
-        npu = model.product_us("npu", rows, 1024, 1024, weight_bits=32)
+        gpu = model.product_us("gpu", rows, 960, 960, weight_bits=32)
+        npu = model.product_us("npu", rows, 960, 960, weight_bits=32)
         assert gpu == pytest.approx(200 * rows, rel=0.01)
         assert npu == pytest.approx(100 * rows, rel=0.01)
         coded = dataclasses.replace(model, packed={"": 0.125})
-        assert coded.product_us("gpu", rows, 1024, 1024, weight_bits=32) == pytest.approx(
+        assert coded.product_us("gpu", rows, 960, 960, weight_bits=32) == pytest.approx(
             50 * rows, rel=0.01
         )
-        assert coded.product_us("npu", rows, 1024, 1024, weight_bits=32) == pytest.approx(
+        assert coded.product_us("npu", rows, 960, 960, weight_bits=32) == pytest.approx(
             25 * rows, rel=0.01
         )
     assert [record.us for record in found.gpu_records[: len(ROWS)]] == [200.0 * r for r in ROWS]
