@@ -15,7 +15,7 @@ from hetero_tvm.llm_graph import Graph
 from hetero_tvm.steps import Load
 from relay_passes.gpu_fusion import kernel_mates
 from relay_passes.op_work import Work, tensor_args
-from relay_passes.part_work import part_work, sharding_of
+from relay_passes.part_work import early_works, part_work, sharding_of
 from relay_passes.plan import OpPlan, Plan
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
 from relay_passes.planner.timeline import joins_kernel
@@ -64,6 +64,14 @@ def _choice(
     makers: Mapping[relax.Var, str],
     costs: CostModel,
 ) -> Choice:
+    if placed.early is not None:
+        first, second = (costs.cost_us(part, "gpu") for part in early_works(node, placed))
+        return Choice(
+            us={"gpu": first + second},
+            reads=(None,) * len(node.inputs),
+            early=placed.early,
+            late_us=second,
+        )
     if placed.split is None:
         us = {placed.device: placed.cost_us.get(placed.device, 0.0)}
         return Choice(us=us, reads=(None,) * len(node.inputs))

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from hetero_tvm.output_error import Tolerance, compare
-from relay_passes.calls import Call, Result, part_names
+from relay_passes.calls import Call, Result, parts_of
 from relay_passes.plan import OpPlan, Plan
 
 # So far beyond anything computed that only masks hold it; in float16 these are the largest number.
@@ -70,9 +70,7 @@ class Probe:
         self.unknown = 0  # results without a reference, or of no layout that is known
         self._calls = calls
         self._ops = {op.name: op for op in plan.ops}
-        self._part_of = {
-            part: (op, device) for op in plan.ops for device, part in part_names(op).items()
-        }
+        self._part_of = {part.name: (op, part.of) for op in plan.ops for part in parts_of(op)}
         self._reference = reference
         self._reads = reads
         self._tolerance = tolerance
@@ -93,13 +91,11 @@ class Probe:
         return 0
 
     def _compare(self, call: Call, result: Result, array: np.ndarray) -> None:
-        op, device = self._part_of.get(
-            result.operator, (self._ops.get(result.operator), call.device)
-        )
+        op, of = self._part_of.get(result.operator, (self._ops.get(result.operator), ""))
         if op is None or op.name not in self._reference:
             self.unknown += 1
             return
-        wanted = _part(self._reference[op.name], op, device)
+        wanted = _part(self._reference[op.name], op, of)
         best = nearest_layout(array, wanted, self._tolerance)
         if best is None:
             self.unknown += 1
@@ -120,7 +116,7 @@ class Probe:
                 symbol=call.symbol,
                 operator=op.name,
                 op=op.op,
-                part=_part_words(op, device),
+                part=_part_words(op, of),
                 layout=axes,
                 relative_error=error.relative_error,
                 cosine=error.cosine,
@@ -200,17 +196,16 @@ def _error(array: np.ndarray, wanted: np.ndarray, tolerance: Tolerance) -> Any:
     return error
 
 
-def _part(wanted: np.ndarray, op: OpPlan, device: str) -> np.ndarray:
-    """What `device` computes of an operator's value."""
-    if op.split is None:
+def _part(wanted: np.ndarray, op: OpPlan, of: str) -> np.ndarray:
+    """The part of an operator's value that is `of` a device; "": all of it."""
+    if op.cut is None or not of:
         return wanted
-    at, axis = op.split.at, op.split.axis
-    first, second = np.split(wanted, [at], axis=axis)
-    return first if device == "npu" else second
+    first, second = np.split(wanted, [op.cut.at], axis=op.cut.axis)
+    return first if of == "npu" else second
 
 
-def _part_words(op: OpPlan, device: str) -> str | None:
-    if op.split is None:
+def _part_words(op: OpPlan, of: str) -> str | None:
+    if op.cut is None or not of:
         return None
-    first, last = (0, op.split.at) if device == "npu" else (op.split.at, op.split.extent)
-    return f"elements {first} to {last - 1} of axis {op.split.axis}"
+    begin, end = op.cut.of(of)
+    return f"elements {begin} to {end - 1} of axis {op.cut.axis}"

@@ -17,7 +17,7 @@ import numpy as np
 
 from hetero_tvm.errors import ArtefactUnreadable
 from hetero_tvm.recording import Event
-from relay_passes.calls import Call, part_names
+from relay_passes.calls import Call, parts_of
 from relay_passes.plan import OpPlan, Plan
 from target_specs.spec import SocSpec
 
@@ -180,9 +180,7 @@ def _call_times(run: Run, table: Sequence[Call]) -> list[float]:
 def _operators(rows: Sequence[CallTime], plan: Plan) -> tuple[OperatorTime, ...]:
     """The calls' times by operator; parts of a split operator are one row for each device."""
     ops = {op.name: op for op in plan.ops}
-    part_of = {
-        part: (op.name, device) for op in plan.ops for device, part in part_names(op).items()
-    }
+    part_of = {part.name: (op.name, part.device) for op in plan.ops for part in parts_of(op)}
     found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for row in rows:
         names = [part_of.get(name, (name, row.call.device)) for name in row.call.operators]
@@ -227,7 +225,7 @@ def _of_limit(
     if gflops is None:
         return memory, "memory"
     kinds = {op.name: op.op for op in plan.ops}
-    kinds |= {part: op.op for op in plan.ops for part in part_names(op).values()}
+    kinds |= {part.name: op.op for op in plan.ops for part in parts_of(op)}
     is_conv = any(kinds.get(name) in CONVOLUTIONS for name in call.operators)
     unit = spec.gpu if call.device == "gpu" else spec.npu
     rate = unit.conv_gflops if is_conv else unit.matmul_gflops

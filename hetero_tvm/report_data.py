@@ -7,6 +7,7 @@ given, what was measured. Nothing is computed anew here, and no code of the arte
 from __future__ import annotations
 
 import collections
+import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.graph_layout import layout
 from hetero_tvm.lanes import is_lanes
 from hetero_tvm.typed_json import from_object
-from relay_passes.calls import Call, part_names
+from relay_passes.calls import Call, Part, parts_of
 from relay_passes.plan import OpPlan, Plan
 
 _MOST_PROFILE_BYTES = 512 << 20
@@ -140,7 +141,8 @@ def _function(
 ) -> dict[str, Any]:
     plan, calls = _plan_and_calls(manifest, name, raw_plan)
     known = record["functions"].get(name, {})
-    whole_of = {part: op.name for op in plan.ops for part in part_names(op).values()}
+    parts = {part.name: (op, part) for op in plan.ops for part in parts_of(op)}
+    whole_of = {name: op.name for name, (op, _) in parts.items()}
     measured = _measured(name, calls, profile, whole_of)
     calls_of: dict[str, list[int]] = collections.defaultdict(list)
     for number, call in enumerate(calls):
@@ -175,7 +177,7 @@ def _function(
                 "macs": call.macs,
                 "bytes": call.bytes,
                 "kernels": kernels_of.get(call.symbol, []),
-                "predicted_us": _predicted(call, by_name, whole_of),
+                "predicted_us": _predicted(call, by_name, parts),
                 "measured": measured.calls[number] if measured.calls else None,
             }
             for number, call in enumerate(calls)
@@ -240,10 +242,13 @@ def _drawing(plan: Plan, known: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _predicted(call: Call, ops: Mapping[str, OpPlan], whole_of: Mapping[str, str]) -> float | None:
+def _predicted(
+    call: Call, ops: Mapping[str, OpPlan], parts: Mapping[str, tuple[OpPlan, Part]]
+) -> float | None:
     """The sum of its operators' predictions; None for a call that has none."""
-    names = [whole_of.get(name, name) for name in call.operators]
-    found = [ops[name].part_us(call.device) for name in names if name in ops]
+    found = [op.part_us(call.device) for name in call.operators if (op := ops.get(name))]
+    for op, part in (parts[name] for name in call.operators if name in parts):
+        found.append(op.part_us(call.device) * (1.0 if op.split else part.share))
     return sum(found) if found else None
 
 
@@ -267,6 +272,7 @@ def _operator(
         "device": op.device,
         "region": op.region,
         "split": split,
+        "early": None if op.early is None else dataclasses.asdict(op.early),
         "reason": op.reason,
         "macs": op.macs,
         "bytes": known.get("bytes", 0),

@@ -47,6 +47,8 @@ class Work:
     nbytes: float = 0.0  # from and to memory
     opens_region: bool = False  # NPU: the first of a region
     after_gpu: bool = False  # NPU: its worker first waits for all that the GPU was given before
+    before_late: bool = False  # NPU: but not for what is `late` and was given last
+    late: bool = False  # GPU: no NPU work that is `before_late` waits for it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +163,7 @@ class _Engine:
         self.queues: dict[str, list[_Task]] = {"gpu": [], "npu": []}
         self.running: dict[str, _Task] = {}
         self.given = {"cpu": 0, "gpu": 0, "npu": 0}
+        self.late = 0  # of what the GPU was given, the last that are late
         self.ends: dict[str, list[float]] = {"cpu": [], "gpu": [], "npu": []}
         self.outstanding_us = 0.0  # of ours in the GPU's queue
         self.next_frame_us = 0.0 if renderer is not None else math.inf
@@ -247,6 +250,7 @@ class _Engine:
         before = [task.reach_us for task in self.queues["gpu"] if not task.frame]
         self.queues["gpu"].append(_Task(work, max([reach, *before[-1:]])))
         self.given["gpu"] += 1
+        self.late = self.late + 1 if work.late else 0
         self.outstanding_us += work.us
         self.host_free_us = self.now + self.machine.launch_us
         if self.machine.launch_us:
@@ -255,7 +259,8 @@ class _Engine:
     def _give(self, work: Work) -> None:
         """A job for the NPU's worker, or work of the host itself."""
         self.given[work.device] += 1
-        after = self.given["gpu"] if work.after_gpu else 0
+        before = self.given["gpu"] - (self.late if work.before_late else 0)
+        after = before if work.after_gpu else 0
         task = _Task(work, self.now, after)
         if work.device == "npu":
             self.queues["npu"].append(task)

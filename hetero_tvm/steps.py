@@ -68,16 +68,16 @@ def program(
                 us += step.after_us - region_us * step.opens
                 nbytes = step.border_bytes - (step.leave_us / price if price else 0.0)
                 last_npu = len(steps)
-            steps.append(
-                Work(
-                    name=names[index],
-                    device=device,
-                    us=load.us + us,
-                    nbytes=load.nbytes + nbytes,
-                    opens_region=device == "npu" and step.opens,
-                    after_gpu=device == "npu" and ("npu", "gpu") in step.waits,
-                )
+            work = Work(
+                name=names[index],
+                device=device,
+                us=load.us + us,
+                nbytes=load.nbytes + nbytes,
+                opens_region=device == "npu" and step.opens,
+                after_gpu=device == "npu" and ("npu", "gpu") in step.waits,
+                before_late=device == "npu" and step.early_us > 0,
             )
+            steps += [work] if choice.early is None else _in_two(work, choice.late_us)
         regions += step.opens
         border += step.border_bytes
     end = finish(state)
@@ -90,6 +90,16 @@ def program(
 def _order(choice: Choice) -> list[str]:
     """The NPU first: giving it a job takes no time of the host's, so both begin together."""
     return [device for device in ("npu", "gpu", "cpu") if device in choice.us]
+
+
+def _in_two(work: Work, late_us: float) -> list[Work]:
+    """`work` of the GPU, the last `late_us` of it apart."""
+    share = late_us / work.us if work.us else 0.5
+    parts = ((1 - share, False), (share, True))
+    return [
+        dataclasses.replace(work, us=part * work.us, nbytes=part * work.nbytes, late=late)
+        for part, late in parts
+    ]
 
 
 def _longer(job: Work, us: float, nbytes: float) -> Work:

@@ -18,7 +18,7 @@ from typing import Protocol
 from tvm import IRModule, relax
 from tvm.ir import GenericConst, GlobalVar, Op
 
-from relay_passes.calls import Call, Result, part_names
+from relay_passes.calls import Call, Result, parts_of
 from relay_passes.leaves import variables
 from relay_passes.lower_cpu import HOST_ATTR
 from relay_passes.lower_gpu import CALLS_ATTR, RESULTS_ATTR
@@ -172,11 +172,11 @@ def _work(plan: Plan) -> tuple[dict[str, int], set[str]]:
     macs: dict[str, int] = {}
     gathers = set()
     for op in plan.ops:
-        parts = part_names(op)
+        parts = parts_of(op)
         macs[op.name] = op.macs
-        macs |= {part: round(op.macs * op.share(device)) for device, part in parts.items()}
+        macs |= {part.name: round(op.macs * part.share) for part in parts}
         if op.op == _GATHER:
-            gathers.update([op.name, *parts.values()])
+            gathers.update([op.name, *(part.name for part in parts)])
     return macs, gathers
 
 

@@ -21,7 +21,7 @@ class Call:
 
     symbol: str
     device: str  # "cpu", "gpu" or "npu"
-    operators: tuple[str, ...]  # of the plan; `part_names` are those of parts
+    operators: tuple[str, ...]  # of the plan; those of parts are the names of `parts_of`
     results: tuple[Result, ...]
     macs: int
     bytes: int  # of all tensors read and written, each once; of a region: weights and border
@@ -35,6 +35,30 @@ class Call:
         return self.operators[-1] if self.operators else f"for {self.serves}" if self.serves else ""
 
 
-def part_names(op: OpPlan) -> dict[str, str]:
-    """Device -> what `split_tensor` calls its part of an operator; empty for one that is whole."""
-    return {device: f"{op.name}_{device}" for device in ("npu", "gpu")} if op.split else {}
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Part:
+    """One of the two parts of an operator that is cut."""
+
+    name: str  # of the binding that `split_tensor` makes
+    of: str  # "npu", which has the first part, or "gpu": whose part of the cut it is
+    device: str  # that computes it; the GPU also what it makes early for the NPU
+    share: float  # of the operator, between 0 and 1
+
+
+def parts_of(op: OpPlan) -> tuple[Part, ...]:
+    """The parts of an operator, the NPU's first; none of one that is whole."""
+    cut = op.cut
+    if cut is None:
+        return ()
+    early = op.split is None
+    names = {"npu": "early", "gpu": "late"} if early else {"npu": "npu", "gpu": "gpu"}
+    return tuple(
+        Part(
+            name=f"{op.name}_{name}",
+            of=of,
+            device=op.device if early else of,
+            share=(end - begin) / cut.extent,
+        )
+        for of, name in names.items()
+        for begin, end in (cut.of(of),)
+    )

@@ -17,7 +17,18 @@ def part_work(node: Node, placed: OpPlan, device: str) -> Work | None:
     return shard_work(node.call, node.work, sharding_of(node, placed), placed.split.cut, device)
 
 
+def early_works(node: Node, placed: OpPlan) -> tuple[Work, Work]:
+    """Of what the GPU computes in two parts: the work of the first, and that of the second."""
+    assert placed.early is not None, f"{node.name} is computed as a whole"
+    sharding = sharding_of(node, placed)
+    first, second = (
+        shard_work(node.call, node.work, sharding, placed.early, of) for of in ("npu", "gpu")
+    )
+    return first, second
+
+
 def sharding_of(node: Node, placed: OpPlan) -> Sharding:
-    """The rule by which a split operator is cut."""
-    assert placed.split is not None, f"{node.name} is whole"
-    return next(way for way in shardings(node.call) if way.axis == placed.split.axis)
+    """The rule by which an operator is cut."""
+    cut = placed.cut
+    assert cut is not None, f"{node.name} is whole"
+    return next(way for way in shardings(node.call) if way.axis == cut.axis)

@@ -54,7 +54,13 @@ class OpPlan:
     split: Split | None = None
     region: int | None = None  # on the NPU: the region that it, or its NPU part, is in
     split_us: Mapping[str, float] = dataclasses.field(default_factory=dict)  # device -> its part
+    early: Cut | None = None  # the GPU computes it in two parts, first the one that the NPU reads
     offers: tuple[Offer, ...] = ()  # every split that was considered
+
+    @property
+    def cut(self) -> Cut | None:
+        """How it is computed in two parts, on two devices or on one; None: as a whole."""
+        return self.split.cut if self.split is not None else self.early
 
     def share(self, device: str) -> float:
         """How much of the operator `device` computes, between 0 and 1."""
@@ -108,7 +114,7 @@ class Plan:
     @property
     def places(self) -> tuple[object, ...]:
         """What makes two plans of one program the same program to build."""
-        return tuple((op.device, op.split, op.region) for op in self.ops)
+        return tuple((op.device, op.split, op.early, op.region) for op in self.ops)
 
     @property
     def macs(self) -> dict[str, int]:
@@ -167,4 +173,7 @@ class Plan:
 def _op_from(raw: dict[str, Any]) -> OpPlan:
     split = raw["split"]
     offers = tuple(Offer(split=Split(**o["split"]), us=o["us"]) for o in raw["offers"])
-    return OpPlan(**{**raw, "split": None if split is None else Split(**split), "offers": offers})
+    early = raw.get("early")  # artefacts of older versions have none
+    early = None if early is None else Cut(**early)
+    split = None if split is None else Split(**split)
+    return OpPlan(**{**raw, "split": split, "early": early, "offers": offers})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 from relay_passes.plan import Offer, Split
+from relay_passes.planner.problem import Cut
 
 BOTH = ("gpu", "npu")
 
@@ -38,6 +39,13 @@ def split_reason(split: Split, us: Mapping[str, float], cost: Mapping[str, float
     parts = f"{_format(us['npu'])} µs on the npu beside {_format(us['gpu'])} µs on the gpu"
     alone = " and ".join(f"{_format(cost[d])} µs on the {d}" for d in BOTH if d in cost)
     return f"{split.kind}: the npu computes {split.at} of {split.extent}: {parts}, alone {alone}"
+
+
+def early_reason(early: Cut | None) -> str:
+    """In which order the GPU computes, where that is not as a whole."""
+    if early is None:
+        return ""
+    return f"; in two parts, {early.at} of {early.extent} first, for the npu to begin with"
 
 
 def lost_splits(offers: Collection[Offer]) -> str:

@@ -19,12 +19,12 @@ from relay_passes.image_order import image_results, is_stored_as_computed
 from relay_passes.op_work import VIEWS, Work, op_name, static_shape, tensor_args
 from relay_passes.part_work import sharding_of
 from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
-from relay_passes.plan_reasons import lost_splits, place_reason, split_reason
+from relay_passes.plan_reasons import early_reason, lost_splits, place_reason, split_reason
 from relay_passes.planner.problem import Choice, Cut, Op, Waiting
 from relay_passes.planner.solve import Objective, Solution
 from relay_passes.planner.timeline import joins_kernel
 from relay_passes.program import Node
-from relay_passes.sharding import argument_cut, is_contiguous, shard_work
+from relay_passes.sharding import argument_cut, fits, is_contiguous, shard_work, shardings
 
 Declined = Callable[[relax.Call, str], str | None]  # None: the device takes it, else why not
 BOTH = ("gpu", "npu")
@@ -83,6 +83,7 @@ class Question:
         self.offers = [
             [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
         ]
+        self.early = self._early_choices()
 
     def of_whole(self, nodes: Sequence[Node], like: Sequence[int]) -> Question:
         """The question of a program whose operator `i` is like operator `like[i]` of this one.
@@ -101,6 +102,7 @@ class Question:
         whole.cut_only = [self.cut_only[i] for i in like]
         whole.cuts = [self.cuts[i] for i in like]
         whole.offers = [self.offers[i] for i in like]
+        whole.early = [self.early[i] for i in like]
         return whole
 
     def _offer_splits(self, plan: Plan) -> None:
@@ -117,13 +119,10 @@ class Question:
         found = []
         for index, placed in enumerate(plan.ops):
             cut = placed.split.cut if placed.split is not None else None
+            wanted = (placed.device, cut, placed.early)
             choices = self._choices(index, mode)
             found.append(
-                next(
-                    number
-                    for number, choice in enumerate(choices)
-                    if choice.makes == cut and (cut is not None or choice.device == placed.device)
-                )
+                next(n for n, c in enumerate(choices) if (c.device, c.makes, c.early) == wanted)
             )
         return found
 
@@ -175,6 +174,48 @@ class Question:
             ),
         )
 
+    def _early_choices(self) -> list[list[Choice]]:
+        """Attention on the GPU in two parts, the one that a cut reader's NPU part reads first.
+
+        It is what makes the NPU wait longest of all that is the GPU's; what else would is cut
+        between both.
+        """
+        found: list[list[Choice]] = [[] for _ in self.nodes]
+        readers: list[list[int]] = [[] for _ in self.nodes]
+        for index, node in enumerate(self.nodes):
+            for name in node.inputs:
+                readers[self.index[name]].append(index)
+        for index, node in enumerate(self.nodes):
+            if op_name(node.call) != ATTENTION or "gpu" not in self.costs[index]:
+                continue
+            if node.is_output or readers[index] != [index + 1]:
+                continue
+            position = self.nodes[index + 1].inputs.index(node.name)
+            reads = {offer.reads[position] for offer in self.offers[index + 1]}
+            cuts = [cut for cut in reads if cut is not None]
+            tried = (self._early_choice(index, cut) for cut in sorted(cuts))
+            found[index] = [choice for choice in tried if choice is not None]
+        return found
+
+    def _early_choice(self, index: int, cut: Cut) -> Choice | None:
+        node, work = self.nodes[index], self.works[index]
+        sharding = next((way for way in shardings(node.call) if way.axis == cut.axis), None)
+        shape = static_shape(node.call.ty) or ()
+        if sharding is None or not fits(node.call, sharding, cut):
+            return None
+        if not is_contiguous(shape, cut.axis):
+            return None
+        parts = [shard_work(node.call, work, sharding, cut, of) for of in ("npu", "gpu")]
+        first, second = (self.cost_us(part, "gpu") for part in parts)
+        us = {"gpu": first + second}
+        return Choice(
+            us=us,
+            reads=(None,) * len(node.inputs),
+            joules=self._joules(us),
+            early=cut,
+            late_us=second,
+        )
+
     def _alone_us(self, work: Work, us: Mapping[str, float], *, both: bool = False) -> float:
         """What the GPU takes more where the operator cannot join its producer's kernel."""
         if not work.fuses or "gpu" not in us:
@@ -218,7 +259,7 @@ class Question:
             )
             for us in alone
         ]
-        return choices + (self.offers[index] if mode == "split" else [])
+        return choices + (self.offers[index] + self.early[index] if mode == "split" else [])
 
     def _whole_us(self, index: int, device: str, *, wary: bool) -> float:
         beside = wary and device in BOTH
@@ -332,9 +373,8 @@ class Question:
             reason = split_reason(split, us, cost)
         else:
             devices = [wanted] if wanted in BOTH else BOTH
-            reason = place_reason(choice.device, cost, refusals, devices, crossing) + lost_splits(
-                offers
-            )
+            reason = place_reason(choice.device, cost, refusals, devices, crossing)
+            reason += early_reason(choice.early) + lost_splits(offers)
         return OpPlan(
             name=node.name,
             op=op_name(node.call),
@@ -346,6 +386,7 @@ class Question:
             split=split,
             region=region,
             split_us=us if split else {},
+            early=choice.early,
             offers=offers,
         )
 

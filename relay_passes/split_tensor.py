@@ -17,12 +17,15 @@ stored with that axis first and readers of the whole read through a permutation:
 Rows of an image likewise, stored channels last (`image_order`). What a convolution's part reads
 through its window, its rows and the halo, is a slice of the whole: of such a join again a view.
 
+What the plan has the GPU compute early is in two parts too, both on the GPU, and the one that the
+NPU reads is written first: the NPU then begins while the GPU computes the other.
+
 An output of the model in that form is returned as it lies; `Splitted.output_axes` says how to see
 it, which costs nothing.
 
 Requires: one function `main` of straight-line calls; a plan for exactly its operators; every cut
           is along an axis of `sharding.shardings`, and `sharding.fits`.
-Ensures:  operators that are not cut keep their names; parts are called `<name>_npu`, `<name>_gpu`.
+Ensures:  operators that are not cut keep their names; parts are called as `calls.parts_of` says.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.ir import GenericConst, Op
 
-from relay_passes.constant_file import Part, held_part
+from relay_passes.calls import Part, parts_of
+from relay_passes.constant_file import Part as HeldPart
+from relay_passes.constant_file import held_part
 from relay_passes.constants import values_of
 from relay_passes.image_order import image_results, stored_order
 from relay_passes.op_work import VIEWS, dtype_bytes, op_name, static_shape, tensor_args
@@ -112,39 +117,39 @@ class _Splitter:
             raise PlacementError(f"the plan is for another program: {var.name} differs")
         plan = self.plans[var.name]
         self.calls[var] = value
-        if plan.split is None:
+        cut = plan.cut
+        if cut is None:
             fresh = self._mapped(value, plan)
             self.now[var] = self._emit(var.name, fresh, plan.device, plan.region, of=var)
             return
-        cut = plan.split.cut
         sharding = _sharding(value, cut, var.name)
         parts = {}
-        for device in PARTS:
-            region = plan.region if device == "npu" else None
+        for part in parts_of(plan):
+            region = plan.region if part.device == "npu" else None
             args = []
             for i, arg in enumerate(tensor_args(value)):
-                rows = argument_rows(sharding, cut, device, i)
+                rows = argument_rows(sharding, cut, part.of, i)
                 if rows is not None:
-                    args.append(self._rows(arg, *rows, device, region))
+                    args.append(self._rows(arg, *rows, part.device, region))
                 else:
                     own = argument_cut(value, sharding, cut, i)
-                    args.append(self._part(arg, own, device, region))
-            call = shard_call(value, sharding, cut, device, args)
-            parts[device] = self._emit(self._name(f"{var.name}_{device}"), call, device, region)
+                    args.append(self._part(arg, own, part, region))
+            call = shard_call(value, sharding, cut, part.of, args)
+            parts[part.of] = self._emit(self._name(part.name), call, part.device, region)
         self.parts[var] = (cut, parts)
 
     def _part(
-        self, expr: relax.Expr, cut: Cut | None, device: str, region: int | None
+        self, expr: relax.Expr, cut: Cut | None, reader: Part, region: int | None
     ) -> relax.Expr:
-        """`device`'s part of a tensor, or all of it where `cut` is None."""
+        """The part of a tensor that `reader` needs, or all of it where `cut` is None."""
         if isinstance(expr, GenericConst):
-            return expr if cut is None else _constant_part(expr, cut.axis, *cut.of(device))
+            return expr if cut is None else _constant_part(expr, cut.axis, *cut.of(reader.of))
         if cut is None:
-            return self._whole(expr, device, region)
+            return self._whole(expr, reader.device, region)
         if isinstance(expr, relax.Var) and expr in self.parts and self.parts[expr][0] == cut:
-            return self.parts[expr][1][device]
-        whole = self._whole(expr, device, region)
-        return self._slice(whole, cut.axis, *cut.of(device), device, region)
+            return self.parts[expr][1][reader.of]
+        whole = self._whole(expr, reader.device, region)
+        return self._slice(whole, cut.axis, *cut.of(reader.of), reader.device, region)
 
     def _rows(
         self, expr: relax.Expr, axis: int, begin: int, end: int, device: str, region: int | None
@@ -307,7 +312,7 @@ class _Splitter:
     def _name(self, wanted: str) -> str:
         """`wanted`, or the next free name like it; an operator that is cut frees its own."""
         plan = self.plans.get(wanted)
-        if plan is not None and plan.split is not None and wanted not in self.device:
+        if plan is not None and plan.cut is not None and wanted not in self.device:
             return wanted if not self._taken(wanted) else self._free(wanted)
         return self._free(wanted)
 
@@ -341,7 +346,7 @@ def _constant_part(whole: GenericConst, axis: int, begin: int, end: int) -> rela
     array = values_of(whole)
     index = [slice(None)] * array.ndim
     index[axis] = slice(begin, end)
-    return held_part(array[tuple(index)], Part(whole, axis, begin, end))
+    return held_part(array[tuple(index)], HeldPart(whole, axis, begin, end))
 
 
 def _packed(symbol: str, args: Sequence[relax.Expr], shape: list[int], dtype: str) -> relax.Call:

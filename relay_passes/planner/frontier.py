@@ -56,6 +56,7 @@ class Frontier:
         self._numbers: dict[Any, int] = {}
         self._keys: list[Any] = []
         self._effects: dict[tuple[int, int], list[Effect]] = {}
+        self._one_effect: dict[tuple[int, int, int], Effect] = {}
         waiting = problem.waiting
         self._border = waiting.border_us_per_byte > 0
         self._regions = self._border or waiting.region_us > 0
@@ -101,7 +102,10 @@ class Frontier:
     def _signature(self, op: Op, index: int) -> Any:
         """Everything of an operator that can matter, its place relative to `index`."""
         choices = tuple(
-            (tuple(sorted(c.us.items())), c.reads, c.makes, c.gather_us, c.joules, c.alone_us)
+            (
+                tuple(sorted(c.us.items())),
+                *(c.reads, c.makes, c.gather_us, c.joules, c.alone_us, c.early, c.late_us),
+            )
             for c in op.choices
         )
         inputs = tuple(index - tensor for tensor in op.inputs)
@@ -140,11 +144,20 @@ class Frontier:
         if makes is not None and makes not in self._cuts[index][tensor]:
             makes = _NOWHERE
         gather = choice.gather_us if makes is not None else 0.0
-        key = (tuple(sorted(choice.us)), makes, gather)
+        # A part that is there early is of use to the next operator alone.
+        early, late_us = (choice.early, choice.late_us) if tensor == index - 1 else (None, 0.0)
+        key = (tuple(sorted(choice.us)), makes, gather, early, late_us)
         if key not in self._lies:
             self._lies[key] = len(self._choices)
             self._choices.append(
-                Choice(us=dict.fromkeys(key[0], 0.0), reads=(), makes=makes, gather_us=gather)
+                Choice(
+                    us=dict.fromkeys(key[0], late_us),
+                    reads=(),
+                    makes=makes,
+                    gather_us=gather,
+                    early=early,
+                    late_us=late_us,
+                )
             )
         self._lie_of[same] = self._lies[key]
         return self._lies[key]
@@ -197,9 +210,19 @@ class Frontier:
         """What each choice of operator `index` does in that state."""
         known = self._effects.get((self.context[index], number))
         if known is None:
-            state = self.state(number, index)
-            known = [self._effect(state, index, c) for c in self.problem.ops[index].choices]
+            count = len(self.problem.ops[index].choices)
+            known = [self.effect(number, index, choice) for choice in range(count)]
             self._effects[self.context[index], number] = known
+        return known
+
+    def effect(self, number: int, index: int, choice: int) -> Effect:
+        """What one choice of operator `index` does in that state."""
+        place = self.context[index], number, choice
+        known = self._one_effect.get(place)
+        if known is None:
+            state = self.state(number, index)
+            known = self._effect(state, index, self.problem.ops[index].choices[choice])
+            self._one_effect[place] = known
         return known
 
     def _settle(self, state: State, index: int) -> tuple[State, float]:
@@ -245,7 +268,11 @@ class Frontier:
     def priced(self, step: Step) -> tuple[tuple[int, int, float], ...]:
         """The waits of a step: numbers of the clocks of waiter and waited for, and the price."""
         price = self.problem.waiting.wait_us
-        return tuple((CLOCKS.index(d), CLOCKS.index(e), grid(price[d, e])) for d, e in step.waits)
+        early = {("npu", "gpu"): step.early_us}
+        return tuple(
+            (CLOCKS.index(d), CLOCKS.index(e), grid(price[d, e] - early.get((d, e), 0.0)))
+            for d, e in step.waits
+        )
 
     def _idle(self, state: State, index: int) -> tuple[tuple[int, tuple[int, ...]], ...]:
         """The devices that must wait for another before they work again, while nobody waits for
@@ -258,6 +285,9 @@ class Frontier:
         for device in (d for d in CLOCKS if d in self._working[0]):
             others = [d for d in CLOCKS if d != device and d in working | holding]
             wanted = ("cpu", device) in state.behind or (device == "cpu" and state.owed_us > 0)
+            last = state.lies.get(index - 1)
+            if device == "npu" and last is not None:  # it may start before the GPU's clock
+                wanted |= last.early is not None
             if device == "npu" and self._border:  # what it still has to write out takes it time
                 wanted |= any(not self.problem.ops[t].is_output for t in state.inside)
             for tensor, lie in state.lies.items():

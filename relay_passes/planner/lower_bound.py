@@ -7,7 +7,8 @@ weighted clock by at least
     full  min over choices of  the time of a whole; λ gpu + (1-λ) npu of a split
 
 because a whole result keeps the other device waiting, and a split never keeps it less than its own
-part. So after operator k the weighted clock moves on by at least `tail[k]`, the greater of: the
+part; what the GPU makes in two parts keeps the NPU waiting for the first. So after operator k the
+weighted clock moves on by at least `tail[k]`, the greater of: the
 longest path of `full`; `load` of everything between k and the operator p that all paths from k
 pass, `full` of p, and `tail[p]`. Every λ gives a bound; a few are tried. Waits count nothing.
 """
@@ -32,7 +33,7 @@ def _full(choice: Choice) -> Floats:
     if choice.makes is not None:
         return _load(choice)
     (us,) = choice.us.values()
-    return np.full_like(_LAMBDAS, us)
+    return us - (1 - _LAMBDAS) * choice.late_us
 
 
 def _bits(mask: int) -> list[int]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from fractions import Fraction
 from typing import Literal
 
 DEVICES = ("cpu", "gpu", "npu")
@@ -34,6 +35,11 @@ class Cut:
     def __post_init__(self) -> None:
         if not 0 < self.at < self.extent:
             raise ValueError(f"{self}: a cut leaves something on either side")
+
+    @property
+    def share(self) -> Fraction:
+        """The NPU's."""
+        return Fraction(self.at, self.extent)
 
     def of(self, device: str) -> tuple[int, int]:
         """The part of `device`: first element, and one past the last."""
@@ -53,6 +59,9 @@ class Choice:
     joules: float | None = None  # of all parts together; None where power is not known
     alone_us: float = 0.0  # paid by the GPU, beside `us`, where nothing of `Op.mates` was made on
     # it, cut alike: then its part cannot run inside their kernel
+    early: Cut | None = None  # the GPU makes the whole in two parts, the one that the NPU is to
+    # read first. The next operator reads it, and no other
+    late_us: float = 0.0  # of `us`, the second part
 
     def __post_init__(self) -> None:
         parts = set(self.us)
@@ -62,9 +71,18 @@ class Choice:
             raise ValueError(f"{sorted(parts)}: GPU and NPU make a cut, one device a whole")
         if len(parts) == 1 and any(read is not None for read in self.reads):
             raise ValueError(f"one device, {sorted(parts)}, reads whole tensors, not cuts")
-        times = (*self.us.values(), self.gather_us, self.alone_us)
+        if self.early is not None and parts != {"gpu"}:
+            raise ValueError(f"{sorted(parts)}: only the GPU makes a part early")
+        if self.late_us > (self.us["gpu"] if self.early is not None else 0.0):
+            raise ValueError(f"the second part takes {self.late_us}, of {dict(self.us)}")
+        times = (*self.us.values(), self.gather_us, self.alone_us, self.late_us)
         if not all(0 <= us < float("inf") for us in times):
-            raise ValueError(f"times are finite and not negative: {dict(self.us)}, {times[-2:]}")
+            raise ValueError(f"times are finite and not negative: {dict(self.us)}, {times[-3:]}")
+
+    @property
+    def cut(self) -> Cut | None:
+        """How the result is made in two parts, on two devices or on one; None: in one."""
+        return self.makes or self.early
 
     @property
     def device(self) -> str:
@@ -116,3 +134,6 @@ class Problem:
                 raise ValueError(f"operator {index} reads {op.inputs}: each once, all before it")
             if any(len(choice.reads) != len(op.inputs) for choice in op.choices):
                 raise ValueError(f"operator {index}: `reads` is not as long as `inputs`")
+            for maker in op.inputs:
+                if maker != index - 1 and any(c.early for c in self.ops[maker].choices):
+                    raise ValueError(f"operator {index} reads {maker}, which is made early")

@@ -288,7 +288,12 @@ def stretched(problem: Problem, gpu_share: float) -> Problem:
 
     def slower(choice: Choice) -> Choice:
         us = {d: us / gpu_share if d == "gpu" else us for d, us in choice.us.items()}
-        return dataclasses.replace(choice, us=us, alone_us=choice.alone_us / gpu_share)
+        return dataclasses.replace(
+            choice,
+            us=us,
+            alone_us=choice.alone_us / gpu_share,
+            late_us=choice.late_us / gpu_share,
+        )
 
     ops = (
         dataclasses.replace(op, choices=tuple(slower(c) for c in op.choices)) for op in problem.ops

@@ -6,7 +6,8 @@ One clock per device. Operators come in the order of the program; for each:
    since the thing was submitted, or hears of it from a device that did (a wait shows everything
    the other device was given before, and all that it had waited for itself). The waiter's clock
    becomes the later of its own and the other's plus `wait_us`. The two parts of a split operator
-   wait at the same moment: neither sees the other's wait.
+   wait at the same moment: neither sees the other's wait. What the GPU makes in two parts
+   (`Choice.early`) is there for the NPU when the first is done, if it is read by the next operator.
 2. **Regions.** The NPU runs jobs. A job begins with the first NPU operator after the start, after
    a wait on the NPU (results exist when a job ends), after a wait of the NPU (inputs exist when a
    job starts), or with an operator that is to begin one (`Op.breaks`), and costs `region_us`. What
@@ -60,6 +61,7 @@ class Step:
     after_us: float = 0.0  # the NPU writes out its part of a model output
     opens: bool = False  # a region begins
     border_bytes: float = 0.0
+    early_us: float = 0.0  # before the GPU's clock, what the NPU waits for on it is done
 
 
 def last_readers(problem: Problem) -> list[int]:
@@ -115,6 +117,18 @@ def waits_of(state: State, inputs: Sequence[int], choice: Choice) -> list[Pair]:
         else:
             waits += [(device, on) for on in newest]
     return waits
+
+
+def _early_us(state: State, op: Op, index: int, choice: Choice) -> float:
+    """How long before the GPU's clock the NPU's part of what was made last on it was done.
+
+    All else that the operator reads was made before that, so the wait is for this part alone.
+    """
+    last = state.lies.get(index - 1)
+    if last is None or last.early is None or "npu" not in choice.us:
+        return 0.0
+    reads = dict(zip(op.inputs, choice.reads, strict=True))
+    return last.late_us if reads.get(index - 1) == last.early else 0.0
 
 
 def advance(
@@ -185,7 +199,10 @@ def advance(
         lies[index] = choice
         if "npu" in choice.us:
             inside.add(index)
-    step = Step(leave_us, tuple(waits), before_us, choice.us, after_us, opens, border_bytes)
+    early_us = _early_us(state, op, index, choice)
+    step = Step(
+        leave_us, tuple(waits), before_us, choice.us, after_us, opens, border_bytes, early_us
+    )
     after = State(
         lies,
         seen,
@@ -263,7 +280,10 @@ def evaluate(problem: Problem, choices: Sequence[int]) -> Timeline:
         work("npu", step.leave_us)
         before = dict(clock)
         for waiter, on in step.waits:
-            until = max(clock[waiter], before[on] + problem.waiting.wait_us[waiter, on])
+            price = problem.waiting.wait_us[waiter, on]
+            if (waiter, on) == ("npu", "gpu"):
+                price -= step.early_us
+            until = max(clock[waiter], before[on] + price)
             waits.append(Wait(waiter, on, index, until - clock[waiter]))
             clock[waiter] = until
 

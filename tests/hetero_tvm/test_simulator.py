@@ -75,6 +75,17 @@ def test_npu_worker_waits_without_the_host():
     assert run.waits == 2
 
 
+def test_a_job_before_what_is_late_waits_for_the_rest_alone():
+    waiting = npu(10, after_gpu=True, before_late=True)
+    run = simulate([gpu(20), gpu(30, late=True), waiting, Wait("npu")], IDEAL)
+    assert times(run, "npu") == [(20, 30)]
+    assert times(run, "gpu") == [(0, 20), (20, 50)]
+    in_pieces = [gpu(20), gpu(15, late=True), gpu(15, late=True), waiting, Wait("npu")]
+    assert times(simulate(in_pieces, IDEAL), "npu") == [(20, 30)]
+    of_before = [gpu(20, late=True), gpu(30), waiting, Wait("npu")]
+    assert times(simulate(of_before, IDEAL), "npu") == [(50, 60)]
+
+
 def test_a_job_behind_a_waiting_one_waits_too():
     run = simulate([gpu(50), npu(10, after_gpu=True), npu(7), Wait("npu")], IDEAL)
     assert times(run, "npu") == [(50, 60), (60, 67)]

@@ -116,6 +116,20 @@ def test_a_cut_chain_is_waited_for_once():
     assert made.border_bytes == pytest.approx(100)
 
 
+def test_what_is_made_early_is_two_kernels_and_the_npu_waits_for_one():
+    early = Choice(us={"gpu": 40.0}, reads=(), early=CUT, late_us=30.0)
+    part = Choice(us={"gpu": 10.0, "npu": 50.0}, reads=(CUT,), makes=CUT)
+    ops = (Op(choices=(early,)), Op(choices=(part,), inputs=(0,), is_output=True))
+    problem = Problem(ops=ops, waiting=waiting(2.0))
+    made = program(problem, [0, 0], [{"gpu": Load(40.0, 400.0)}, loads(problem, [0, 0])[1]], "ab")
+    first, second, job, _ = (step for step in made.steps if isinstance(step, Work))
+    assert (first.us, first.nbytes, first.late) == (10.0, 100.0, False)
+    assert (second.us, second.nbytes, second.late) == (30.0, 300.0, True)
+    assert (job.device, job.after_gpu, job.before_late) == ("npu", True, True)
+    found = simulate(made.steps, machine(2.0)).total_us
+    assert found == pytest.approx(evaluate(problem, [0, 0]).total_us) == 10 + 2 + 50 + 2
+
+
 def test_long_kernels_are_cut_to_the_bound():
     work = Work(name="big", device="gpu", us=100.0, nbytes=800.0)
     short = Work(name="small", device="gpu", us=9.0)

@@ -8,7 +8,7 @@ from split_programs import legal_cuts, plan_of
 from tvm import relax
 
 from hetero_tvm.typed_json import from_object
-from relay_passes.calls import Call, Result, part_names
+from relay_passes.calls import Call, Result, parts_of
 from relay_passes.program import read_program
 from relay_passes.split_tensor import split_tensor
 
@@ -37,6 +37,12 @@ def test_parts_have_the_names_that_splitting_gives():
     assert isinstance(mod, tvm.IRModule)
     split = plan_of(nodes, [("gpu+npu", legal_cuts(nodes[0].call)[0])])
     whole = plan_of(nodes, [("gpu", None)])
-    assert part_names(whole.ops[0]) == {}
-    names = part_names(split.ops[0])
-    assert split_tensor(mod, split).device == {names["npu"]: "npu", names["gpu"]: "gpu"}
+    assert parts_of(whole.ops[0]) == ()
+    assert split_tensor(mod, split).device == {p.name: p.device for p in parts_of(split.ops[0])}
+    assert [(p.of, p.device) for p in parts_of(split.ops[0])] == [("npu", "npu"), ("gpu", "gpu")]
+    assert [p.share for p in parts_of(split.ops[0])] == [1 / 8, 7 / 8]
+    op = dataclasses.replace(whole.ops[0], early=split.ops[0].split.cut)
+    early = dataclasses.replace(whole, ops=(op,))
+    assert split_tensor(mod, early).device == {p.name: p.device for p in parts_of(op)}
+    assert [(p.of, p.device) for p in parts_of(op)] == [("npu", "gpu"), ("gpu", "gpu")]
+    assert [p.share for p in parts_of(op)] == [1 / 8, 7 / 8]

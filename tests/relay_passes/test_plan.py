@@ -1,6 +1,7 @@
 """A plan survives JSON and adds up."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -56,6 +57,24 @@ PLAN = Plan(
 
 def test_json_there_and_back():
     assert Plan.from_json(PLAN.to_json()) == PLAN
+    early = dataclasses.replace(PLAN.ops[2], early=Cut(0, 3, 8))
+    plan = dataclasses.replace(PLAN, ops=(early,))
+    assert Plan.from_json(plan.to_json()) == plan
+    assert plan.places != dataclasses.replace(PLAN, ops=PLAN.ops[2:]).places
+
+
+def test_json_of_before_there_was_early_work():
+    raw = PLAN.to_dict()
+    for op in raw["ops"]:
+        del op["early"]
+    assert Plan.from_json(json.dumps(raw)) == PLAN
+
+
+def test_an_operator_in_two_parts_is_cut():
+    assert [op.cut for op in PLAN.ops] == [None, HALF.cut, None]
+    early = dataclasses.replace(PLAN.ops[2], early=Cut(0, 3, 8))
+    assert early.cut == Cut(0, 3, 8)
+    assert (early.share("gpu"), early.part_us("gpu")) == (1.0, 1.0)
 
 
 def test_sums_count_parts():

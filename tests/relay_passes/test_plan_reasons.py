@@ -1,7 +1,8 @@
 """The words that say why."""
 
 from relay_passes.plan import Offer, Split
-from relay_passes.plan_reasons import lost_splits, place_reason, split_reason
+from relay_passes.plan_reasons import early_reason, lost_splits, place_reason, split_reason
+from relay_passes.planner.problem import Cut
 
 BOTH = ("gpu", "npu")
 SPLIT = Split(kind="weight", axis=1, at=192, extent=256)
@@ -39,3 +40,8 @@ def test_the_best_of_the_splits_that_lost():
     assert lost_splits(offers).endswith("takes 30 µs there beside 22 µs on the gpu")
     assert lost_splits([]) == ""
     assert lost_splits([Offer(split=SPLIT, us={"npu": 0.0, "gpu": 0.0})]) == ""
+
+
+def test_in_which_order_the_gpu_computes():
+    assert early_reason(None) == ""
+    assert "64 of 128 first" in early_reason(Cut(1, 64, 128))

@@ -1,5 +1,7 @@
 """What the planner is asked of each operator, and the question of a program by a shorter one's."""
 
+import numpy as np
+import pytest
 from layered_programs import layered
 from tvm import relax
 
@@ -64,6 +66,30 @@ def test_attention_over_a_cache_goes_where_it_is_cheaper_also_for_the_npu_alone(
     assert [choice.device for choice in of_attention.choices] == ["gpu", "npu"]
     assert [choice.device for choice in of_rest.choices] == ["npu"]
     assert [choice.device for choice in asked.ops("gpu")[0].choices] == ["gpu"]
+
+
+def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
+    shapes = {"q": (1, 2, 64, 8), "k": (1, 2, 64, 8), "v": (1, 2, 64, 8)}
+    params = [relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()]
+    params.append(relax.Var("past", relax.TensorType((1,), "int32")))
+    builder = relax.BlockBuilder()
+    with builder.function("main", params):
+        with builder.dataflow():
+            mixed = builder.emit(attention(*params, AttentionAttrs(scale=1.0)))
+            weight = relax.const(np.ones((16, 32), np.float32))
+            out = builder.emit_output(relax.op.matmul(mixed, weight))
+        builder.emit_func_output(out)
+    asked = question(read_program(relax.transform.Normalize()(builder.get())))
+    of_attention, of_product = asked.ops("split")
+    cuts = {choice.reads[0] for choice in of_product.choices} - {None}
+    early = [choice for choice in of_attention.choices if choice.early is not None]
+    assert {choice.early for choice in early} == cuts != set()
+    for choice in early:
+        begin, end = choice.early.of("gpu")
+        assert choice.device == "gpu"
+        assert choice.late_us / choice.us["gpu"] == pytest.approx((end - begin) / 64, rel=0.2)
+    for mode in ("gpu", "npu", "layer"):
+        assert all(choice.early is None for choice in asked.ops(mode)[0].choices)
 
 
 def test_the_question_of_the_whole_is_that_of_the_short_program():

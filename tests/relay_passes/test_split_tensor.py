@@ -13,10 +13,12 @@ from numpy_relax import evaluate
 from split_programs import Grow, Model, legal_cuts, models, plan_of, random_plan
 from tvm import IRModule, relax
 
+from relay_passes.calls import parts_of
 from relay_passes.group_regions import GroupRegions
 from relay_passes.op_work import op_name, static_shape
 from relay_passes.planner.problem import Cut
 from relay_passes.program import PlacementError, read_program
+from relay_passes.sharding import is_contiguous
 from relay_passes.split_tensor import Splitted, split_tensor
 
 
@@ -46,7 +48,20 @@ def check(mod: IRModule, plan) -> Splitted:
 @given(models(), st.integers(0, 2**32))
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 def test_random_models_with_random_cuts(mod, seed):
-    check(mod, random_plan(mod, random.Random(seed)))
+    rng = random.Random(seed)
+    check(mod, some_early(mod, random_plan(mod, rng), rng))
+
+
+def some_early(mod, plan, rng):
+    """Some of what the GPU computes as a whole in two parts instead, whoever reads them."""
+    ops = []
+    for node, op in zip(read_program(mod), plan.ops, strict=True):
+        shape = static_shape(node.call.ty)
+        if op.device == "gpu" and shape is not None and rng.random() < 0.5:
+            cuts = [c for _, c in legal_cuts(node.call) if is_contiguous(shape, c.axis)]
+            op = dataclasses.replace(op, early=rng.choice(cuts) if cuts else None)
+        ops.append(op)
+    return dataclasses.replace(plan, ops=tuple(ops))
 
 
 # --- one thing at a time -------------------------------------------------------------------------
@@ -154,6 +169,24 @@ def test_a_region_slices_what_it_made_itself():
     lines = written(split_tensor(mod, dataclasses.replace(plan, ops=one_region)))
     assert f"{names[0]}_npu_part = strided_slice({names[0]})" in lines
     assert f"{names[0]}_gpu_part = slice({names[0]})" in lines
+
+
+def test_what_the_npu_reads_is_made_first_and_read_alone():
+    mod, names = program((8, 4), "relu", "matmul")
+    plan = planned(mod, dict(zip(names, ["gpu", (0, 3)], strict=True)))
+    first = dataclasses.replace(plan.ops[0], early=Cut(0, 3, 8))
+    cut = check(mod, dataclasses.replace(plan, ops=(first, *plan.ops[1:])))
+    early, late = (part.name for part in parts_of(first))
+    assert written(cut) == [
+        "input0_gpu_part = slice(input0)",
+        f"{early} = nn.relu(input0_gpu_part)",
+        "input0_gpu_part_2 = slice(input0)",
+        f"{late} = nn.relu(input0_gpu_part_2)",
+        f"out0_npu = matmul({early})",
+        f"out0_gpu = matmul({late})",
+        "out0 = join(out0_npu, out0_gpu)",
+    ]
+    assert (cut.device[early], cut.device[late]) == ("gpu", "gpu")
 
 
 def test_constants_are_cut_at_build_time():

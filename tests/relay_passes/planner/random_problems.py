@@ -28,6 +28,15 @@ def _choices(draw, inputs, devices):
 
 
 @st.composite
+def _early(draw, choice):
+    """`choice`, or with one part made before the other."""
+    if set(choice.us) != {"gpu"} or draw(st.booleans()):
+        return choice
+    late_us = draw(st.sampled_from([0.0, 0.5, 1.0])) * choice.us["gpu"]
+    return dataclasses.replace(choice, early=draw(st.sampled_from(_CUTS)), late_us=late_us)
+
+
+@st.composite
 def problems(draw, most_ops=7):
     """Up to `most_ops` operators with up to 4 choices, few enough plans to try them all."""
     count = draw(st.integers(1, most_ops))
@@ -44,6 +53,10 @@ def problems(draw, most_ops=7):
         mates = tuple(i for i in op.inputs if draw(st.booleans()))
         breaks = draw(st.sampled_from([False, False, False, True]))
         ops.append(dataclasses.replace(op, mates=mates, breaks=breaks))
+    for index in range(count):
+        if all(reader == index + 1 for reader in range(count) if index in ops[reader].inputs):
+            choices = tuple(draw(_early(choice)) for choice in ops[index].choices)
+            ops[index] = dataclasses.replace(ops[index], choices=choices)
     price = {pair: draw(_US) for pair in itertools.permutations(DEVICES, 2)}
     region_us, border = draw(st.sampled_from([0.0, 6.0])), draw(st.sampled_from([0.0, 0.3]))
     waiting = Waiting(wait_us=price, region_us=region_us, border_us_per_byte=border)

@@ -1,5 +1,7 @@
 """A question that makes no sense is refused where it is put."""
 
+from fractions import Fraction
+
 import pytest
 
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
@@ -10,8 +12,19 @@ FREE = Waiting(
 CUT = Cut(axis=0, at=96, extent=128)
 
 
+READ = Choice({"gpu": 1.0}, (None,))
+ALONE = Op((Choice({"gpu": 1.0}, ()),))
+EARLY = Op((Choice({"gpu": 1.0}, (), early=CUT, late_us=0.5),))
+
+
 def test_parts_of_a_cut():
     assert CUT.of("npu") == (0, 96) and CUT.of("gpu") == (96, 128)
+    assert CUT.share == Fraction(3, 4)
+
+
+def test_a_cut_is_of_two_devices_or_of_one():
+    assert Choice({"npu": 1.0, "gpu": 1.0}, (), CUT).cut == EARLY.choices[0].cut == CUT
+    assert READ.cut is None
 
 
 def test_device_of_a_choice():
@@ -30,6 +43,13 @@ def test_device_of_a_choice():
         (lambda: Choice({"gpu": 1.0}, (), CUT), "one device a whole"),
         (lambda: Choice({"gpu": 1.0}, (CUT,)), "reads whole tensors"),
         (lambda: Choice({"gpu": float("nan")}, ()), "finite and not negative"),
+        (lambda: Choice({"npu": 1.0}, (), early=CUT), "only the GPU makes a part early"),
+        (lambda: Choice({"gpu": 1.0}, (), early=CUT, late_us=1.5), "the second part takes 1.5"),
+        (lambda: Choice({"gpu": 1.0}, (), late_us=0.5), "the second part takes 0.5"),
+        (
+            lambda: Problem((EARLY, ALONE, Op((READ,), (0,))), FREE),
+            "2 reads 0, which is made early",
+        ),
         (lambda: Waiting(wait_us={("gpu", "npu"): 1.0}), "no price of waiting for"),
         (lambda: Problem((Op(()),), FREE), "operator 0 has no way to run"),
         (lambda: Problem((Op((Choice({"gpu": 1.0}, (None,)),), (0,)),), FREE), "all before it"),

@@ -97,6 +97,19 @@ def test_a_share_of_a_whole_waits_for_its_maker():
     assert _waited(timeline) == [("npu", "gpu", 1)]
 
 
+def _early(us, late_us):
+    return Op((Choice({"gpu": us}, (), early=HALF, late_us=late_us),))
+
+
+@pytest.mark.parametrize(("read", "begins"), [(HALF, 20), (OTHER, 40), (None, 40)])
+def test_the_npu_begins_with_what_the_gpu_makes_early(read, begins):
+    """Made by 30, the NPU's part by 10; a wait costs 10."""
+    reader = _split(5, 7, 0, reads=(read,), makes=HALF)
+    timeline = _run(_problem(_early(30, 20), reader))
+    assert timeline.parts[1:] == (Part(1, "gpu", 30, 35), Part(1, "npu", begins, begins + 7))
+    assert timeline.waits == (Wait("npu", "gpu", 1, begins),)
+
+
 def test_gathering_is_paid_once_per_device():
     ops = _split(1, 1, gather_us=4), _on("gpu", 1, 0), _on("gpu", 1, 0), _on("cpu", 1, 0)
     timeline = _run(_problem(*ops, wait_us=0))
