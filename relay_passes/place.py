@@ -23,6 +23,7 @@ from relay_passes.plan import Plan
 from relay_passes.planner.contention import contention_us
 from relay_passes.planner.improve import improved
 from relay_passes.planner.lower_bound import LowerBound
+from relay_passes.planner.one_boundary import one_boundary_plans
 from relay_passes.planner.problem import Problem, Waiting
 from relay_passes.planner.repeat import repeated
 from relay_passes.planner.solve import Objective, Solution, solve
@@ -40,7 +41,7 @@ _BEAM_OF_LAYERS = 64  # for a layer that stands for many; 200 took twice the tim
 # Of a plan's time without contention: one that loses more is searched for once more, at prices that
 # take the other device to be always at work.
 _MUCH_CONTENTION = 1.02
-_MOST_STEPS = 50_000  # of making the plan better after the search: half a second
+_MOST_STEPS = 200_000  # of making the plan better after the search: a second
 
 
 def place(
@@ -265,10 +266,13 @@ class _Search:
         `wary`: the best if each device always worked beside the other one, at its real price.
         """
         problem = Problem(self.question.ops(mode, wary=wary), self.waiting)
+        with_cuts = mode == "split" and self.objective == "latency"
+        if with_cuts:
+            others = [*others, *one_boundary_plans(problem)]
         answer = solve(problem, beam=self.beam, others=others, objective=self.objective)
         choices = answer.choices
-        if mode == "split" and self.objective == "latency" and not answer.exact:
-            choices, _ = improved(problem, choices, most_steps=_MOST_STEPS)
+        if with_cuts and not answer.exact:
+            choices = improved(problem, choices, most_steps=_MOST_STEPS)
         if choices == answer.choices and not wary:
             return answer
         real = Problem(self.question.ops(mode), self.waiting)

@@ -261,6 +261,20 @@ def _extend(
         out.append((gpu, npu, cpu, spent + joules, before + ties, serial, (link, choice)))
 
 
+def total_us(frontier: Frontier, choices: Sequence[int]) -> float:
+    """When a plan ends, as `timeline.evaluate` says; much quicker for plans that differ little."""
+    ways: list[_Way] = [(0.0, 0.0, 0.0, 0.0, 0, 0, None)]
+    number = frontier.start
+    for index, choice in enumerate(choices):
+        effect = frontier.effect(number, index, choice)
+        before, ways, number = ways, [], effect.after
+        _extend(ways, before, effect, choice, by_energy=False)
+    step = finish(frontier.state(number, len(choices)))
+    clocks = ways[0][:3]
+    cpu = max([clocks[2], *(clocks[on] + us for _, on, us in frontier.priced(step))])
+    return max(*clocks, cpu + step.before_us["cpu"])
+
+
 def _check(problem: Problem, objective: Objective, gpu_share: float, beam: int) -> None:
     if beam < 1:
         raise ValueError(f"beam is {beam}; at least one way has to be followed")

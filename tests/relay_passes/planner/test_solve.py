@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planner.random_problems import all_plans, problems, repeating
 
+from relay_passes.planner.frontier import Frontier
 from relay_passes.planner.problem import Choice, Cut, Op, Problem, Waiting
-from relay_passes.planner.solve import _extend, _Search, on_one_device, solve, stretched
-from relay_passes.planner.timeline import evaluate, finish
+from relay_passes.planner.solve import _Search, on_one_device, solve, stretched, total_us
+from relay_passes.planner.timeline import evaluate
 
 FREE = Waiting(
     wait_us={(d, e): 0.0 for d in ("cpu", "gpu", "npu") for e in ("cpu", "gpu", "npu") if d != e}
@@ -38,27 +39,13 @@ def test_nothing_is_faster(problem):
     assert solve(problem) == solution
 
 
-def _followed(problem, plan):
-    """The total of one plan as the search counts it."""
-    search = _Search(problem, by_energy=False)
-    frontier, ways = search.frontier, [(0.0, 0.0, 0.0, 0.0, 0, 0, None)]
-    number = frontier.start
-    for index, choice in enumerate(plan):
-        effect = frontier.effects(number, index)[choice]
-        before, ways, number = ways, [], effect.after
-        _extend(ways, before, effect, choice, by_energy=False)
-    step = finish(frontier.state(number, len(plan)))
-    clocks = ways[0][:3]
-    cpu = max([clocks[2], *(clocks[on] + us for _, on, us in frontier.priced(step))])
-    return max(*clocks, cpu + step.before_us["cpu"])
-
-
 @settings(max_examples=200, deadline=None)
 @given(problems(), st.data())
 def test_the_search_counts_as_the_timeline_does(problem, data):
     numbers = (st.integers(0, len(op.choices) - 1) for op in problem.ops)
     plan = data.draw(st.tuples(*numbers))
-    assert _followed(problem, plan) == pytest.approx(evaluate(problem, plan).total_us, abs=1e-6)
+    found = total_us(Frontier(problem), plan)
+    assert found == pytest.approx(evaluate(problem, plan).total_us, abs=1e-6)
 
 
 @settings(max_examples=25, deadline=None)

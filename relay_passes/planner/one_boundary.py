@@ -1,0 +1,41 @@
+"""Plans in which whatever is cut is cut at one share: good places to begin, and found at once.
+
+Where every layer can be cut at any of several boundaries, a search that keeps few ways ends with
+another boundary here than there, and each change of boundary is a meeting of both devices. With one
+boundary to choose there are few ways, so the few that are kept are the good ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+
+from relay_passes.planner.problem import Choice, Problem
+from relay_passes.planner.solve import solve
+
+_MOST_SHARES = 3  # those at which most can be cut
+_BEAM = 4
+
+
+def one_boundary_plans(problem: Problem) -> list[tuple[int, ...]]:
+    """For each share at which most can be cut, a plan with others only where there is no choice."""
+    shares = collections.Counter(
+        cut.share for op in problem.ops for choice in op.choices if (cut := choice.cut)
+    )
+    return [_plan(problem, share) for share, _ in shares.most_common(_MOST_SHARES)]
+
+
+def _plan(problem: Problem, share: object) -> tuple[int, ...]:
+    def allowed(choice: Choice) -> bool:
+        return choice.cut is None or choice.cut.share == share
+
+    kept = [
+        [n for n, choice in enumerate(op.choices) if allowed(choice)] or [*range(len(op.choices))]
+        for op in problem.ops
+    ]
+    ops = tuple(
+        dataclasses.replace(op, choices=tuple(op.choices[n] for n in numbers))
+        for op, numbers in zip(problem.ops, kept, strict=True)
+    )
+    found = solve(dataclasses.replace(problem, ops=ops), beam=_BEAM)
+    return tuple(numbers[n] for numbers, n in zip(kept, found.choices, strict=True))
