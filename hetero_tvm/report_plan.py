@@ -12,6 +12,7 @@ from hetero_tvm.plan_totals import MODELLED, standing_still
 from hetero_tvm.report_text import MODE_TITLES, memory_lines
 from relay_passes.place import MODES
 from relay_passes.plan import Offer, OpPlan, Plan
+from relay_passes.plan_reasons import early_reason
 from schedules.npu_profile import NoEstimate
 
 _WIDTH = 100
@@ -55,7 +56,8 @@ def _operators(report: PlanReport, *, verbose: bool) -> Iterator[str]:
     note_of = {reason: number for number, reason in enumerate(reasons, 1)}
     groups: dict[tuple[str, str, str], list[OpPlan]] = collections.defaultdict(list)
     for op in plan.ops:
-        groups[op.device, op.op, _why(op, report.devices)].append(op)
+        why = _why(op, report.devices) + early_reason(op.early)
+        groups[op.device, op.op, why].append(op)
     splits = any(op.offers or op.split for op in plan.ops)
     titles = "".join(f"{f'{device.upper()} µs':>10}   " for device in columns)
     titles += f"{'split NPU+GPU µs':>19}   " if splits else ""

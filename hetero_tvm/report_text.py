@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING, Any
 
+from relay_passes.plan_reasons import early_reason
 from target_specs.loader import aliases, list_specs, load_spec
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def build_summary(result: BuildResult, *, verbose: bool) -> str:
     lines += [f"MACs by device, parts of split operators included: {shares}", ""]
     groups: dict[tuple[str, str, str], list[OpPlan]] = collections.defaultdict(list)
     for op in plan.ops:
-        groups[op.device, op.op, _kind_of_reason(op)].append(op)
+        groups[op.device, op.op, _kind_of_reason(op) + early_reason(op.early)].append(op)
     lines.append(f"{'device':<8}{'operator':<24}{'count':>5}  why")
     for (device, name, kind), ops in groups.items():
         why = kind.format(**_sums(ops))

@@ -10,6 +10,7 @@ from hetero_tvm.plan_regions import Region
 from hetero_tvm.plan_report import PlanReport
 from hetero_tvm.report_plan import lengths_table, plan_summary
 from relay_passes.plan import Offer, OpPlan, Plan, Split, Wait
+from relay_passes.planner.problem import Cut
 from schedules.npu_profile import NoEstimate
 from target_specs.spec import Origin
 
@@ -157,6 +158,12 @@ def test_a_split_shows_its_parts_and_its_share():
     found = rows(plan_summary(with_ops(SPLIT, SPLIT), verbose=False))
     why = "weight: the NPU has 192 of 256, the GPU the rest".split()
     assert ["gpu+npu", "matmul", "2", "80.0", "40.0", "30.0+22.0", *why] in found
+
+
+def test_work_in_two_parts_is_said_to_be():
+    early = dataclasses.replace(OPS[2], early=Cut(1, 64, 128))
+    found = plan_summary(with_ops(early), verbose=False)
+    assert "to save a wait; in two parts, 64 of 128 first, for the npu to begin with" in found
 
 
 def test_a_split_that_lost_shows_what_it_would_have_taken():

@@ -6,6 +6,7 @@ from hetero_tvm import report_text
 from hetero_tvm.compiler import BuildResult
 from hetero_tvm.lengths import LengthRules
 from relay_passes.plan import OpPlan, Plan, Split
+from relay_passes.planner.problem import Cut
 
 
 def op(name, device, cost, declined=None, macs=0, kind="relax.matmul", **more):
@@ -119,3 +120,10 @@ def test_braces_in_a_reason_are_kept():
     )
     text = report_text.build_summary(dataclasses.replace(RESULT, plan=plan), verbose=False)
     assert "shape {1, 2} is odd" in text
+
+
+def test_work_in_two_parts_is_said_to_be():
+    early = dataclasses.replace(RESULT.plan.ops[2], early=Cut(1, 64, 128))
+    result = dataclasses.replace(RESULT, plan=dataclasses.replace(RESULT.plan, ops=(early,)))
+    text = report_text.build_summary(result, verbose=False)
+    assert "waited for; in two parts, 64 of 128 first, for the npu to begin with" in text
