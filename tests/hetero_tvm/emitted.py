@@ -41,7 +41,9 @@ def emit(folder, monkeypatch, count=3, func=None):
 def unpack(folder):
     """`c.tar`, as a user does."""
     with tarfile.open(folder / "c.tar") as tar:
-        tar.extractall(folder, filter="data")
+        # Not an argument before Python 3.11.4.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(folder)
 
 
 def choices(folder):
