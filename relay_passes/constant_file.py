@@ -175,12 +175,20 @@ def held_constant(array: np.ndarray) -> relax.Expr:
     return relax.const(file.hold(array))
 
 
-def lasting_constant(array: np.ndarray) -> relax.Expr:
-    """`held_constant`, in the file that outlives the one that is worked with; equal ones once."""
+def lasting_array(array: np.ndarray) -> np.ndarray:
+    """`array` in the file that outlives the one that is worked with; equal ones once.
+
+    Itself where there is no file, or it is a small one.
+    """
     file = _current.get()
-    if file is not None and array.nbytes >= _LEAST_BYTES and array.dtype.kind in "fiu":
-        array = (file.outer or file).once(array)
-    return held_constant(array)
+    if file is None or array.nbytes < _LEAST_BYTES or array.dtype.kind not in "fiu":
+        return array
+    return (file.outer or file).once(array)
+
+
+def lasting_constant(array: np.ndarray) -> relax.Expr:
+    """`held_constant` of `lasting_array`."""
+    return held_constant(lasting_array(array))
 
 
 def held_part(array: np.ndarray, part: Part) -> relax.Expr:

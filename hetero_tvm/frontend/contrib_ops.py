@@ -17,6 +17,7 @@ from hetero_tvm.frontend.node_view import NodeView
 from hetero_tvm.frontend.shape_folding import Decomposition
 
 MICROSOFT = "com.microsoft"
+_AT_A_TIME = 1 << 21  # weights that are dequantised together
 _LAYER_NORM_SINCE = 17
 # What an attribute is that a node leaves out, as ONNX Runtime's schemas and kernels have it.
 DEFAULTS: dict[str, dict[str, float]] = {
@@ -228,16 +229,23 @@ def dequantise_blocks(
     `zeros` packed like the weights per row of blocks, or floating point, or absent (the middle).
     """
     blocks = -(-rows // block)
-    quants = unpack_bits(packed.reshape(columns, -1), bits)[:, : blocks * block]
-    quants = quants.reshape(columns, blocks, block).astype(np.float32)
-    scales = scales.reshape(columns, blocks, 1).astype(np.float32)
-    if zeros is None:
-        middle: np.ndarray = np.array(1 << (bits - 1), np.float32)
-    elif zeros.dtype == np.uint8:
-        middle = unpack_bits(zeros.reshape(columns, -1), bits)[:, :blocks, None].astype(np.float32)
-    else:
-        middle = zeros.reshape(columns, blocks, 1).astype(np.float32)
-    return ((quants - middle) * scales).reshape(columns, -1)[:, :rows]
+    packed, scales = packed.reshape(columns, -1), scales.reshape(columns, blocks, 1)
+    zeros = None if zeros is None else zeros.reshape(columns, -1)
+    weight = np.empty((columns, rows), np.float32)
+    step = max(1, _AT_A_TIME // max(1, blocks * block))
+    for first in range(0, columns, step):  # what is between would be several times the weight
+        part = slice(first, first + step)
+        quants = unpack_bits(packed[part], bits)[:, : blocks * block]
+        values = quants.reshape(-1, blocks, block).astype(np.float32)
+        if zeros is None:
+            values -= np.float32(1 << (bits - 1))
+        elif zeros.dtype == np.uint8:
+            values -= unpack_bits(zeros[part], bits)[:, :blocks, None].astype(np.float32)
+        else:
+            values -= zeros[part].reshape(-1, blocks, 1).astype(np.float32)
+        values *= scales[part].astype(np.float32)
+        weight[part] = values.reshape(len(values), -1)[:, :rows]
+    return weight
 
 
 def unpack_bits(array: np.ndarray, bits: int) -> np.ndarray:

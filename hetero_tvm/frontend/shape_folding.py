@@ -44,6 +44,7 @@ from hetero_tvm.frontend.inlining import FreshNames, function_copy, graph_copy, 
 from hetero_tvm.frontend.node_types import Schemas
 from hetero_tvm.frontend.node_view import STANDARD_DOMAINS, NodeView, ValueType, qualified_op
 from hetero_tvm.frontend.tensor_spec import TensorSpec
+from relay_passes.constant_file import lasting_array
 
 logger = logging.getLogger(__name__)
 
@@ -321,7 +322,8 @@ class _Folder:
         return result_bytes > max(_MAX_FREE_BYTES, _MAX_GROWTH * known_bytes)
 
     def _set_constant(self, name: str, array: np.ndarray) -> None:
-        self._constants[name] = array
+        # Weights that are made here, as from codes of four bits, may be several times the file.
+        self._constants[name] = lasting_array(array)
         self._types[name] = ValueType(dtype=array.dtype.name, shape=tuple(array.shape))
 
     # -- step 3: simpler nodes -----------------------------------------------------------------

@@ -15,6 +15,7 @@ from relay_passes.constant_file import (
     held_constant,
     held_part,
     in_file,
+    lasting_array,
     lasting_constant,
     looked_at,
     moved,
@@ -161,3 +162,16 @@ def test_it_is_known_what_a_constant_is_a_part_of(tmp_path):
         del constant
         later = [held_constant(LARGE[:, 256:]) for _ in range(4)]  # one may take its address
         assert all(part_of(one) is None for one in later), place
+
+
+def test_an_array_that_lasts_is_the_memory_of_its_constant(tmp_path):
+    assert lasting_array(LARGE) is LARGE
+    with ConstantFile(tmp_path) as lasting, ConstantFile(tmp_path, lasting):
+        small = LARGE[0]
+        assert lasting_array(small) is small
+        array = lasting_array(LARGE.T)
+        assert np.array_equal(array, LARGE.T)
+        assert lasting_array(array) is array
+        constant = np.from_dlpack(lasting_constant(array).value)
+        assert np.shares_memory(constant, array)
+    assert np.array_equal(array, LARGE.T)

@@ -6,8 +6,13 @@ import onnxruntime
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 
-from hetero_tvm.frontend import converters
-from hetero_tvm.frontend.contrib_ops import CONTRIB_DECOMPOSITIONS, DEFAULTS, dequantise_blocks
+from hetero_tvm.frontend import contrib_ops, converters
+from hetero_tvm.frontend.contrib_ops import (
+    CONTRIB_DECOMPOSITIONS,
+    DEFAULTS,
+    dequantise_blocks,
+    unpack_bits,
+)
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
 from hetero_tvm.frontend.shape_folding import fold_model
 from hetero_tvm.frontend.tensor_spec import TensorSpec
@@ -202,3 +207,27 @@ def test_blocks_are_unpacked_lowest_bits_first():
         packed, np.array([2.0], "float32"), None, columns=1, rows=4, bits=4, block=4
     )
     assert weight.tolist() == [[(1 - 8) * 2, (2 - 8) * 2, (3 - 8) * 2, (4 - 8) * 2]]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("kind", ["none", "packed", "floating"])
+def test_few_columns_at_a_time_give_the_same_weights(monkeypatch, kind, bits):
+    """Seven columns of 40 weights, in blocks of 32, of which the last is not full."""
+    packed = RNG.integers(0, 256, (7, 2, 32 * bits // 8)).astype("uint8")
+    scales, zeros = randn(7, 2), None
+    if kind == "packed":
+        zeros = RNG.integers(0, 256, (7, 2 * bits // 8)).astype("uint8")
+    elif kind == "floating":
+        zeros = randn(7, 2)
+    sizes = {"columns": 7, "rows": 40, "bits": bits, "block": 32}
+    at_once = dequantise_blocks(packed, scales, zeros, **sizes)
+    monkeypatch.setattr(contrib_ops, "_AT_A_TIME", 3 * 64)
+    assert np.array_equal(dequantise_blocks(packed, scales, zeros, **sizes), at_once)
+    quants = unpack_bits(packed.reshape(7, -1), bits).reshape(7, 2, 32).astype("float32")
+    if kind == "none":
+        middle = np.float32(1 << (bits - 1))
+    else:
+        middle = unpack_bits(zeros, bits).astype("float32") if kind == "packed" else zeros
+        middle = middle.reshape(7, 2, 1)
+    wanted = ((quants - middle) * scales.reshape(7, 2, 1)).reshape(7, -1)[:, :40]
+    assert np.array_equal(at_once, wanted)
