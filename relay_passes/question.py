@@ -83,7 +83,7 @@ class Question:
         self.offers = [
             [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
         ]
-        self.early = self._early_choices()
+        self.early = self._early_choices(also)
 
     def of_whole(self, nodes: Sequence[Node], like: Sequence[int]) -> Question:
         """The question of a program whose operator `i` is like operator `like[i]` of this one.
@@ -174,11 +174,11 @@ class Question:
             ),
         )
 
-    def _early_choices(self) -> list[list[Choice]]:
+    def _early_choices(self, also: Sequence[Plan]) -> list[list[Choice]]:
         """Attention on the GPU in two parts, the one that a cut reader's NPU part reads first.
 
         It is what makes the NPU wait longest of all that is the GPU's; what else would is cut
-        between both.
+        between both. What plans of `also` have is on offer too.
         """
         found: list[list[Choice]] = [[] for _ in self.nodes]
         readers: list[list[int]] = [[] for _ in self.nodes]
@@ -191,8 +191,9 @@ class Question:
             if node.is_output or readers[index] != [index + 1]:
                 continue
             position = self.nodes[index + 1].inputs.index(node.name)
-            reads = {offer.reads[position] for offer in self.offers[index + 1]}
-            cuts = [cut for cut in reads if cut is not None]
+            wanted = {offer.reads[position] for offer in self.offers[index + 1]}
+            wanted |= {plan.ops[index].early for plan in also}
+            cuts = [cut for cut in wanted if cut is not None]
             tried = (self._early_choice(index, cut) for cut in sorted(cuts))
             found[index] = [choice for choice in tried if choice is not None]
         return found

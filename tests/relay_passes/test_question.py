@@ -6,7 +6,8 @@ from layered_programs import layered
 from tvm import relax
 
 from relay_passes.attention import AttentionAttrs, attention
-from relay_passes.planner.problem import Problem, Waiting
+from relay_passes.plan import OpPlan, Plan
+from relay_passes.planner.problem import Cut, Problem, Waiting
 from relay_passes.program import read_program
 from relay_passes.question import Question, refused
 from relay_passes.repeats import find_repeats, shortened
@@ -68,7 +69,8 @@ def test_attention_over_a_cache_goes_where_it_is_cheaper_also_for_the_npu_alone(
     assert [choice.device for choice in asked.ops("gpu")[0].choices] == ["gpu"]
 
 
-def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
+def attended():
+    """Attention, and a product with what it gives."""
     shapes = {"q": (1, 2, 64, 8), "k": (1, 2, 64, 8), "v": (1, 2, 64, 8)}
     params = [relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()]
     params.append(relax.Var("past", relax.TensorType((1,), "int32")))
@@ -79,7 +81,11 @@ def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
             weight = relax.const(np.ones((16, 32), np.float32))
             out = builder.emit_output(relax.op.matmul(mixed, weight))
         builder.emit_func_output(out)
-    asked = question(read_program(relax.transform.Normalize()(builder.get())))
+    return relax.transform.Normalize()(builder.get())
+
+
+def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
+    asked = question(read_program(attended()))
     of_attention, of_product = asked.ops("split")
     cuts = {choice.reads[0] for choice in of_product.choices} - {None}
     early = [choice for choice in of_attention.choices if choice.early is not None]
@@ -90,6 +96,29 @@ def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
         assert choice.late_us / choice.us["gpu"] == pytest.approx((end - begin) / 64, rel=0.2)
     for mode in ("gpu", "npu", "layer"):
         assert all(choice.early is None for choice in asked.ops(mode)[0].choices)
+
+
+def test_what_another_plan_has_early_is_on_offer():
+    """Whatever the one that reads it does there, and wherever it would be cut here."""
+    nodes = read_program(attended())
+    placed = [
+        OpPlan(
+            name=node.name,
+            op="",
+            device="gpu",
+            reason="",
+            cost_us={},
+            declined={},
+            macs=0,
+            early=early,
+        )
+        for node, early in zip(nodes, (Cut(1, 3, 64), None), strict=True)
+    ]
+    plan = Plan(ops=tuple(placed), predicted_us=0.0)
+    asked = Question(nodes, [{}, {}], cost_us, None, 1, (plan,))
+    found = asked.choices_of(plan, "split")
+    chosen = [op.choices[number] for op, number in zip(asked.ops("split"), found, strict=True)]
+    assert [choice.early for choice in chosen] == [Cut(1, 3, 64), None]
 
 
 def test_the_question_of_the_whole_is_that_of_the_short_program():
