@@ -32,7 +32,7 @@ def distinct(plans: Mapping[str, Plan]) -> dict[str, Plan]:
 
 def simplest(plans: Mapping[str, Plan]) -> dict[str, str]:
     """Mode -> the first mode whose plan places operators in the same way."""
-    placed = {mode: _placement(plan) for mode, plan in plans.items()}
+    placed = {mode: plan.places for mode, plan in plans.items()}
     return {mode: next(m for m in placed if placed[m] == placed[mode]) for mode in placed}
 
 
@@ -84,7 +84,3 @@ def _runner(
         return (time.perf_counter() - begin) * 1e6
 
     return run
-
-
-def _placement(plan: Plan) -> list[tuple[str, object, object]]:
-    return [(op.device, op.split, op.region) for op in plan.ops]

@@ -65,12 +65,11 @@ def _choice(
     costs: CostModel,
 ) -> Choice:
     if placed.early is not None:
-        first, second = (costs.cost_us(part, "gpu") for part in early_works(node, placed))
         return Choice(
-            us={"gpu": first + second},
+            us={"gpu": placed.part_us("gpu")},
             reads=(None,) * len(node.inputs),
             early=placed.early,
-            late_us=second,
+            late_us=placed.early_us[1],
         )
     if placed.split is None:
         us = {placed.device: placed.cost_us.get(placed.device, 0.0)}
@@ -98,8 +97,15 @@ def _choice(
 
 def _load(node: Node, placed: OpPlan, device: str, costs: CostModel, inside: bool) -> Load:
     """One device's part, alone on the SoC; `inside` a producer's kernel, or in one of its own."""
+    if placed.early is not None:
+        parts = [_load_of(part, device, costs, inside) for part in early_works(node, placed)]
+        return Load(sum(part.us for part in parts), sum(part.nbytes for part in parts))
     work = part_work(node, placed, device)
     assert work is not None, f"{node.name}: not on the {device}"
+    return _load_of(work, device, costs, inside)
+
+
+def _load_of(work: Work, device: str, costs: CostModel, inside: bool) -> Load:
     work = dataclasses.replace(work, fuses=work.fuses and inside)
     if work.kind == "view":
         return Load(0.0, 0.0)

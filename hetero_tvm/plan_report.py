@@ -103,6 +103,7 @@ class PlanReport:
             "op": op.op,
             "device": op.device,
             "split": split,
+            "early": op.early_dict(),
             "region": op.region,
             "reason": op.reason,
             "macs": op.macs,

@@ -18,7 +18,7 @@ import numpy as np
 from hetero_tvm.errors import ArtefactUnreadable
 from hetero_tvm.recording import Event
 from relay_passes.calls import Call, parts_of
-from relay_passes.plan import OpPlan, Plan
+from relay_passes.plan import Plan
 from target_specs.spec import SocSpec
 
 CONVOLUTIONS = frozenset(
@@ -180,34 +180,32 @@ def _call_times(run: Run, table: Sequence[Call]) -> list[float]:
 def _operators(rows: Sequence[CallTime], plan: Plan) -> tuple[OperatorTime, ...]:
     """The calls' times by operator; parts of a split operator are one row for each device."""
     ops = {op.name: op for op in plan.ops}
-    part_of = {part.name: (op.name, part.device) for op in plan.ops for part in parts_of(op)}
+    parts = {part.name: (op.name, part.device, part.us) for op in plan.ops for part in parts_of(op)}
     found: dict[tuple[str, str], list[tuple[float, bool]]] = defaultdict(list)
     for row in rows:
-        names = [part_of.get(name, (name, row.call.device)) for name in row.call.operators]
-        names = [(name, device) for name, device in names if name in ops]
-        expected = [_predicted_us(ops[name], device) for name, device in names]
-        total = sum(expected)
-        several = sum(us > 0 for us in expected) > 1
-        for key, us in zip(names, expected, strict=True):
-            part = us / total if total else 1 / len(names)
-            found[key].append((row.us * part, several))
-    total_us = sum(us for parts in found.values() for us, _ in parts) or 1.0
+        device = row.call.device
+        computed = [
+            parts.get(name) or (name, device, ops[name].cost_us.get(device, 0.0))
+            for name in row.call.operators
+            if name in parts or name in ops
+        ]
+        total = sum(us for *_, us in computed)
+        several = sum(us > 0 for *_, us in computed) > 1
+        for name, on, us in computed:
+            share = us / total if total else 1 / len(computed)
+            found[name, on].append((row.us * share, several))
+    total_us = sum(us for shares in found.values() for us, _ in shares) or 1.0
     return tuple(
         OperatorTime(
             name=name,
             op=ops[name].op,
             device=device,
-            us=sum(us for us, _ in parts),
-            share=sum(us for us, _ in parts) / total_us,
-            apportioned=any(shared for _, shared in parts),
+            us=sum(us for us, _ in shares),
+            share=sum(us for us, _ in shares) / total_us,
+            apportioned=any(shared for _, shared in shares),
         )
-        for (name, device), parts in found.items()
+        for (name, device), shares in found.items()
     )
-
-
-def _predicted_us(op: OpPlan, device: str) -> float:
-    """0 where the plan was made without costs."""
-    return op.split_us.get(device, 0.0) if op.split else op.cost_us.get(device, 0.0)
 
 
 def _of_limit(

@@ -7,7 +7,6 @@ given, what was measured. Nothing is computed anew here, and no code of the arte
 from __future__ import annotations
 
 import collections
-import dataclasses
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,7 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.graph_layout import layout
 from hetero_tvm.lanes import is_lanes
 from hetero_tvm.typed_json import from_object
-from relay_passes.calls import Call, Part, parts_of
+from relay_passes.calls import Call, OpPart, parts_of
 from relay_passes.plan import OpPlan, Plan
 
 _MOST_PROFILE_BYTES = 512 << 20
@@ -141,8 +140,8 @@ def _function(
 ) -> dict[str, Any]:
     plan, calls = _plan_and_calls(manifest, name, raw_plan)
     known = record["functions"].get(name, {})
-    parts = {part.name: (op, part) for op in plan.ops for part in parts_of(op)}
-    whole_of = {name: op.name for name, (op, _) in parts.items()}
+    parts = {part.name: part for op in plan.ops for part in parts_of(op)}
+    whole_of = {part.name: op.name for op in plan.ops for part in parts_of(op)}
     measured = _measured(name, calls, profile, whole_of)
     calls_of: dict[str, list[int]] = collections.defaultdict(list)
     for number, call in enumerate(calls):
@@ -242,13 +241,10 @@ def _drawing(plan: Plan, known: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _predicted(
-    call: Call, ops: Mapping[str, OpPlan], parts: Mapping[str, tuple[OpPlan, Part]]
-) -> float | None:
+def _predicted(call: Call, ops: Mapping[str, OpPlan], parts: Mapping[str, OpPart]) -> float | None:
     """The sum of its operators' predictions; None for a call that has none."""
     found = [op.part_us(call.device) for name in call.operators if (op := ops.get(name))]
-    for op, part in (parts[name] for name in call.operators if name in parts):
-        found.append(op.part_us(call.device) * (1.0 if op.split else part.share))
+    found += [parts[name].us for name in call.operators if name in parts]
     return sum(found) if found else None
 
 
@@ -272,7 +268,7 @@ def _operator(
         "device": op.device,
         "region": op.region,
         "split": split,
-        "early": None if op.early is None else dataclasses.asdict(op.early),
+        "early": op.early_dict(),
         "reason": op.reason,
         "macs": op.macs,
         "bytes": known.get("bytes", 0),

@@ -77,7 +77,13 @@ def program(
                 after_gpu=device == "npu" and ("npu", "gpu") in step.waits,
                 before_late=device == "npu" and step.early_us > 0,
             )
-            steps += [work] if choice.early is None else _in_two(work, choice.late_us)
+            if choice.early is None:
+                steps.append(work)
+            else:
+                # What the plan predicts may be for a GPU that is shared: its proportion counts.
+                predicted = choice.us[device]
+                late = choice.late_us / predicted if predicted else 0.5
+                steps += _in_two(work, late * load.us)
         regions += step.opens
         border += step.border_bytes
     end = finish(state)
@@ -94,6 +100,7 @@ def _order(choice: Choice) -> list[str]:
 
 def _in_two(work: Work, late_us: float) -> list[Work]:
     """`work` of the GPU, the last `late_us` of it apart."""
+    assert 0 <= late_us <= work.us
     share = late_us / work.us if work.us else 0.5
     parts = ((1 - share, False), (share, True))
     return [

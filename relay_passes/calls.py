@@ -36,28 +36,31 @@ class Call:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Part:
+class OpPart:
     """One of the two parts of an operator that is cut."""
 
     name: str  # of the binding that `split_tensor` makes
     of: str  # "npu", which has the first part, or "gpu": whose part of the cut it is
     device: str  # that computes it; the GPU also what it makes early for the NPU
     share: float  # of the operator, between 0 and 1
+    us: float  # predicted; 0 of a plan without costs
 
 
-def parts_of(op: OpPlan) -> tuple[Part, ...]:
+def parts_of(op: OpPlan) -> tuple[OpPart, ...]:
     """The parts of an operator, the NPU's first; none of one that is whole."""
     cut = op.cut
     if cut is None:
         return ()
     early = op.split is None
     names = {"npu": "early", "gpu": "late"} if early else {"npu": "npu", "gpu": "gpu"}
+    predicted = dict(zip(names, op.early_us, strict=False)) if early else op.split_us
     return tuple(
-        Part(
+        OpPart(
             name=f"{op.name}_{name}",
             of=of,
             device=op.device if early else of,
             share=(end - begin) / cut.extent,
+            us=predicted.get(of, 0.0),
         )
         for of, name in names.items()
         for begin, end in (cut.of(of),)

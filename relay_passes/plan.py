@@ -55,12 +55,19 @@ class OpPlan:
     region: int | None = None  # on the NPU: the region that it, or its NPU part, is in
     split_us: Mapping[str, float] = dataclasses.field(default_factory=dict)  # device -> its part
     early: Cut | None = None  # the GPU computes it in two parts, first the one that the NPU reads
+    early_us: tuple[float, ...] = ()  # of both parts, in their order
     offers: tuple[Offer, ...] = ()  # every split that was considered
 
     @property
     def cut(self) -> Cut | None:
         """How it is computed in two parts, on two devices or on one; None: as a whole."""
         return self.split.cut if self.split is not None else self.early
+
+    def early_dict(self) -> dict[str, Any] | None:
+        """What is computed early as plain data: where it is cut, and the times of both parts."""
+        if self.early is None:
+            return None
+        return {**dataclasses.asdict(self.early), "us": list(self.early_us)}
 
     def share(self, device: str) -> float:
         """How much of the operator `device` computes, between 0 and 1."""
@@ -72,6 +79,8 @@ class OpPlan:
         """Predicted time of what `device` computes of the operator; 0 in a plan without costs."""
         if self.split is not None:
             return self.split_us.get(device, 0.0)
+        if self.early is not None and self.device == device:
+            return sum(self.early_us)
         return self.cost_us.get(device, 0.0) if self.device == device else 0.0
 
 
@@ -175,5 +184,7 @@ def _op_from(raw: dict[str, Any]) -> OpPlan:
     offers = tuple(Offer(split=Split(**o["split"]), us=o["us"]) for o in raw["offers"])
     early = raw.get("early")  # artefacts of older versions have none
     early = None if early is None else Cut(**early)
+    early_us = tuple(raw.get("early_us", ()))
     split = None if split is None else Split(**split)
-    return OpPlan(**{**raw, "split": split, "early": early, "offers": offers})
+    read = {"split": split, "early": early, "early_us": early_us, "offers": offers}
+    return OpPlan(**{**raw, **read})

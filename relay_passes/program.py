@@ -31,6 +31,7 @@ class Node:
     inputs: tuple[str, ...]  # names of the operators whose results it reads, each once
     reads_graph_inputs: bool
     is_output: bool
+    feeds_next: bool  # the next operator reads its result, and nobody else does
 
     @functools.cached_property
     def work(self) -> Work:
@@ -64,9 +65,21 @@ def read_program(mod: IRModule) -> list[Node]:
             drafts.append((var, value, makers, from_inputs))
             reader.made_by[var] = ((var.name,), False)
     outputs = set(reader.sources(body.body)[0])
+    readers: dict[str, list[int]] = {name: [] for name in seen}
+    for number, (_, _, inputs, _) in enumerate(drafts):
+        for name in inputs:
+            readers[name].append(number)
     return [
-        Node(var.name, var, call, inputs, from_inputs, var.name in outputs)
-        for var, call, inputs, from_inputs in drafts
+        Node(
+            name=var.name,
+            var=var,
+            call=call,
+            inputs=inputs,
+            reads_graph_inputs=from_inputs,
+            is_output=var.name in outputs,
+            feeds_next=var.name not in outputs and readers[var.name] == [number + 1],
+        )
+        for number, (var, call, inputs, from_inputs) in enumerate(drafts)
     ]
 
 

@@ -24,7 +24,14 @@ from relay_passes.planner.problem import Choice, Cut, Op, Waiting
 from relay_passes.planner.solve import Objective, Solution
 from relay_passes.planner.timeline import joins_kernel
 from relay_passes.program import Node
-from relay_passes.sharding import argument_cut, fits, is_contiguous, shard_work, shardings
+from relay_passes.sharding import (
+    Sharding,
+    argument_cut,
+    fits,
+    is_contiguous,
+    shard_work,
+    shardings,
+)
 
 Declined = Callable[[relax.Call, str], str | None]  # None: the device takes it, else why not
 BOTH = ("gpu", "npu")
@@ -83,7 +90,8 @@ class Question:
         self.offers = [
             [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
         ]
-        self.early = self._early_choices(also)
+        early_cuts = self._early_cuts(also)
+        self.early = {wary: self._early_choices(early_cuts, both=wary) for wary in (False, True)}
 
     def of_whole(self, nodes: Sequence[Node], like: Sequence[int]) -> Question:
         """The question of a program whose operator `i` is like operator `like[i]` of this one.
@@ -102,7 +110,7 @@ class Question:
         whole.cut_only = [self.cut_only[i] for i in like]
         whole.cuts = [self.cuts[i] for i in like]
         whole.offers = [self.offers[i] for i in like]
-        whole.early = [self.early[i] for i in like]
+        whole.early = {wary: [found[i] for i in like] for wary, found in self.early.items()}
         return whole
 
     def _offer_splits(self, plan: Plan) -> None:
@@ -174,13 +182,13 @@ class Question:
             ),
         )
 
-    def _early_choices(self, also: Sequence[Plan]) -> list[list[Choice]]:
-        """Attention on the GPU in two parts, the one that a cut reader's NPU part reads first.
+    def _early_cuts(self, also: Sequence[Plan]) -> list[list[tuple[Cut, Sharding]]]:
+        """Where attention on the GPU can be in two parts, first what a cut reader's NPU part reads.
 
         It is what makes the NPU wait longest of all that is the GPU's; what else would is cut
         between both. What plans of `also` have is on offer too.
         """
-        found: list[list[Choice]] = [[] for _ in self.nodes]
+        found: list[list[tuple[Cut, Sharding]]] = [[] for _ in self.nodes]
         readers: list[list[int]] = [[] for _ in self.nodes]
         for index, node in enumerate(self.nodes):
             for name in node.inputs:
@@ -188,26 +196,34 @@ class Question:
         for index, node in enumerate(self.nodes):
             if op_name(node.call) != ATTENTION or "gpu" not in self.costs[index]:
                 continue
-            if node.is_output or readers[index] != [index + 1]:
+            # Of a shortened program: in the whole, and here where readers stand for others.
+            if not node.feeds_next or readers[index] != [index + 1]:
                 continue
             position = self.nodes[index + 1].inputs.index(node.name)
             wanted = {offer.reads[position] for offer in self.offers[index + 1]}
             wanted |= {plan.ops[index].early for plan in also}
-            cuts = [cut for cut in wanted if cut is not None]
-            tried = (self._early_choice(index, cut) for cut in sorted(cuts))
-            found[index] = [choice for choice in tried if choice is not None]
+            shape = static_shape(node.call.ty) or ()
+            ways = {way.axis: way for way in shardings(node.call)}
+            found[index] = [
+                (cut, ways[cut.axis])
+                for cut in sorted(cut for cut in wanted if cut is not None)
+                if cut.axis in ways and fits(node.call, ways[cut.axis], cut)
+                if is_contiguous(shape, cut.axis)
+            ]
         return found
 
-    def _early_choice(self, index: int, cut: Cut) -> Choice | None:
+    def _early_choices(
+        self, cuts: Sequence[Sequence[tuple[Cut, Sharding]]], *, both: bool
+    ) -> list[list[Choice]]:
+        return [
+            [self._early_choice(index, *way, both=both) for way in ways]
+            for index, ways in enumerate(cuts)
+        ]
+
+    def _early_choice(self, index: int, cut: Cut, sharding: Sharding, *, both: bool) -> Choice:
         node, work = self.nodes[index], self.works[index]
-        sharding = next((way for way in shardings(node.call) if way.axis == cut.axis), None)
-        shape = static_shape(node.call.ty) or ()
-        if sharding is None or not fits(node.call, sharding, cut):
-            return None
-        if not is_contiguous(shape, cut.axis):
-            return None
-        parts = [shard_work(node.call, work, sharding, cut, of) for of in ("npu", "gpu")]
-        first, second = (self.cost_us(part, "gpu") for part in parts)
+        parts = [shard_work(node.call, work, sharding, cut, of) for of in BOTH[::-1]]
+        first, second = (self.cost_us(part, "gpu", both=both) for part in parts)
         us = {"gpu": first + second}
         return Choice(
             us=us,
@@ -260,7 +276,9 @@ class Question:
             )
             for us in alone
         ]
-        return choices + (self.offers[index] + self.early[index] if mode == "split" else [])
+        if mode != "split":
+            return choices
+        return choices + self.offers[index] + self.early[wary][index]
 
     def _whole_us(self, index: int, device: str, *, wary: bool) -> float:
         beside = wary and device in BOTH
@@ -388,6 +406,7 @@ class Question:
             region=region,
             split_us=us if split else {},
             early=choice.early,
+            early_us=_early_us(choice),
             offers=offers,
         )
 
@@ -402,6 +421,10 @@ def _has_length(node: Node, npu_rows: NpuRows) -> bool:
     read = [arg for arg in tensor_args(node.call) if isinstance(arg, relax.Var)]
     shapes = [static_shape(value.ty) or () for value in (node.call, *read)]
     return any(dim in npu_rows for shape in shapes for dim in shape)
+
+
+def _early_us(choice: Choice) -> tuple[float, ...]:
+    return (choice.us["gpu"] - choice.late_us, choice.late_us) if choice.early else ()
 
 
 def _split(choice: Choice) -> Split:

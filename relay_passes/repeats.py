@@ -156,7 +156,8 @@ def _reads_alike(inputs: Sequence[tuple[int, ...]], number: int, period: int, st
 def shortened(nodes: Sequence[Node], repeats: Sequence[Repeat]) -> Shortened:
     """The program with `KEPT` layers at either end of every repetition.
 
-    Ensures: operators keep their names; what read a result that is gone reads its likeness.
+    Ensures: operators keep their names; what read a result that is gone reads its likeness; one
+    feeds the next alone where all do that it stands for.
     """
     position: dict[int, int] = {}  # in the whole -> in the short
     gone: dict[int, tuple[Repeat, int]] = {}  # the repetition that it is in, and its layer
@@ -211,11 +212,18 @@ def shortened(nodes: Sequence[Node], repeats: Sequence[Repeat]) -> Shortened:
         return position[number]
 
     ways = [(layer, own) for own in (True, False) for layer in reversed(range(2 * KEPT))]
+    likes = tuple(
+        tuple(like(number, layer, own=own) for number in range(len(nodes))) for layer, own in ways
+    )
+    feeding = [True] * len(kept)
+    for places in likes:
+        for place, node in zip(places, nodes, strict=True):
+            feeding[place] = feeding[place] and node.feeds_next
     return Shortened(
-        nodes=tuple(rewired(number) for number in kept),
-        kept=tuple(kept),
-        likes=tuple(
-            tuple(like(number, layer, own=own) for number in range(len(nodes)))
-            for layer, own in ways
+        nodes=tuple(
+            dataclasses.replace(rewired(number), feeds_next=feeds)
+            for number, feeds in zip(kept, feeding, strict=True)
         ),
+        kept=tuple(kept),
+        likes=likes,
     )

@@ -37,9 +37,8 @@ import numpy as np
 from tvm import IRModule, relax
 from tvm.ir import GenericConst, Op
 
-from relay_passes.calls import Part, parts_of
-from relay_passes.constant_file import Part as HeldPart
-from relay_passes.constant_file import held_part
+from relay_passes.calls import OpPart, parts_of
+from relay_passes.constant_file import Part, held_part
 from relay_passes.constants import values_of
 from relay_passes.image_order import image_results, stored_order
 from relay_passes.op_work import VIEWS, dtype_bytes, op_name, static_shape, tensor_args
@@ -139,7 +138,7 @@ class _Splitter:
         self.parts[var] = (cut, parts)
 
     def _part(
-        self, expr: relax.Expr, cut: Cut | None, reader: Part, region: int | None
+        self, expr: relax.Expr, cut: Cut | None, reader: OpPart, region: int | None
     ) -> relax.Expr:
         """The part of a tensor that `reader` needs, or all of it where `cut` is None."""
         if isinstance(expr, GenericConst):
@@ -346,7 +345,7 @@ def _constant_part(whole: GenericConst, axis: int, begin: int, end: int) -> rela
     array = values_of(whole)
     index = [slice(None)] * array.ndim
     index[axis] = slice(begin, end)
-    return held_part(array[tuple(index)], HeldPart(whole, axis, begin, end))
+    return held_part(array[tuple(index)], Part(whole, axis, begin, end))
 
 
 def _packed(symbol: str, args: Sequence[relax.Expr], shape: list[int], dtype: str) -> relax.Call:

@@ -1,6 +1,6 @@
-"""The TIR pipeline of a build: TVM's own, then what unified memory and portable half need.
+"""The TIR pipeline of a build: TVM's own, before it plain indices, behind it what devices need.
 
-TVM's code for the CPU refuses a tensor that says it lives on another device. Here CPU kernels are
+Of the latter, unified memory and portable half: TVM's code for the CPU refuses a tensor that says it lives on another device. Here CPU kernels are
 handed tensors of the OpenCL device, whose address is one the CPU can read and write, so that one
 check is taken out of CPU kernels; every other check of an argument stays.
 """
@@ -58,6 +58,7 @@ def _plain_indices() -> list[tvm.transform.Pass]:
 
     It vectorizes before it makes them simple, and takes vectors apart whose condition does not look
     like one for all lanes: rotations, whose halves are put together, ran at an eighth of the speed.
+    Where it runs these passes again they find nothing left to do.
     """
     lowering = s_tir.transform
     return [

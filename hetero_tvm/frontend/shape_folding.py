@@ -290,9 +290,10 @@ class _Folder:
         except Exception as error:  # noqa: BLE001  ONNX Runtime has no common base class
             logger.debug("%s is not folded: %s", view.label, error)
             return False
+        # Weights that are made here, as from codes of four bits, may be several times the file.
         for name, array in zip(node.output, results, strict=True):
             if name:
-                self._set_constant(name, array)
+                self._set_constant(name, lasting_array(array))
         return True
 
     def _fold_constant(self, view: NodeView) -> bool:
@@ -322,8 +323,7 @@ class _Folder:
         return result_bytes > max(_MAX_FREE_BYTES, _MAX_GROWTH * known_bytes)
 
     def _set_constant(self, name: str, array: np.ndarray) -> None:
-        # Weights that are made here, as from codes of four bits, may be several times the file.
-        self._constants[name] = lasting_array(array)
+        self._constants[name] = array
         self._types[name] = ValueType(dtype=array.dtype.name, shape=tuple(array.shape))
 
     # -- step 3: simpler nodes -----------------------------------------------------------------

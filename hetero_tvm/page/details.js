@@ -21,6 +21,7 @@ function drawDetails(name) {
     el("p", {}, chip(op.device), op.region === null ? null : el("span", { class: "quiet" }, ` NPU region ${op.region}`)),
     el("p", { class: "reason" }, op.reason),
     splitPicture(op),
+    earlyLine(op),
     el("h3", {}, "Alternatives"),
     alternatives(op),
     Object.keys(op.measured).length ? [el("h3", {}, "Measured"), measuredTable(op)] : null,
@@ -56,6 +57,12 @@ function splitPicture(op) {
     el("p", { class: "quiet" }, `${kind} split along axis ${op.split.axis} of ${extent}: ${time(us.npu)} beside ${time(us.gpu)}`));
 }
 
+function earlyLine(op) {
+  if (!op.early) return null;
+  const { at, extent, axis, us } = op.early;
+  return el("p", { class: "quiet" }, `in two parts along axis ${axis}, ${at} of ${extent} first: ${time(us[0])}, then ${time(us[1])}`);
+}
+
 /** What an operator's predicted time on a device is. */
 function restsOn(op, device, us) {
   return (op.rests[device] || { provenance: us ? "modelled" : "a view" }).provenance;
@@ -65,8 +72,13 @@ function restsOn(op, device, us) {
 function alternatives(op) {
   const rows = Object.entries(op.cost_us).map(([device, us]) => ({
     title: `${device.toUpperCase()} alone`, parts: { [device]: us }, longest: us,
-    chosen: op.device === device, words: [restsOn(op, device, us)],
+    chosen: op.device === device && !op.early, words: [restsOn(op, device, us)],
   }));
+  if (op.early) {
+    const us = op.early.us[0] + op.early.us[1];
+    rows.push({ title: `GPU, ${op.early.at}/${op.early.extent} first`, parts: { gpu: us }, longest: us,
+      chosen: true, words: [restsOn(op, "gpu", us)] });
+  }
   for (const offer of op.offers) {
     rows.push({
       title: `${offer.kind}, NPU ${offer.at}/${offer.extent}`, parts: offer.us,

@@ -231,7 +231,7 @@ class Frontier:
         clock is then early by that much until the region closes, where nobody looks at it.
         """
         sure = set()
-        early_us = 0.0
+        written_us = 0.0
         for tensor in state.inside:
             cut = state.lies[tensor].makes
             if cut is not None and cut not in self._cuts[index][tensor]:
@@ -239,18 +239,18 @@ class Frontier:
                 op = self.problem.ops[tensor]
                 if not op.is_output:
                     share = cut.at / cut.extent
-                    early_us += share * op.nbytes * self.problem.waiting.border_us_per_byte
+                    written_us += share * op.nbytes * self.problem.waiting.border_us_per_byte
         if sure:
             state = dataclasses.replace(state, inside=state.inside - sure)
-        return state, early_us
+        return state, written_us
 
     def _effect(self, state: State, index: int, choice: Choice) -> Effect:
         after, step = advance(self.problem, self._last_reader, state, index, choice)
-        early_us = 0.0
+        written_us = 0.0
         if self._border and after.inside:
-            after, early_us = self._settle(after, index + 1)
+            after, written_us = self._settle(after, index + 1)
         push = {d: step.before_us[d] + step.work_us[d] for d in step.work_us}
-        push = {d: grid(us + (step.after_us + early_us) * (d == "npu")) for d, us in push.items()}
+        push = {d: grid(us + (step.after_us + written_us) * (d == "npu")) for d, us in push.items()}
         number = self._number(self._key(after, index + 1))
         place = self.context[index], number
         if place not in self._idle_in:

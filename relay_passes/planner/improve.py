@@ -33,9 +33,11 @@ def improved(problem: Problem, choices: Sequence[int], *, most_steps: int) -> tu
     search = _Search(problem, list(choices), most_steps)
     search.move_boundaries()
     alike = [group for group in _alike(problem) if len(group) > 1]
-    while search.change(alike):
+    singles = [[index] for index in range(len(problem.ops))]
+    kept_back = min(most_steps // 2, search.steps_of(singles))
+    while search.change(alike, leaving=kept_back):
         pass
-    search.change([index] for index in range(len(problem.ops)))
+    search.change(singles)
     return tuple(search.best)
 
 
@@ -92,19 +94,26 @@ class _Search:
                 found.setdefault(to, number)
         return found
 
-    def change(self, groups: Iterable[Sequence[int]]) -> bool:
+    def steps_of(self, groups: Iterable[Sequence[int]]) -> int:
+        """Operators that `change` evaluates at most."""
+        ops = self.problem.ops
+        return len(ops) * sum(len(ops[group[0]].choices) - 1 for group in groups)
+
+    def change(self, groups: Iterable[Sequence[int]], *, leaving: int = 0) -> bool:
         """Give all operators of a group another choice at once; whether that made the plan better.
 
-        Groups with most ways to run come first: a limit then cuts off the least of it.
+        Groups with most ways to run come first: a limit then cuts off the least of it. `leaving`:
+        operators that may still be evaluated after it.
         """
         before = self.best_us
         ops = self.problem.ops
-        known = set(map(self._share, range(len(ops)))) | {None}
+        chosen = (op.choices[number] for op, number in zip(ops, self.best, strict=True))
+        known = {choice.rows_share for choice in chosen} | {None}
         for group in sorted(groups, key=lambda group: -len(ops[group[0]].choices)):
             for number, choice in enumerate(ops[group[0]].choices):
-                if self.steps_left < 0:
+                if self.steps_left <= leaving:
                     break
-                if choice.kind in ("activation", None) and _share(choice) not in known:
+                if choice.rows_share not in known:
                     continue
                 trial = list(self.best)
                 for index in group:

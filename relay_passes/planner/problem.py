@@ -85,6 +85,13 @@ class Choice:
         return self.makes or self.early
 
     @property
+    def rows_share(self) -> Fraction | None:
+        """The first part's share where that is of rows; None where columns or nothing is cut."""
+        if self.cut is None or self.kind in ("weight", "hybrid"):
+            return None
+        return self.cut.share
+
+    @property
     def device(self) -> str:
         """`cpu`, `gpu`, `npu` or, for a split, `gpu+npu`."""
         return "+".join(sorted(self.us))
@@ -137,3 +144,5 @@ class Problem:
             for maker in op.inputs:
                 if maker != index - 1 and any(c.early for c in self.ops[maker].choices):
                     raise ValueError(f"operator {index} reads {maker}, which is made early")
+            if op.is_output and any(c.early for c in op.choices):
+                raise ValueError(f"operator {index} is made early, and an output")

@@ -12,6 +12,7 @@ from hetero_tvm.errors import BadInput
 from hetero_tvm.plan_report import explain
 from hetero_tvm.progress import Progress
 from relay_passes.place import MODES
+from relay_passes.planner.problem import Cut
 from target_specs.loader import load_spec
 
 SPEC = load_spec("snapdragon-8-gen-3")
@@ -59,6 +60,17 @@ def test_a_split_operator_says_all(report):
             assert predicted["us"] > 0
             assert predicted["provenance"] == "modelled"
             assert report.figures[predicted["figure"]].provenance == "measured"
+
+
+def test_what_is_early_is_said(report):
+    first, *rest = report.plan.ops
+    early = dataclasses.replace(
+        first, device="gpu", split=None, early=Cut(0, 64, 512), early_us=(1.0, 7.0)
+    )
+    plan = dataclasses.replace(report.plan, ops=(early, *rest))
+    said = dataclasses.replace(report, modes={**report.modes, report.wanted: plan}).to_dict()
+    assert said["operators"][0]["early"] == {"axis": 0, "at": 64, "extent": 512, "us": [1.0, 7.0]}
+    assert {op["early"] for op in report.to_dict()["operators"]} == {None}
 
 
 def test_a_tie_goes_to_the_simplest(snapdragon):

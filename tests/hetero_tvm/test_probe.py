@@ -7,6 +7,7 @@ from hetero_tvm.output_error import FLOAT32
 from hetero_tvm.probe import Probe, first_bad, nearest_layout, suspects
 from relay_passes.calls import Call, Result
 from relay_passes.plan import OpPlan, Plan, Split
+from relay_passes.planner.problem import Cut
 
 RNG = np.random.default_rng(7)
 
@@ -108,6 +109,19 @@ def test_parts_are_compared_with_parts():
     ops = [op("a", device="gpu+npu", split=split)]
     probe = probed(calls, ops, [whole[:3], whole[3:] + 1], {"a": whole}, {})
     assert [p.held for p in probe.found] == [True, False]
+    assert [p.part for p in probe.found] == [
+        "elements 0 to 2 of axis 0",
+        "elements 3 to 3 of axis 0",
+    ]
+
+
+def test_what_is_early_is_compared_in_its_parts():
+    whole = random(4, 6)
+    calls = [call("k", "a_early", shape=(3, 6)), call("k", "a_late", shape=(1, 6))]
+    probe = probed(
+        calls, [op("a", early=Cut(0, 3, 4))], [whole[:3] + 1, whole[3:]], {"a": whole}, {}
+    )
+    assert [p.held for p in probe.found] == [False, True]
     assert [p.part for p in probe.found] == [
         "elements 0 to 2 of axis 0",
         "elements 3 to 3 of axis 0",

@@ -10,6 +10,7 @@ from hetero_tvm.profile_summary import Run, runs_of, summarise
 from hetero_tvm.recording import Event
 from relay_passes.calls import Call, Result
 from relay_passes.plan import OpPlan, Plan, Split
+from relay_passes.planner.problem import Cut
 from target_specs.loader import load_spec
 
 SPEC = load_spec("host")
@@ -121,6 +122,24 @@ def test_time_of_a_fused_call_is_shared_out_as_predicted():
     assert found["x", "npu"].us == 40
     assert found["x", "gpu"].apportioned and not found["x", "npu"].apportioned
     assert sum(o.share for o in found.values()) == pytest.approx(1)
+
+
+def test_parts_of_one_device_are_one_operator():
+    """One part is a call of its own, the other shares one as was predicted of it."""
+    early = _op("x", early=Cut(0, 1, 4), early_us=(2.0, 6.0), cost_us={"gpu": 7.0})
+    table = (_call("a", "gpu", ("x_early",)), _call("b", "gpu", ("x_late", "y")))
+    plan = Plan(ops=(early, _op("y", cost_us={"gpu": 2.0})), predicted_us=1.0)
+    events = (
+        _event("function", "main", 1, 95),
+        _event("call", "a", 2, 5, 7),
+        _event("kernel", "a_kernel", 10, 30, 7, thread=-1),
+        _event("call", "b", 6, 9, 8),
+        _event("kernel", "b_kernel", 30, 70, 8, thread=-1),
+    )
+    run = Run(0, 100_000, events, ("main",))
+    x, y = summarise([run], {"main": table}, plan, SPEC, "float32").operators
+    assert (x.name, x.device, x.us, x.apportioned) == ("x", "gpu", 20 + 30, True)
+    assert (y.name, y.us) == ("y", 10)
 
 
 def test_medians_over_runs():

@@ -10,6 +10,9 @@ from report_model import HOSTILE
 from hetero_tvm import bundle
 from hetero_tvm.errors import BadInput
 from hetero_tvm.report_data import read_profile, report_data
+from relay_passes.calls import Call, Result
+from relay_passes.plan import OpPlan, Plan
+from relay_passes.planner.problem import Cut
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +80,45 @@ def test_operators_and_calls_know_each_other():
     assert devices == {"gpu", "npu"}
     predicted = sum(call["predicted_us"] for call in main["calls"])
     assert predicted == pytest.approx(sum(sum(op["part_us"].values()) for op in main["operators"]))
+
+
+def test_what_is_early_has_a_time_for_each_call():
+    """The plan of the artefact, with another one's first operator."""
+    ops = [
+        OpPlan(
+            name="a",
+            op="hetero.attention",
+            device="gpu",
+            reason="r",
+            cost_us={"gpu": 5.0},
+            declined={},
+            macs=64,
+            early=Cut(1, 16, 64),
+            early_us=(1.5, 4.5),
+        )
+    ]
+    calls = tuple(
+        Call(
+            symbol=f"k{n}",
+            device="gpu",
+            operators=(name,),
+            results=(Result(operator=name, shape=(1,)),),
+            macs=1,
+            bytes=1,
+        )
+        for n, name in enumerate(("a_early", "a_late"))
+    )
+    manifest = bundle.read_manifest(report_model.artefact())
+    plan = json.loads(Plan(ops=tuple(ops), predicted_us=6.0).to_json())
+    manifest = dataclasses.replace(manifest, plan=plan, calls={**manifest.calls, "main": calls})
+    found, _ = report_data(report_model.artefact(), manifest, None)
+    (main,) = found["functions"]
+    assert [call["predicted_us"] for call in main["calls"]] == [1.5, 4.5]
+    assert [call["operators"] for call in main["calls"]] == [["a"], ["a"]]
+    (op,) = main["operators"]
+    assert op["early"] == {"axis": 1, "at": 16, "extent": 64, "us": [1.5, 4.5]}
+    assert op["part_us"] == {"gpu": 6.0}
+    assert op["calls"] == [0, 1]
 
 
 def test_gpu_calls_name_their_kernels():

@@ -130,6 +130,15 @@ def test_what_is_made_early_is_two_kernels_and_the_npu_waits_for_one():
     assert found == pytest.approx(evaluate(problem, [0, 0]).total_us) == 10 + 2 + 50 + 2
 
 
+def test_of_a_shared_gpu_the_first_part_is_the_same_part():
+    """The plan's times are for a quarter of the GPU, the load's for all of it."""
+    early = Choice(us={"gpu": 160.0}, reads=(), early=CUT, late_us=120.0)
+    problem = Problem(ops=(Op(choices=(early,)),), waiting=waiting(2.0))
+    made = program(problem, [0], [{"gpu": Load(40.0, 400.0)}], "a")
+    first, second = (step for step in made.steps if isinstance(step, Work))
+    assert (first.us, second.us) == (10.0, 30.0)
+
+
 def test_long_kernels_are_cut_to_the_bound():
     work = Work(name="big", device="gpu", us=100.0, nbytes=800.0)
     short = Work(name="small", device="gpu", us=9.0)

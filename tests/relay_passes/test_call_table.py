@@ -15,6 +15,7 @@ from relay_passes.group_regions import GroupRegions
 from relay_passes.join_launches import JoinLaunches
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.lower_npu import lower_npu
+from relay_passes.planner.problem import Cut
 from relay_passes.program import read_program
 from relay_passes.split_tensor import split_tensor
 from schedules.defaults import default_legalizations, default_rules
@@ -31,8 +32,11 @@ class Region:
     weight_bytes: int
 
 
-def _table(build, devices, shape=(8, 16), dtype="float32", *, joined=False):
-    """The table of a program: `build(builder, x)`, operators in order on `devices`."""
+def _table(build, devices, shape=(8, 16), dtype="float32", *, joined=False, early=None):
+    """The table of a program: `build(builder, x)`, operators in order on `devices`.
+
+    `early`: where the first is cut that the GPU makes in two parts.
+    """
     x = relax.Var("x", relax.TensorType(shape, dtype))
     builder = relax.BlockBuilder()
     with builder.function("main", [x]):
@@ -45,6 +49,9 @@ def _table(build, devices, shape=(8, 16), dtype="float32", *, joined=False):
     macs = {"relax.matmul": 8 * 16 * 16}
     plan = dataclasses.replace(
         plan, ops=tuple(dataclasses.replace(op, macs=macs.get(op.op, 0)) for op in plan.ops)
+    )
+    plan = dataclasses.replace(
+        plan, ops=(dataclasses.replace(plan.ops[0], early=early), *plan.ops[1:])
     )
     cut = split_tensor(mod, plan)
     grouped = tvm.transform.Sequential([GroupRegions(cut.region)])(cut.mod)
@@ -103,6 +110,17 @@ def test_a_region_counts_its_weights_and_names_its_results():
     assert npu.operators == ("product",)
     assert [(r.operator, r.shape) for r in npu.results] == [("product", (8, 16))]
     assert (npu.macs, npu.bytes) == (2048, 512 + 1024 + 512)
+
+
+def test_what_is_early_is_two_calls_with_a_part_of_the_work_each():
+    def build(builder, x):
+        product = builder.emit(relax.op.matmul(x, _weight(0, 16, 16)), "product")
+        return relax.op.nn.softmax(product)
+
+    table = _table(build, ["gpu", "npu"], early=Cut(0, 2, 8))
+    parts = {call.operators[0]: call for call in table if call.device == "gpu"}
+    assert parts.keys() == {"product_early", "product_late"}
+    assert [parts[f"product_{name}"].macs for name in ("early", "late")] == [512, 1536]
 
 
 def test_a_look_up_reads_what_it_picks():

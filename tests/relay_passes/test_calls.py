@@ -41,7 +41,12 @@ def test_parts_have_the_names_that_splitting_gives():
     assert split_tensor(mod, split).device == {p.name: p.device for p in parts_of(split.ops[0])}
     assert [(p.of, p.device) for p in parts_of(split.ops[0])] == [("npu", "npu"), ("gpu", "gpu")]
     assert [p.share for p in parts_of(split.ops[0])] == [1 / 8, 7 / 8]
+    us = {"gpu": 5.0, "npu": 2.0}
+    priced = dataclasses.replace(split.ops[0], split_us=us)
+    assert [p.us for p in parts_of(priced)] == [2.0, 5.0]
     op = dataclasses.replace(whole.ops[0], early=split.ops[0].split.cut)
+    assert [p.us for p in parts_of(op)] == [0.0, 0.0]
+    assert [p.us for p in parts_of(dataclasses.replace(op, early_us=(3.0, 4.0)))] == [3.0, 4.0]
     early = dataclasses.replace(whole, ops=(op,))
     assert split_tensor(mod, early).device == {p.name: p.device for p in parts_of(op)}
     assert [(p.of, p.device) for p in parts_of(op)] == [("npu", "gpu"), ("gpu", "gpu")]

@@ -1,11 +1,13 @@
 # ruff: noqa: N805 -- a TVMScript module is not a class
 """What each device does of a placed operator."""
 
+import pytest
 from tvm.script import ir as I
 from tvm.script import relax as R
 
-from relay_passes.part_work import part_work, sharding_of
+from relay_passes.part_work import early_works, part_work, sharding_of
 from relay_passes.plan import OpPlan, Split
+from relay_passes.planner.problem import Cut
 from relay_passes.program import read_program
 
 
@@ -22,10 +24,10 @@ class Product:
 (NODE,) = read_program(Product)
 
 
-def placed(device, split=None):
+def placed(device, split=None, early=None):
     return OpPlan(
         name="y", op="relax.matmul", device=device, reason="", cost_us={}, declined={}, macs=0,
-        split=split,
+        split=split, early=early,
     )  # fmt: skip
 
 
@@ -44,3 +46,13 @@ def test_a_split_operator_is_in_parts_under_its_own_name():
     # Columns with the NPU's rows filled up go by the rule of columns.
     hybrid = placed("gpu+npu", Split(kind="hybrid", axis=1, at=8, extent=32))
     assert part_work(NODE, hybrid, "gpu").columns == 24
+
+
+def test_what_is_early_is_whole_and_in_two_parts_too():
+    early = placed("gpu", early=Cut(0, 48, 64))
+    assert part_work(NODE, early, "gpu") is NODE.work
+    assert part_work(NODE, early, "npu") is None
+    first, second = early_works(NODE, early)
+    assert (first.rows, second.rows) == (48, 16)
+    with pytest.raises(AssertionError, match="y is computed as a whole"):
+        early_works(NODE, placed("gpu"))

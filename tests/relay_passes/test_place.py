@@ -5,6 +5,7 @@ import itertools
 
 import numpy as np
 import pytest
+from attended_programs import attended
 from layered_programs import layered
 from tvm import relax
 from tvm.script import ir as I
@@ -423,6 +424,41 @@ def test_a_long_program_is_planned_by_a_few_of_its_layers():
         assert len({placed[f"{kind}{layer}"] for layer in range(3, 6)}) == 1, kind
     again = place_all(mod, longest=30, also=[plan], **shared)
     assert again["split"].predicted_us <= plan.predicted_us
+
+
+def by_kind(work, device, *, both=False):
+    """Products about as fast on either device, all else on the GPU alone."""
+    rates = {"matmul": {"gpu": 60.0, "npu": 35.0}, "view": {"gpu": 1e9, "npu": 1e9}}
+    rate = rates.get(work.kind, {"gpu": 1000.0, "npu": 1.0})[device]
+    return (work.macs + work.bytes / 10) / rate * (1.01 if both else 1.0)
+
+
+@pytest.mark.parametrize("longest", [1000, 12])
+def test_attention_in_two_parts_is_found_told_and_priced_again(longest):
+    mod, shared = attended(8), (takes_all, by_kind, waits(3.0))
+    plan = place_all(mod, *shared, longest=longest, tile=8)["split"]
+    early = [op for op in plan.ops if op.early is not None]
+    assert [op.op for op in early] == ["hetero.attention"] * 8
+    for op in early:
+        reader = plan.ops[plan.ops.index(op) + 1]
+        assert op.early == reader.split.cut
+        assert "first, for the npu to begin with" in op.reason
+        first, second = op.early_us
+        assert op.part_us("gpu") == first + second >= op.cost_us["gpu"]
+        assert first / second == pytest.approx(op.early.at / (64 - op.early.at), rel=0.1)
+    again = reprice(mod, plan, *shared, wanted="split", tile=8)
+    assert again.ops == plan.ops
+    assert again.predicted_us == pytest.approx(plan.predicted_us)
+
+    def slow(work, device, *, both=False):
+        return by_kind(work, device, both=both) * (4.0 if device == "gpu" else 1.0)
+
+    dear = reprice(mod, plan, takes_all, slow, waits(3.0), wanted="split", tile=8)
+    assert dear.places == plan.places
+    for one, other in zip(plan.ops, dear.ops, strict=True):
+        assert other.early_us == pytest.approx([4 * us for us in one.early_us])
+    kept = place_all(mod, *shared, longest=longest, tile=8, also=[plan])["split"]
+    assert kept.predicted_us <= plan.predicted_us
 
 
 def test_a_length_without_graphs_is_the_gpus_or_cut():

@@ -57,7 +57,7 @@ PLAN = Plan(
 
 def test_json_there_and_back():
     assert Plan.from_json(PLAN.to_json()) == PLAN
-    early = dataclasses.replace(PLAN.ops[2], early=Cut(0, 3, 8))
+    early = dataclasses.replace(PLAN.ops[2], early=Cut(0, 3, 8), early_us=(0.5, 0.75))
     plan = dataclasses.replace(PLAN, ops=(early,))
     assert Plan.from_json(plan.to_json()) == plan
     assert plan.places != dataclasses.replace(PLAN, ops=PLAN.ops[2:]).places
@@ -66,15 +66,17 @@ def test_json_there_and_back():
 def test_json_of_before_there_was_early_work():
     raw = PLAN.to_dict()
     for op in raw["ops"]:
-        del op["early"]
+        del op["early"], op["early_us"]
     assert Plan.from_json(json.dumps(raw)) == PLAN
 
 
 def test_an_operator_in_two_parts_is_cut():
     assert [op.cut for op in PLAN.ops] == [None, HALF.cut, None]
-    early = dataclasses.replace(PLAN.ops[2], early=Cut(0, 3, 8))
+    early = dataclasses.replace(PLAN.ops[2], early=Cut(0, 3, 8), early_us=(0.5, 0.75))
     assert early.cut == Cut(0, 3, 8)
-    assert (early.share("gpu"), early.part_us("gpu")) == (1.0, 1.0)
+    assert (early.share("gpu"), early.part_us("gpu"), early.part_us("npu")) == (1.0, 1.25, 0.0)
+    assert early.early_dict() == {"axis": 0, "at": 3, "extent": 8, "us": [0.5, 0.75]}
+    assert PLAN.ops[2].early_dict() is None
 
 
 def test_sums_count_parts():

@@ -3,6 +3,7 @@
 
 import numpy as np
 import pytest
+from layered_programs import layered
 from tvm.script import ir as I
 from tvm.script import relax as R
 
@@ -68,3 +69,16 @@ def test_names_must_be_unique():
         builder.emit_func_output(out)
     with pytest.raises(PlacementError, match="two operators are named 'same'"):
         read_program(IRModule(builder.get().functions))
+
+
+def test_who_feeds_the_next_alone():
+    """`halves` is read twice, `total` is an output, too."""
+    assert not any(node.feeds_next for node in read_program(Straight))
+    nodes = {node.name: node.feeds_next for node in read_program(layered(2, tap=0))}
+    assert [nodes[name] for name in ("norm0", "gate0", "curve0", "stream0", "stream1")] == [
+        False,  # a look-up is between
+        False,
+        True,
+        False,
+        True,
+    ]

@@ -1,7 +1,7 @@
 """What the planner is asked of each operator, and the question of a program by a shorter one's."""
 
-import numpy as np
 import pytest
+from attended_programs import attended
 from layered_programs import layered
 from tvm import relax
 
@@ -69,24 +69,9 @@ def test_attention_over_a_cache_goes_where_it_is_cheaper_also_for_the_npu_alone(
     assert [choice.device for choice in asked.ops("gpu")[0].choices] == ["gpu"]
 
 
-def attended():
-    """Attention, and a product with what it gives."""
-    shapes = {"q": (1, 2, 64, 8), "k": (1, 2, 64, 8), "v": (1, 2, 64, 8)}
-    params = [relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()]
-    params.append(relax.Var("past", relax.TensorType((1,), "int32")))
-    builder = relax.BlockBuilder()
-    with builder.function("main", params):
-        with builder.dataflow():
-            mixed = builder.emit(attention(*params, AttentionAttrs(scale=1.0)))
-            weight = relax.const(np.ones((16, 32), np.float32))
-            out = builder.emit_output(relax.op.matmul(mixed, weight))
-        builder.emit_func_output(out)
-    return relax.transform.Normalize()(builder.get())
-
-
 def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
     asked = question(read_program(attended()))
-    of_attention, of_product = asked.ops("split")
+    _, _, of_attention, of_product, _ = asked.ops("split")
     cuts = {choice.reads[0] for choice in of_product.choices} - {None}
     early = [choice for choice in of_attention.choices if choice.early is not None]
     assert {choice.early for choice in early} == cuts != set()
@@ -95,7 +80,41 @@ def test_attention_is_made_early_as_the_one_that_reads_it_can_be_cut():
         assert choice.device == "gpu"
         assert choice.late_us / choice.us["gpu"] == pytest.approx((end - begin) / 64, rel=0.2)
     for mode in ("gpu", "npu", "layer"):
-        assert all(choice.early is None for choice in asked.ops(mode)[0].choices)
+        assert all(choice.early is None for choice in asked.ops(mode)[2].choices)
+
+
+def test_beside_the_other_device_both_parts_are_dearer():
+    """As whole operators are, which they are weighed against."""
+
+    def dear(work, device, *, both=False):
+        return cost_us(work, device) * (3.0 if both else 1.0)
+
+    nodes = read_program(attended())
+    asked = Question(nodes, [{} for _ in nodes], dear, None, 1)
+    alone, beside = (asked.ops("split", wary=wary)[2].choices for wary in (False, True))
+    early = [(a, b) for a, b in zip(alone, beside, strict=True) if a.early is not None]
+    assert early
+    for one, other in early:
+        assert other.early == one.early
+        assert other.us["gpu"] == pytest.approx(3 * one.us["gpu"])
+        assert other.late_us == pytest.approx(3 * one.late_us)
+
+
+@pytest.mark.parametrize("tap", [None, 0, 4, 7])
+def test_nothing_is_early_that_somebody_else_reads(tap):
+    """Also where that is seen in the whole program alone, and not in the shortened one."""
+    nodes = read_program(attended(8, tap=tap))
+    short = shortened(nodes, find_repeats(nodes, lambda number: None))
+    assert len(short.nodes) < len(nodes)
+    whole = question(short.nodes).of_whole(nodes, short.likes[0])
+    problem = Problem(whole.ops("split"), Waiting(wait_us=dict.fromkeys(_pairs(), 1.0)))
+    early = {
+        node.name
+        for node, op in zip(nodes, problem.ops, strict=True)
+        if any(choice.early for choice in op.choices)
+    }
+    assert early <= {f"mixed{layer}" for layer in range(8)} - {f"mixed{tap}"}
+    assert early or tap == 4  # a middle layer stands for all
 
 
 def test_what_another_plan_has_early_is_on_offer():
@@ -112,13 +131,13 @@ def test_what_another_plan_has_early_is_on_offer():
             macs=0,
             early=early,
         )
-        for node, early in zip(nodes, (Cut(1, 3, 64), None), strict=True)
+        for node, early in zip(nodes, (None, None, Cut(1, 3, 64), None, None), strict=True)
     ]
     plan = Plan(ops=tuple(placed), predicted_us=0.0)
-    asked = Question(nodes, [{}, {}], cost_us, None, 1, (plan,))
+    asked = Question(nodes, [{} for _ in nodes], cost_us, None, 1, (plan,))
     found = asked.choices_of(plan, "split")
     chosen = [op.choices[number] for op, number in zip(asked.ops("split"), found, strict=True)]
-    assert [choice.early for choice in chosen] == [Cut(1, 3, 64), None]
+    assert [choice.early for choice in chosen] == [op.early for op in plan.ops]
 
 
 def test_the_question_of_the_whole_is_that_of_the_short_program():

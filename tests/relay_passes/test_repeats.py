@@ -1,6 +1,7 @@
 """Layers are found by structure alone, and a program without most of them has the same ends."""
 
 import pytest
+from attended_programs import attended
 from layered_programs import layered
 
 from relay_passes.op_work import op_name, static_shape
@@ -81,3 +82,15 @@ def test_every_operator_is_like_one_of_its_kind():
     nearest = short.likes[0]
     assert all(nearest[i] == place[node.name] for i, node in enumerate(nodes) if node.name in place)
     assert len(set(short.likes)) == 4 * KEPT
+
+
+@pytest.mark.parametrize("tap", [None, 0, 4, 7])
+def test_one_feeds_the_next_alone_where_all_do_that_it_stands_for(tap):
+    nodes = read_program(attended(8, tap=tap))
+    short = shortened(nodes, find_repeats(nodes, lambda number: None))
+    feeding = {node.name: node.feeds_next for node in nodes}
+    for way in short.likes:
+        for node, like in zip(nodes, way, strict=True):
+            assert feeding[node.name] or not short.nodes[like].feeds_next
+    found = [node.feeds_next for node in short.nodes if node.name.startswith("mixed")]
+    assert all(found) == (tap is None)

@@ -54,7 +54,8 @@ def problems(draw, most_ops=7):
         breaks = draw(st.sampled_from([False, False, False, True]))
         ops.append(dataclasses.replace(op, mates=mates, breaks=breaks))
     for index in range(count):
-        if all(reader == index + 1 for reader in range(count) if index in ops[reader].inputs):
+        readers = {reader for reader in range(count) if index in ops[reader].inputs}
+        if readers <= {index + 1} and not ops[index].is_output:
             choices = tuple(draw(_early(choice)) for choice in ops[index].choices)
             ops[index] = dataclasses.replace(ops[index], choices=choices)
     price = {pair: draw(_US) for pair in itertools.permutations(DEVICES, 2)}

@@ -100,3 +100,23 @@ def test_no_boundary_comes_in_that_the_plan_did_not_have():
     problem = Problem((first, second), waiting(1.0))
     assert evaluate(problem, [1, 0]).total_us < evaluate(problem, [1, 1]).total_us
     assert improved(problem, [1, 1], most_steps=1000) == (1, 1)
+
+
+def test_columns_at_a_share_let_no_rows_in_at_it():
+    def way(at, kind, gpu, npu, inputs=()):
+        cut = Cut(0, at, 4)
+        return Choice({"gpu": gpu, "npu": npu}, (cut,) * len(inputs), cut, kind)
+
+    first = Op((way(1, "weight", 5.0, 5.0),))
+    second = Op((way(1, "activation", 4.0, 4.0), Choice({"gpu": 9.0}, ())), is_output=True)
+    problem = Problem((first, second), waiting(1.0))
+    assert evaluate(problem, [0, 0]).total_us < evaluate(problem, [0, 1]).total_us
+    assert improved(problem, [0, 1], most_steps=1000) == (0, 1)
+
+
+def test_operators_that_are_alike_leave_steps_for_each_alone():
+    """Trying the six at once twice, the second time in vain, would use all of them up."""
+    six = Op(tuple(Choice({"gpu": us}, ()) for us in (9.0, 8.0, 7.0)), is_output=True)
+    alone = Op(tuple(Choice({"gpu": us}, ()) for us in (50.0, 1.0, 40.0, 45.0)), is_output=True)
+    problem = Problem((six,) * 6 + (alone,), waiting(0.0))
+    assert improved(problem, [0] * 7, most_steps=2 * 2 * 7) == (2,) * 6 + (1,)

@@ -71,3 +71,20 @@ def test_the_three_at_which_most_can_be_cut(count):
     )
     problem = Problem(ops, Waiting(wait_us=dict.fromkeys(PAIRS, 1.0)))
     assert len(one_boundary_plans(problem)) == min(count, 3)
+
+
+def test_an_operator_has_one_vote_and_columns_none():
+    """The first could have a third in three ways, but two can have a half; columns do not count."""
+    half, third, quarter = Fraction(1, 2), Fraction(1, 3), Fraction(1, 4)
+    other = dataclasses.replace(at(third, 1.0, 1.0), gather_us=1.0)
+    early = Choice({"gpu": 1.0}, (), early=Cut(0, 1, 3))
+    columns = dataclasses.replace(at(quarter, 1.0, 1.0), kind="weight")
+    ops = (
+        Op((at(third, 1.0, 1.0), other, early, at(half, 1.0, 1.0), columns)),
+        Op((at(half, 1.0, 1.0), columns)),
+        Op((Choice({"gpu": 9.0}, ()), columns)),
+    )
+    problem = Problem(ops, Waiting(wait_us=dict.fromkeys(PAIRS, 1.0)))
+    plans = one_boundary_plans(problem)
+    assert len(plans) == 2
+    assert plans[0] == (3, 0, 0)

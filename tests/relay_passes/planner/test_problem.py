@@ -27,6 +27,14 @@ def test_a_cut_is_of_two_devices_or_of_one():
     assert READ.cut is None
 
 
+def test_the_share_of_rows():
+    ways = [
+        Choice({"npu": 1.0, "gpu": 1.0}, (), CUT, k) for k in ("activation", "weight", "hybrid")
+    ]
+    assert [way.rows_share for way in ways] == [CUT.share, None, None]
+    assert (EARLY.choices[0].rows_share, READ.rows_share) == (CUT.share, None)
+
+
 def test_device_of_a_choice():
     assert Choice({"npu": 1.0, "gpu": 1.0}, (), CUT).device == "gpu+npu"
     assert Choice({"cpu": 1.0}, ()).device == "cpu"
@@ -49,6 +57,10 @@ def test_device_of_a_choice():
         (
             lambda: Problem((EARLY, ALONE, Op((READ,), (0,))), FREE),
             "2 reads 0, which is made early",
+        ),
+        (
+            lambda: Problem((Op(EARLY.choices, is_output=True),), FREE),
+            "0 is made early, and an output",
         ),
         (lambda: Waiting(wait_us={("gpu", "npu"): 1.0}), "no price of waiting for"),
         (lambda: Problem((Op(()),), FREE), "operator 0 has no way to run"),

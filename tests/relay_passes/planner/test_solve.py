@@ -154,6 +154,12 @@ def test_a_small_share_of_the_gpu_moves_work_to_the_npu():
     assert stretched(problem, 0.5).ops[0].choices[0].us == {"gpu": 8.0}
 
 
+def test_a_shared_gpu_takes_as_much_longer_for_each_part_of_its_work():
+    early = Choice({"gpu": 4.0}, (), early=Cut(0, 1, 2), late_us=1.0, alone_us=0.5)
+    (slow,) = stretched(Problem((Op((early,)),), FREE), 0.25).ops[0].choices
+    assert (slow.us["gpu"], slow.late_us, slow.alone_us) == (16.0, 4.0, 2.0)
+
+
 def test_what_cannot_be_answered():
     problem = Problem((_op(Choice({"gpu": 4.0}, ())),), FREE)
     with pytest.raises(ValueError, match="none is known for operator 0, choice 0"):
