@@ -1,6 +1,6 @@
-"""The TIR pipeline of a build: TVM's own, before it plain indices, behind it what devices need.
+"""The TIR pipeline of a build: plain indices, TVM's own, then what memory and portable half need.
 
-Of the latter, unified memory and portable half: TVM's code for the CPU refuses a tensor that says it lives on another device. Here CPU kernels are
+TVM's code for the CPU refuses a tensor that says it lives on another device. Here CPU kernels are
 handed tensors of the OpenCL device, whose address is one the CPU can read and write, so that one
 check is taken out of CPU kernels; every other check of an argument stays.
 """
