@@ -56,6 +56,15 @@ def test_one_for_each_share_the_best_among_them():
     assert set(one_boundary_plans(problem)) == {(1,) * 6, (2,) * 6}
 
 
+def test_what_is_whole_is_not_the_npus_where_it_can_be_elsewhere():
+    """Though it would be faster there."""
+    half = at(Fraction(1, 2), 10.0, 10.0)
+    lone = Op((Choice({"npu": 1.0}, ()),))
+    free = Op((Choice({"gpu": 4.0}, ()), Choice({"npu": 1.0}, ()), half))
+    problem = Problem((free, lone, free), Waiting(wait_us=dict.fromkeys(PAIRS, 1.0)))
+    assert one_boundary_plans(problem) == [(0, 0, 0)]
+
+
 def test_nothing_to_cut():
     problem = Problem(
         (Op((Choice({"gpu": 1.0}, ()),)),), Waiting(wait_us=dict.fromkeys(PAIRS, 1.0))
