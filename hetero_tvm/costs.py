@@ -20,6 +20,7 @@ from tvm import relax
 from tvm.ir import GenericConst
 
 from hetero_tvm.errors import BadInput, EnvironmentProblem
+from relay_passes.constant_file import looked_at
 from relay_passes.constants import values_of
 from relay_passes.lower_npu import FindCodes
 from relay_passes.npu_onnx import BlockCodes, ChooseForm, ProductForm, htp_form
@@ -135,6 +136,7 @@ def with_packed_weights(costs: CostModel, nodes: Iterable[Node], table: W4Table)
             nbytes = table.packed_bytes(matrix)
             if nbytes is not None:
                 packed[node.name] = nbytes / matrix.nbytes
+            looked_at([right])
     return dataclasses.replace(costs, packed=packed) if packed else costs
 
 

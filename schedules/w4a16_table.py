@@ -9,7 +9,7 @@ they give the constant bit for bit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from tvm import relax
@@ -18,6 +18,9 @@ from tvm.ir.expr import GenericConst
 from schedules.layout import Legalize
 from schedules.w4a16 import Rounded, W4Weight, depth_unit, middle, takes, w4a16_product
 from target_specs.spec import GpuSpec
+
+_AT_A_TIME = 1 << 20  # values of a weight
+_DTYPES = ("float32", "float16")  # that the importer makes of it
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -41,9 +44,28 @@ class W4Blocks:
         groups = 1 if self.zeros is None else 2
         return self.depth * len(self.packed) * self.bits // 8 + groups * self.scales.nbytes
 
-    def weight(self) -> W4Weight:
-        """Codes and scales of all columns."""
-        return W4Weight.from_blocks(self.packed, self.scales, self.zeros, self.depth, self.bits)
+    def weight(self, first: int = 0, count: int | None = None) -> W4Weight:
+        """Codes and scales of all columns, or of `count` from `first` on."""
+        columns = len(self.packed)
+        part = slice(first, columns if count is None else first + count)
+        zeros = None if self.zeros is None else self.zeros.reshape(columns, -1)[part]
+        scales = self.scales.reshape(columns, -1)[part]
+        return W4Weight.from_blocks(self.packed[part], scales, zeros, self.depth, self.bits)
+
+    def imported(
+        self, dtype: str, first: int = 0, count: int | None = None
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """The matrix that the importer makes of it, or of `count` columns from `first` on.
+
+        In pieces, since all of it would be several times the weight: their columns, counted from
+        `first`, and values [K, columns].
+        """
+        count = len(self.packed) - first if count is None else count
+        step = max(1, _AT_A_TIME // self.depth)
+        for begin in range(0, count, step):
+            piece = slice(begin, min(begin + step, count))
+            weight = self.weight(first + begin, piece.stop - begin)
+            yield piece, _as_imported(weight, dtype)
 
 
 class W4Table:
@@ -67,7 +89,7 @@ class W4Table:
     def find(self, matrix: np.ndarray) -> W4Weight | None:
         """The weight that is `matrix` [K, N], whole or some neighbouring columns of one."""
         dtype = str(matrix.dtype)
-        if matrix.ndim != 2 or dtype not in ("float32", "float16"):
+        if matrix.ndim != 2 or dtype not in _DTYPES:
             return None
         if dtype not in self._places:
             self._places[dtype] = self._columns(dtype)
@@ -76,9 +98,9 @@ class W4Table:
             entry = self._blocks[number]
             if entry.depth != depth or first + columns > len(entry.packed):
                 continue
-            weight = _columns_of(entry.weight(), first, columns)
-            if np.array_equal(_as_imported(weight, dtype), matrix):
-                return weight
+            pieces = entry.imported(dtype, first, columns)
+            if all(np.array_equal(values, matrix[:, piece]) for piece, values in pieces):
+                return entry.weight(first, columns)
         return None
 
     def packed_bytes(self, matrix: np.ndarray) -> int | None:
@@ -87,20 +109,22 @@ class W4Table:
         It is known by its shape and first column alone: enough for a price, not to compute with.
         """
         dtype = str(matrix.dtype)
-        if matrix.ndim != 2 or dtype not in ("float32", "float16"):
+        if matrix.ndim != 2 or dtype not in _DTYPES:
             return None
         if dtype not in self._sizes:
             self._sizes[dtype] = {
-                (entry.depth, len(entry.packed), _first_column(entry, dtype)): entry.nbytes
+                (entry.depth, len(entry.packed), _key(values[:, 0])): entry.nbytes
                 for entry in self._blocks
+                for _, values in entry.imported(dtype, 0, 1)
             }
         return self._sizes[dtype].get((*matrix.shape, _key(matrix[:, 0])))
 
     def _columns(self, dtype: str) -> dict[int, list[tuple[int, int]]]:
         places: dict[int, list[tuple[int, int]]] = {}
         for number, entry in enumerate(self._blocks):
-            for column, values in enumerate(_as_imported(entry.weight(), dtype).T):
-                places.setdefault(_key(values), []).append((number, column))
+            for piece, matrix in entry.imported(dtype):
+                for column, values in enumerate(matrix.T, piece.start):
+                    places.setdefault(_key(values), []).append((number, column))
         return places
 
 
@@ -111,7 +135,7 @@ def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Leg
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         data, right = call.args
         if isinstance(right, GenericConst) and str(data.ty.dtype) == str(call.ty.dtype):
-            weight = table.find(right.value.numpy())
+            weight = table.find(_values_of(right))
             if (
                 weight is not None
                 and len(data.ty.shape) > 1
@@ -123,6 +147,12 @@ def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Leg
     return legalize
 
 
+def _values_of(constant: GenericConst) -> np.ndarray:
+    """Where they lie; a copy of types that numpy lacks."""
+    known = str(constant.value.dtype) in _DTYPES
+    return np.from_dlpack(constant.value) if known else constant.value.numpy()
+
+
 def _as_imported(weight: W4Weight, dtype: str) -> np.ndarray:
     """[K, N] with the roundings of the importer: in float32, then in the constant's own type."""
     depth = len(weight.codes)
@@ -132,24 +162,6 @@ def _as_imported(weight: W4Weight, dtype: str) -> np.ndarray:
 
     zeros = np.float32(middle(weight.bits)) if weight.zeros is None else spread(weight.zeros)
     return ((weight.codes.astype(np.float32) - zeros) * spread(weight.scales)).astype(dtype)
-
-
-def _first_column(entry: W4Blocks, dtype: str) -> int:
-    columns = len(entry.packed)
-    zeros = None if entry.zeros is None else entry.zeros.reshape(columns, -1)[:1]
-    scales = entry.scales.reshape(columns, -1)[:1]
-    weight = W4Weight.from_blocks(entry.packed[:1], scales, zeros, entry.depth, entry.bits)
-    return _key(_as_imported(weight, dtype)[:, 0])
-
-
-def _columns_of(weight: W4Weight, first: int, count: int) -> W4Weight:
-    part = slice(first, first + count)
-    return dataclasses.replace(
-        weight,
-        codes=weight.codes[:, part],
-        scales=weight.scales[:, part],
-        zeros=None if weight.zeros is None else weight.zeros[:, part],
-    )
 
 
 def _key(column: np.ndarray) -> int:

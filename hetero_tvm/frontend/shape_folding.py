@@ -290,10 +290,9 @@ class _Folder:
         except Exception as error:  # noqa: BLE001  ONNX Runtime has no common base class
             logger.debug("%s is not folded: %s", view.label, error)
             return False
-        # Weights that are made here, as from codes of four bits, may be several times the file.
         for name, array in zip(node.output, results, strict=True):
             if name:
-                self._set_constant(name, lasting_array(array))
+                self._make_constant(name, array)
         return True
 
     def _fold_constant(self, view: NodeView) -> bool:
@@ -322,6 +321,10 @@ class _Folder:
         )
         return result_bytes > max(_MAX_FREE_BYTES, _MAX_GROWTH * known_bytes)
 
+    def _make_constant(self, name: str, array: np.ndarray) -> None:
+        """As `_set_constant`, of what the model's file has not: weights may be several times it."""
+        self._set_constant(name, lasting_array(array))
+
     def _set_constant(self, name: str, array: np.ndarray) -> None:
         self._constants[name] = array
         self._types[name] = ValueType(dtype=array.dtype.name, shape=tuple(array.shape))
@@ -349,7 +352,7 @@ class _Folder:
 
     def _adopt(self, node: onnx.NodeProto, emitter: Emitter) -> list[onnx.NodeProto]:
         for name, array in emitter.constants.items():
-            self._set_constant(name, array)
+            self._make_constant(name, array)
         return self._from(node, emitter.nodes)
 
     def _from(self, node: onnx.NodeProto, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:

@@ -10,6 +10,7 @@ from tvm import relax
 from relay_passes.lower_gpu import lower_gpu
 from relay_passes.rewrite_bindings import dataflow_bindings
 from relay_passes.tir_calls import kernel_name
+from schedules import w4a16_table
 from schedules.defaults import default_legalizations, default_rules
 from schedules.tvm_target import tvm_target
 from schedules.w4a16_table import W4Blocks, W4Table, _as_imported
@@ -141,3 +142,21 @@ def test_eight_bits_stay_float_where_items_run_in_lockstep():
         rules=default_rules(gpu),
     )
     assert list(on_gpu.kernels(lowered)) == ["matmul"]
+
+
+@pytest.mark.parametrize("zeros", ["none", "whole", "real"])
+@pytest.mark.parametrize("first", [0, 5])
+def test_a_weight_in_pieces_is_the_weight(monkeypatch, zeros, first):
+    """Seven columns at a time of forty, or of those from the sixth on; found all the same."""
+    monkeypatch.setattr(w4a16_table, "_AT_A_TIME", 7 * _DEPTH)
+    entry = _blocks(0, zeros)
+    whole = _as_imported(entry.weight(), "float32")
+    pieces = list(entry.imported("float32", first))
+    assert [piece.start for piece, _ in pieces] == [*range(0, _COLUMNS - first, 7)]
+    np.testing.assert_array_equal(
+        np.concatenate([values for _, values in pieces], 1), whole[:, first:]
+    )
+    found = W4Table([entry]).find(whole[:, first:])
+    np.testing.assert_array_equal(found.codes, entry.weight().codes[:, first:])
+    whole[-1, -1] += 1
+    assert W4Table([entry]).find(whole[:, first:]) is None

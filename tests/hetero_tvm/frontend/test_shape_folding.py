@@ -8,7 +8,10 @@ from hetero_tvm.frontend.converters import is_importable
 from hetero_tvm.frontend.decompose import DECOMPOSITIONS
 from hetero_tvm.frontend.input_specs import fix_input_shapes
 from hetero_tvm.frontend.shape_folding import fold_model
+from relay_passes.constant_file import ConstantFile, lasting_array
 from tests.hetero_tvm.frontend.onnx_cases import FLOAT, check, model, node, randn
+
+RNG = np.random.default_rng(5)
 
 
 def _fold(proto, **shapes):
@@ -109,3 +112,24 @@ def test_local_functions_are_inlined(tmp_path):
     opsets = [helper.make_opsetid("", 17)]
     proto.functions.append(helper.make_function("local", "Twice", ["a"], ["b"], body, opsets))
     check(proto, tmp_path)
+
+
+@pytest.mark.parametrize("made", ["rule", "arithmetic", "nothing"])
+def test_weights_that_folding_makes_are_in_the_builds_file(tmp_path, made):
+    """By a rule, from codes of four bits; by arithmetic; the model's own stay where they are."""
+    weights = {"w": randn(512, 512), "two": np.array(2, np.float32)}
+    nodes = [node("Mul", "w two", "ww"), node("MatMul", "x ww", "y")]
+    if made == "nothing":
+        nodes = [node("MatMul", "x w", "y")]
+    elif made == "rule":
+        weights = {"w": RNG.integers(0, 256, (512, 16, 16)).astype(np.uint8), "s": randn(512 * 16)}
+        sizes = {"N": 512, "K": 512, "bits": 4, "block_size": 32}
+        nodes = [node("MatMulNBits", "x w s", "y", domain="com.microsoft", **sizes)]
+    proto = model(nodes, {"x": [2, 512]}, "y", weights)
+    proto.opset_import.add(domain="com.microsoft", version=1)
+    with ConstantFile(tmp_path):
+        folded = _fold(proto)
+        (product,) = folded.proto.graph.node
+        array = folded.constants[product.input[1]]
+        assert array.shape == (512, 512)
+        assert (lasting_array(array) is array) == (made != "nothing")
