@@ -155,6 +155,9 @@ def _facts(op: Mapping[str, Any]) -> dict[str, str]:
             f"{split['kind']}: the NPU has {split['at']} of {split['extent']} along axis "
             f"{split['axis']}, the GPU the rest"
         )
+    if op["early"] is not None:
+        early = op["early"]
+        facts["order"] = f"{early['at']} of {early['extent']} along axis {early['axis']} first"
     facts |= {f"predicted on {d}": f"{us:.1f} µs" for d, us in op["part_us"].items()}
     facts |= {f"alone on {d}": f"{us:.1f} µs" for d, us in op["cost_us"].items()}
     facts |= {f"measured on {d}": f"{found['us']:.1f} µs" for d, found in op["measured"].items()}

@@ -69,7 +69,7 @@ def _choice(
             us={"gpu": placed.part_us("gpu")},
             reads=(None,) * len(node.inputs),
             early=placed.early,
-            late_us=placed.early_us[1],
+            late_us=placed.early_parts_us[1],
         )
     if placed.split is None:
         us = {placed.device: placed.cost_us.get(placed.device, 0.0)}

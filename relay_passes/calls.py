@@ -53,7 +53,7 @@ def parts_of(op: OpPlan) -> tuple[OpPart, ...]:
         return ()
     early = op.split is None
     names = {"npu": "early", "gpu": "late"} if early else {"npu": "npu", "gpu": "gpu"}
-    predicted = dict(zip(names, op.early_us, strict=False)) if early else op.split_us
+    predicted = dict(zip(names, op.early_parts_us, strict=True)) if early else op.split_us
     return tuple(
         OpPart(
             name=f"{op.name}_{name}",

@@ -24,7 +24,7 @@ from relay_passes.planner.contention import contention_us
 from relay_passes.planner.improve import improved
 from relay_passes.planner.lower_bound import LowerBound
 from relay_passes.planner.one_boundary import one_boundary_plans
-from relay_passes.planner.problem import Problem, Waiting
+from relay_passes.planner.problem import Op, Problem, Waiting
 from relay_passes.planner.repeat import repeated
 from relay_passes.planner.solve import Objective, Solution, solve
 from relay_passes.planner.timeline import Timeline, evaluate
@@ -159,7 +159,8 @@ def place_all(
         simpler = [question.translate(answer, m, mode) for m, answer in answers.items()]
         others = [choices for choices in simpler if choices is not None]
         if mode == "split":
-            others += [question.choices_of(_part(plan, short), mode) for plan in also]
+            known = (question.choices_of(_part(plan, short), mode) for plan in also)
+            others += [choices for choices in known if choices is not None]
         answers[mode] = search.run(mode, others)
         if objective == "latency" and mode not in BOTH:
             beside = _with_contention(question, mode, answers[mode])
@@ -172,9 +173,10 @@ def place_all(
             problem = Problem(whole.ops(mode), waiting)
             simpler = [whole.translate(found, m, mode) for m, found in wholes.items()]
             others = [choices for choices in simpler if choices is not None]
-            wholes[mode] = _repeated(problem, answer, short, objective, others)
+            few = question.ops(mode)
+            wholes[mode] = _repeated(problem, few, answer, short, objective, others)
             if mode in wary:
-                wary[mode] = _repeated(problem, wary[mode], short, objective, [])
+                wary[mode] = _repeated(problem, few, wary[mode], short, objective, [])
         question, answers = whole, wholes
 
     if objective == "latency":
@@ -241,6 +243,7 @@ def reprice(
     )
     problem = Problem(question.ops("split"), waiting)
     choices = question.choices_of(plan, "split")
+    assert choices is not None, "the plan is on offer"
     timeline = evaluate(problem, choices)
     joules = _sum_joules(problem, choices)
     answer = Solution(tuple(choices), timeline, False, 0.0, joules, timeline.total_us, 0.0)
@@ -304,19 +307,24 @@ def _part(plan: Plan, short: Shortened) -> Plan:
 
 def _repeated(
     problem: Problem,
+    few: Sequence[Op],
     answer: Solution,
     short: Shortened,
     objective: Objective,
     others: Sequence[Sequence[int]],
 ) -> Solution:
-    """The answer for the short program as one for the whole, `problem`; no worse than `others`."""
+    """The answer for the short program as one for the whole, `problem`; no worse than `others`.
+
+    `few`: the short program's operators.
+    """
 
     def value(choices: Sequence[int], timeline: Timeline) -> float:
         joules = 0.0 if objective == "latency" else _sum_joules(problem, choices) or 0.0
         us = timeline.total_us
         return {"latency": us, "energy": joules, "edp": joules * us}[objective]
 
-    choices, timeline = repeated(problem, answer.choices, short.likes, value, others)
+    chosen = [op.choices[n] for op, n in zip(few, answer.choices, strict=True)]
+    choices, timeline = repeated(problem, chosen, short.likes, value, others)
     exact = all(len(op.choices) == 1 for op in problem.ops)
     found = value(choices, timeline)
     bound_us = timeline.total_us if exact else LowerBound(problem).of_all()

@@ -67,7 +67,16 @@ class OpPlan:
         """What is computed early as plain data: where it is cut, and the times of both parts."""
         if self.early is None:
             return None
-        return {**dataclasses.asdict(self.early), "us": list(self.early_us)}
+        return {**dataclasses.asdict(self.early), "us": list(self.early_parts_us)}
+
+    @property
+    def early_parts_us(self) -> tuple[float, float]:
+        """Of what is computed early and of the rest; by their size where the plan does not say."""
+        assert self.early is not None, f"{self.name} is computed as a whole"
+        if self.early_us:
+            return self.early_us[0], self.early_us[1]
+        us, share = self.cost_us.get(self.device, 0.0), float(self.early.share)
+        return share * us, (1 - share) * us
 
     def share(self, device: str) -> float:
         """How much of the operator `device` computes, between 0 and 1."""
@@ -80,7 +89,7 @@ class OpPlan:
         if self.split is not None:
             return self.split_us.get(device, 0.0)
         if self.early is not None and self.device == device:
-            return sum(self.early_us)
+            return sum(self.early_parts_us)
         return self.cost_us.get(device, 0.0) if self.device == device else 0.0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from relay_passes.plan import Offer, Split
 from relay_passes.planner.problem import Cut
@@ -41,11 +41,12 @@ def split_reason(split: Split, us: Mapping[str, float], cost: Mapping[str, float
     return f"{split.kind}: the npu computes {split.at} of {split.extent}: {parts}, alone {alone}"
 
 
-def early_reason(early: Cut | None) -> str:
-    """In which order the GPU computes, where that is not as a whole."""
+def early_reason(early: Cut | None, us: Sequence[float] = ()) -> str:
+    """In which order the GPU computes, where that is not as a whole; `us`: the times of both."""
     if early is None:
         return ""
-    return f"; in two parts, {early.at} of {early.extent} first, for the npu to begin with"
+    times = f" ({' and '.join(map(_format, us))} µs)" if us else ""
+    return f"; in two parts{times}, {early.at} of {early.extent} first, for the npu to begin with"
 
 
 def lost_splits(offers: Collection[Offer]) -> str:

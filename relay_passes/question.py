@@ -122,16 +122,16 @@ class Question:
                 pads = split.kind == "hybrid"
                 cuts.append(CutChoice(sharding_of(node, placed), split.cut, pads=pads))
 
-    def choices_of(self, plan: Plan, mode: str) -> list[int]:
-        """The choices that `plan` made, in the numbers of `mode`, which must have them all."""
+    def choices_of(self, plan: Plan, mode: str) -> list[int] | None:
+        """The choices that `plan` made, in the numbers of `mode`; None where one is missing."""
         found = []
         for index, placed in enumerate(plan.ops):
             cut = placed.split.cut if placed.split is not None else None
+            places = [choice.place for choice in self._choices(index, mode)]
             wanted = (placed.device, cut, placed.early)
-            choices = self._choices(index, mode)
-            found.append(
-                next(n for n, c in enumerate(choices) if (c.device, c.makes, c.early) == wanted)
-            )
+            if wanted not in places:
+                return None
+            found.append(places.index(wanted))
         return found
 
     def _npu_share(self, index: int) -> float | None:
@@ -203,7 +203,9 @@ class Question:
             wanted = {offer.reads[position] for offer in self.offers[index + 1]}
             wanted |= {plan.ops[index].early for plan in also}
             shape = static_shape(node.call.ty) or ()
-            ways = {way.axis: way for way in shardings(node.call)}
+            ways: dict[int, Sharding] = {}
+            for way in shardings(node.call):
+                ways.setdefault(way.axis, way)
             found[index] = [
                 (cut, ways[cut.axis])
                 for cut in sorted(cut for cut in wanted if cut is not None)
@@ -222,7 +224,7 @@ class Question:
 
     def _early_choice(self, index: int, cut: Cut, sharding: Sharding, *, both: bool) -> Choice:
         node, work = self.nodes[index], self.works[index]
-        parts = [shard_work(node.call, work, sharding, cut, of) for of in BOTH[::-1]]
+        parts = [shard_work(node.call, work, sharding, cut, of) for of in ("npu", "gpu")]
         first, second = (self.cost_us(part, "gpu", both=both) for part in parts)
         us = {"gpu": first + second}
         return Choice(
@@ -293,8 +295,14 @@ class Question:
         if choice.makes is not None or not set(choice.us) <= set(BOTH):
             return {}
         (device,) = choice.us
-        alone = self.costs[index][device]
-        both = self.cost_us(self.works[index], device, both=True)
+        if choice.early is None:
+            alone = self.costs[index][device]
+            both = self.cost_us(self.works[index], device, both=True)
+        else:
+            alone, both = (
+                next(one for one in self.early[wary][index] if one.early == choice.early).us[device]
+                for wary in (False, True)
+            )
         return {device: both / alone - 1} if both > alone > 0 else {}
 
     def _devices(self, index: int, mode: str) -> list[str]:
@@ -384,6 +392,7 @@ class Question:
         if choice.makes is not None and not self._joins(index, choice, chosen):
             us["gpu"] += choice.alone_us
         split = _split(choice) if choice.makes else None
+        early_us = (us["gpu"] - choice.late_us, choice.late_us) if choice.early else ()
         offers = tuple(
             Offer(split=_split(offer), us=dict(offer.us))
             for offer in (self.offers[index] if wanted == "split" else ())
@@ -393,7 +402,7 @@ class Question:
         else:
             devices = [wanted] if wanted in BOTH else BOTH
             reason = place_reason(choice.device, cost, refusals, devices, crossing)
-            reason += early_reason(choice.early) + lost_splits(offers)
+            reason += early_reason(choice.early, early_us) + lost_splits(offers)
         return OpPlan(
             name=node.name,
             op=op_name(node.call),
@@ -406,7 +415,7 @@ class Question:
             region=region,
             split_us=us if split else {},
             early=choice.early,
-            early_us=_early_us(choice),
+            early_us=early_us,
             offers=offers,
         )
 
@@ -421,10 +430,6 @@ def _has_length(node: Node, npu_rows: NpuRows) -> bool:
     read = [arg for arg in tensor_args(node.call) if isinstance(arg, relax.Var)]
     shapes = [static_shape(value.ty) or () for value in (node.call, *read)]
     return any(dim in npu_rows for shape in shapes for dim in shape)
-
-
-def _early_us(choice: Choice) -> tuple[float, ...]:
-    return (choice.us["gpu"] - choice.late_us, choice.late_us) if choice.early else ()
 
 
 def _split(choice: Choice) -> Split:

@@ -135,7 +135,9 @@ def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Leg
     def legalize(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         data, right = call.args
         if isinstance(right, GenericConst) and str(data.ty.dtype) == str(call.ty.dtype):
-            weight = table.find(_values_of(right))
+            # As it lies: a copy of the largest would be a quarter of a model.
+            known = str(right.value.dtype) in _DTYPES
+            weight = table.find(np.from_dlpack(right.value)) if known else None
             if (
                 weight is not None
                 and len(data.ty.shape) > 1
@@ -145,12 +147,6 @@ def legalize_w4_matmul(gpu: GpuSpec, table: W4Table, otherwise: Legalize) -> Leg
         return otherwise(builder, call)
 
     return legalize
-
-
-def _values_of(constant: GenericConst) -> np.ndarray:
-    """Where they lie; a copy of types that numpy lacks."""
-    known = str(constant.value.dtype) in _DTYPES
-    return np.from_dlpack(constant.value) if known else constant.value.numpy()
 
 
 def _as_imported(weight: W4Weight, dtype: str) -> np.ndarray:

@@ -292,7 +292,7 @@ class _Folder:
             return False
         for name, array in zip(node.output, results, strict=True):
             if name:
-                self._make_constant(name, array)
+                self._set_constant(name, array)
         return True
 
     def _fold_constant(self, view: NodeView) -> bool:
@@ -321,12 +321,10 @@ class _Folder:
         )
         return result_bytes > max(_MAX_FREE_BYTES, _MAX_GROWTH * known_bytes)
 
-    def _make_constant(self, name: str, array: np.ndarray) -> None:
-        """As `_set_constant`, of what the model's file has not: weights may be several times it."""
-        self._set_constant(name, lasting_array(array))
-
     def _set_constant(self, name: str, array: np.ndarray) -> None:
-        self._constants[name] = array
+        # What is made here may be several times the model's file, as from codes of four bits; what
+        # the model holds would be there twice; what is mapped is known as such from here on.
+        self._constants[name] = lasting_array(array)
         self._types[name] = ValueType(dtype=array.dtype.name, shape=tuple(array.shape))
 
     # -- step 3: simpler nodes -----------------------------------------------------------------
@@ -352,7 +350,7 @@ class _Folder:
 
     def _adopt(self, node: onnx.NodeProto, emitter: Emitter) -> list[onnx.NodeProto]:
         for name, array in emitter.constants.items():
-            self._make_constant(name, array)
+            self._set_constant(name, array)
         return self._from(node, emitter.nodes)
 
     def _from(self, node: onnx.NodeProto, nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:

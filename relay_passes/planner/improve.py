@@ -97,7 +97,7 @@ class _Search:
     def steps_of(self, groups: Iterable[Sequence[int]]) -> int:
         """Operators that `change` evaluates at most."""
         ops = self.problem.ops
-        return len(ops) * sum(len(ops[group[0]].choices) - 1 for group in groups)
+        return len(ops) * sum(len(ops[group[0]].choices) for group in groups)
 
     def change(self, groups: Iterable[Sequence[int]], *, leaving: int = 0) -> bool:
         """Give all operators of a group another choice at once; whether that made the plan better.
@@ -107,13 +107,14 @@ class _Search:
         """
         before = self.best_us
         ops = self.problem.ops
-        chosen = (op.choices[number] for op, number in zip(ops, self.best, strict=True))
-        known = {choice.rows_share for choice in chosen} | {None}
+        chosen = [op.choices[number] for op, number in zip(ops, self.best, strict=True)]
+        known = {choice.activation_share for choice in chosen} | {None}
+        cuts = {choice.cut for choice in chosen}  # of columns, too: who reads them may go along
         for group in sorted(groups, key=lambda group: -len(ops[group[0]].choices)):
             for number, choice in enumerate(ops[group[0]].choices):
                 if self.steps_left <= leaving:
                     break
-                if choice.rows_share not in known:
+                if choice.activation_share not in known and choice.cut not in cuts:
                     continue
                 trial = list(self.best)
                 for index in group:

@@ -4,9 +4,9 @@ Where every layer can be cut at any of several boundaries, a search that keeps f
 another boundary here than there, and each change of boundary is a meeting of both devices. With one
 boundary to choose there are few ways, so the few that are kept are the good ones. Columns are held
 to the share of the rows too, although both devices meet before and behind them at any share: left
-free, they made the plans that were found first better, and those made of them worse. Nothing is
-the NPU's alone, as a part of nearly everything is: with that way left out, too, few that are kept
-are nearly all there are.
+free, they made the plans that were found first better, and those made of them worse. Nor is
+anything the NPU's alone: with a part of nearly everything it has enough, and what is left to choose
+from is little.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _BEAM = 16
 
 
 def one_boundary_plans(problem: Problem) -> list[tuple[int, ...]]:
-    """For each share at which most operators can be cut in rows, a plan.
+    """For each share at which most operators can be cut without cutting a weight, a plan.
 
     It has other shares, or the NPU alone, only where an operator has no choice.
     """
     shares: collections.Counter[Fraction] = collections.Counter()
     for op in problem.ops:
-        shares.update({share for choice in op.choices if (share := choice.rows_share)})
+        shares.update({share for choice in op.choices if (share := choice.activation_share)})
     return [_plan(problem, share) for share, _ in shares.most_common(_MOST_SHARES)]
 
 
 def _plan(problem: Problem, share: Fraction) -> tuple[int, ...]:
     def allowed(choice: Choice) -> bool:
         if choice.cut is None:
-            return set(choice.us) != {"npu"}
+            return choice.device != "npu"
         return choice.cut.share == share
 
     kept = [

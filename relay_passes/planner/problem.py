@@ -85,11 +85,16 @@ class Choice:
         return self.makes or self.early
 
     @property
-    def rows_share(self) -> Fraction | None:
-        """The first part's share where that is of rows; None where columns or nothing is cut."""
+    def activation_share(self) -> Fraction | None:
+        """The first part's share where no weight is cut: of rows, or as an operand was cut."""
         if self.cut is None or self.kind in ("weight", "hybrid"):
             return None
         return self.cut.share
+
+    @property
+    def place(self) -> tuple[str, Cut | None, Cut | None]:
+        """What tells an operator's choices apart, whatever they cost."""
+        return self.device, self.makes, self.early
 
     @property
     def device(self) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from relay_passes.planner.problem import Problem
+from relay_passes.planner.problem import Choice, Problem
 from relay_passes.planner.timeline import Timeline, evaluate
 
 
 def repeated(
     problem: Problem,
-    choices: Sequence[int],
+    chosen: Sequence[Choice],
     likes: Sequence[Sequence[int]],
     value: Callable[[Sequence[int], Timeline], float] = lambda _, timeline: timeline.total_us,
     others: Iterable[Sequence[int]] = (),
@@ -24,13 +24,18 @@ def repeated(
 
     Args:
         problem: the whole program.
-        choices: of the operators of the short one, whose choices are those of the whole.
-        likes: the ways to choose from: for each operator of the whole, one of the short program.
+        chosen: what the operators of the short one do.
+        likes: the ways to choose from: for each operator of the whole, one of the short program. A
+            way in which an operator cannot do as that one does is left out; in the first all can.
         value: what is to be least.
         others: choices for the whole program that the answer must be no worse than.
     """
     found: list[tuple[float, int, tuple[int, ...], Timeline]] = []
-    ways = [tuple(choices[i] for i in way) for way in likes]
+    numbers = [{choice.place: n for n, choice in enumerate(op.choices)} for op in problem.ops]
+    tried = (
+        [own.get(chosen[i].place) for own, i in zip(numbers, way, strict=True)] for way in likes
+    )
+    ways = [tuple(n for n in way if n is not None) for way in tried if None not in way]
     for way in dict.fromkeys([*ways, *map(tuple, others)]):
         timeline = evaluate(problem, way)
         found.append((value(way, timeline), len(found), way, timeline))

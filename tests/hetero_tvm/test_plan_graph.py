@@ -1,7 +1,5 @@
 """A placed model as the simulator's graph keeps what the plan says."""
 
-import dataclasses
-
 import pytest
 import tiny_models as tiny
 from attended_programs import attended
@@ -15,7 +13,6 @@ from hetero_tvm.simulation import waiting_of
 from hetero_tvm.steps import program
 from relay_passes.part_work import early_works
 from relay_passes.place import place_all
-from relay_passes.planner.problem import Cut
 from relay_passes.planner.timeline import evaluate
 from relay_passes.program import read_program
 from schedules.cost_model import CostModel
@@ -46,37 +43,34 @@ def test_has_the_plans_time(tmp_path, target, mode):
 
 
 @pytest.mark.parametrize("gpu_share", [1.0, 0.5])
-def test_what_is_made_early_loads_the_gpu_with_both_parts(gpu_share):
-    """Attention whose reader is cut: nothing of the plan is lost, and no part is longer."""
-    costs, mod = CostModel(load_spec("host")), attended(2, rows=256)
+def test_what_is_made_early_is_in_two_parts(gpu_share):
+    """Attention whose reader is cut: times are the plan's, loads the GPU's alone."""
+    costs, mod = CostModel(load_spec("host")), attended(2)
 
     def cost(work, device, *, both=False):
-        on_npu = work.kind not in ("matmul", "view") and device == "npu"
-        return costs.cost_us(work, device, both=both) + (1e6 if on_npu else 0.0)
+        rates = {"matmul": {"gpu": 60.0, "npu": 35.0}, "view": {"gpu": 1e9, "npu": 1e9}}
+        rate = rates.get(work.kind, {"gpu": 1000.0, "npu": 1.0})[device]
+        return (work.macs + work.bytes / 10) / rate * (gpu_share if device == "gpu" else 1.0)
 
     waiting = waiting_of(costs, fast=True, element_bytes=4)
-    plan = place_all(mod, lambda call, device: None, cost, waiting, tile=8, gpu_share=gpu_share)[
-        "split"
-    ]
+    takes_all, share = lambda call, device: None, {"gpu_share": gpu_share}
+    plan = place_all(mod, takes_all, cost, waiting, tile=8, **share)["split"]
     nodes = read_program(mod)
     (at,) = [i for i, op in enumerate(plan.ops) if op.name == "mixed1"]
-    if plan.ops[at].early is None:  # as the host's rates are
-        cut = Cut(1, 64, 256)
-        works = early_works(nodes[at], dataclasses.replace(plan.ops[at], early=cut))
-        us = tuple(costs.cost_us(work, "gpu") / gpu_share for work in works)
-        early = dataclasses.replace(plan.ops[at], device="gpu", early=cut, early_us=us)
-        plan = dataclasses.replace(plan, ops=(*plan.ops[:at], early, *plan.ops[at + 1 :]))
+    placed = plan.ops[at]
+    assert placed.early == plan.ops[at + 1].split.cut
     graph = plan_graph(mod, plan, costs, waiting)
-    works = early_works(nodes[at], plan.ops[at])
+    names = [op.name for op in plan.ops]
+    assert evaluate(graph.problem, [0] * len(names)).total_us == pytest.approx(plan.predicted_us)
     (choice,) = graph.problem.ops[at].choices
+    assert (choice.us["gpu"] - choice.late_us, choice.late_us) == pytest.approx(placed.early_us)
+    works = early_works(nodes[at], placed)
     load = graph.loads[at][0]["gpu"]
-    assert (choice.us["gpu"], choice.late_us) == pytest.approx(
-        (sum(plan.ops[at].early_us), plan.ops[at].early_us[1])
-    )
-    assert load.us == pytest.approx(choice.us["gpu"] * gpu_share)
+    assert load.us == pytest.approx(sum(costs.cost_us(work, "gpu") for work in works))
     assert load.nbytes == sum(costs.gpu_bytes(work) for work in works)
-    steps = program(
-        graph.problem, [0] * len(plan.ops), [ways[0] for ways in graph.loads], graph.names
-    )
-    parts = [step.us for step in steps.steps if getattr(step, "name", "") == "mixed1"]
-    assert parts == pytest.approx([us * gpu_share for us in plan.ops[at].early_us])
+    made = program(graph.problem, [0] * len(names), [ways[0] for ways in graph.loads], names)
+    first, late = (step for step in made.steps if getattr(step, "name", "") == "mixed1")
+    assert (first.late, late.late) == (False, True)
+    assert late.us == pytest.approx(load.us * choice.late_us / choice.us["gpu"])
+    jobs = [step for step in made.steps if getattr(step, "before_late", False)]
+    assert "stream1" in [job.name for job in jobs]

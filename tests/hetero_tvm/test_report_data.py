@@ -83,7 +83,7 @@ def test_operators_and_calls_know_each_other():
 
 
 def test_what_is_early_has_a_time_for_each_call():
-    """The plan of the artefact, with another one's first operator."""
+    """Of another plan than the artefact's own."""
     ops = [
         OpPlan(
             name="a",

@@ -8,17 +8,18 @@ from tvm import IRModule, relax
 from relay_passes.attention import AttentionAttrs, attention
 from relay_passes.constants import tensor_constant
 
-HEADS, DIM = 2, 8
-WIDTH = HEADS * DIM
+HEADS = 2
 
 
-def attended(layers=1, *, rows=64, tap=None, seed=0) -> IRModule:
+def attended(layers=1, *, rows=64, dim=8, tap=None, seed=0) -> IRModule:
     """`layers` times: queries of a stream, attention over given keys and values, a product.
 
-    `tap`: the layer whose attention is read once more, behind the last layer.
+    `dim`: of a head, of which there are two. `tap`: the layer whose attention is read once
+    more, behind the last layer.
     """
+    width = HEADS * dim
     op, builder, rng = relax.op, relax.BlockBuilder(), np.random.default_rng(seed)
-    shapes = {"x": (1, rows, WIDTH), "k": (1, HEADS, rows, DIM), "v": (1, HEADS, rows, DIM)}
+    shapes = {"x": (1, rows, width), "k": (1, HEADS, rows, dim), "v": (1, HEADS, rows, dim)}
     params = [relax.Var(name, relax.TensorType(shape, "float32")) for name, shape in shapes.items()]
     params.append(relax.Var("past", relax.TensorType((1,), "int32")))
     stream, *cache = params
@@ -26,12 +27,12 @@ def attended(layers=1, *, rows=64, tap=None, seed=0) -> IRModule:
     with builder.function("main", params):
         with builder.dataflow():
             for layer in range(layers):
-                heads = builder.emit(op.reshape(stream, (1, rows, HEADS, DIM)), f"heads{layer}")
+                heads = builder.emit(op.reshape(stream, (1, rows, HEADS, dim)), f"heads{layer}")
                 asked = builder.emit(op.permute_dims(heads, [0, 2, 1, 3]), f"asked{layer}")
                 mixed = builder.emit(
                     attention(asked, *cache, AttentionAttrs(scale=1.0)), f"mixed{layer}"
                 )
-                weight = tensor_constant(rng.uniform(-1, 1, (WIDTH, WIDTH)).astype(np.float32))
+                weight = tensor_constant(rng.uniform(-1, 1, (width, width)).astype(np.float32))
                 stream = builder.emit(op.matmul(mixed, weight), f"stream{layer}")
                 mixes.append(mixed)
             if tap is not None:

@@ -15,6 +15,7 @@ from relay_passes.op_work import op_name, tensor_args
 from relay_passes.place import MODES, place, place_all, reprice
 from relay_passes.plan import Split
 from relay_passes.planner.problem import Waiting
+from relay_passes.program import read_program
 
 
 @I.ir_module
@@ -459,6 +460,38 @@ def test_attention_in_two_parts_is_found_told_and_priced_again(longest):
         assert other.early_us == pytest.approx([4 * us for us in one.early_us])
     kept = place_all(mod, *shared, longest=longest, tile=8, also=[plan])["split"]
     assert kept.predicted_us <= plan.predicted_us
+
+
+def plan_names(mod):
+    return [node.name for node in read_program(mod)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_layers_that_are_priced_by_their_names_have_cuts_of_their_own(seed):
+    """As a region's estimate does: what one layer was given another one may not have."""
+    rng = np.random.default_rng(seed)
+    mod = attended(8, rows=int(rng.integers(1, 9)) * 8, dim=64)
+    factor = {name: rng.uniform(0.4, 2.5) for name in plan_names(mod)}
+
+    def cost(work, device, *, both=False):
+        own = factor[work.name] if device == "npu" else 1.0
+        return own * by_kind(work, device, both=both)
+
+    plans = place_all(mod, takes_all, cost, waits(3.0), longest=12, tile=8)
+    best = min(plans[mode].predicted_us for mode in ("gpu", "npu"))
+    assert plans["split"].predicted_us <= plans["layer"].predicted_us <= best
+    whole = place_all(mod, takes_all, cost, waits(3.0), tile=8)["split"]
+    again = place_all(mod, takes_all, cost, waits(3.0), longest=12, tile=8, also=[whole])
+    assert again["split"].predicted_us <= best
+
+
+def test_a_plan_that_has_what_is_not_on_offer_is_left_out():
+    """Early work in a layer that stands for one whose attention is read twice."""
+    mod, shared = attended(8, tap=4), (takes_all, by_kind, waits(3.0))
+    plan = place_all(mod, *shared, tile=8)["split"]
+    assert sum(op.early is not None for op in plan.ops) == 7
+    found = place_all(mod, *shared, longest=12, tile=8, also=[plan])["split"]
+    assert all(op.early is None for op in found.ops if op.name != "mixed7")
 
 
 def test_a_length_without_graphs_is_the_gpus_or_cut():

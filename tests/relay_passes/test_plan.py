@@ -77,6 +77,9 @@ def test_an_operator_in_two_parts_is_cut():
     assert (early.share("gpu"), early.part_us("gpu"), early.part_us("npu")) == (1.0, 1.25, 0.0)
     assert early.early_dict() == {"axis": 0, "at": 3, "extent": 8, "us": [0.5, 0.75]}
     assert PLAN.ops[2].early_dict() is None
+    untold = dataclasses.replace(early, early_us=())
+    assert untold.early_parts_us == (untold.cost_us["gpu"] * 3 / 8, untold.cost_us["gpu"] * 5 / 8)
+    assert untold.part_us("gpu") == untold.cost_us["gpu"]
 
 
 def test_sums_count_parts():

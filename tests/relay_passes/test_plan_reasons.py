@@ -45,3 +45,4 @@ def test_the_best_of_the_splits_that_lost():
 def test_in_which_order_the_gpu_computes():
     assert early_reason(None) == ""
     assert "64 of 128 first" in early_reason(Cut(1, 64, 128))
+    assert "in two parts (12 and 40 µs), 64" in early_reason(Cut(1, 64, 128), (12.0, 40.0))

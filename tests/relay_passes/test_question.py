@@ -100,8 +100,19 @@ def test_beside_the_other_device_both_parts_are_dearer():
         assert other.late_us == pytest.approx(3 * one.late_us)
 
 
-@pytest.mark.parametrize("tap", [None, 0, 4, 7])
-def test_nothing_is_early_that_somebody_else_reads(tap):
+MIXES = {f"mixed{layer}" for layer in range(8)}
+
+
+@pytest.mark.parametrize(
+    ("tap", "wanted"),
+    [
+        (None, MIXES),
+        (0, {"mixed7"}),  # the last layer is none of those that are alike
+        (4, {"mixed7"}),
+        (7, MIXES - {"mixed7"}),
+    ],
+)
+def test_nothing_is_early_that_somebody_else_reads(tap, wanted):
     """Also where that is seen in the whole program alone, and not in the shortened one."""
     nodes = read_program(attended(8, tap=tap))
     short = shortened(nodes, find_repeats(nodes, lambda number: None))
@@ -113,27 +124,48 @@ def test_nothing_is_early_that_somebody_else_reads(tap):
         for node, op in zip(nodes, problem.ops, strict=True)
         if any(choice.early for choice in op.choices)
     }
-    assert early <= {f"mixed{layer}" for layer in range(8)} - {f"mixed{tap}"}
-    assert early or tap == 4  # a middle layer stands for all
+    assert early == wanted
+
+
+def test_early_work_loses_beside_the_other_device_what_its_parts_lose():
+    def dear(work, device, *, both=False):
+        return (1.0 + cost_us(work, device)) * (1.5 if both and work.rows != 64 else 1.0)
+
+    nodes = read_program(attended())
+    asked = Question(nodes, [{} for _ in nodes], dear, None, 1)
+    alone, *_ = choices = asked.ops("split")[2].choices
+    early = next(choice for choice in choices if choice.early is not None)
+    assert asked.slowdown(2, alone) != asked.slowdown(2, early)
+    both = next(c for c in asked.ops("split", wary=True)[2].choices if c.early == early.early)
+    assert asked.slowdown(2, early) == {"gpu": both.us["gpu"] / early.us["gpu"] - 1}
+
+
+def test_a_plan_that_is_not_on_offer_has_no_choices():
+    nodes = read_program(attended(1, tap=0))  # what is read twice is not made early
+    ops = [placed(node, Cut(1, 3, 64) if node.name == "mixed0" else None) for node in nodes]
+    asked = Question(nodes, [{} for _ in nodes], cost_us, None, 1)
+    assert asked.choices_of(Plan(ops=tuple(ops), predicted_us=0.0), "split") is None
+
+
+def placed(node, early):
+    """On the GPU."""
+    return OpPlan(
+        name=node.name,
+        op="",
+        device="gpu",
+        reason="",
+        cost_us={},
+        declined={},
+        macs=0,
+        early=early,
+    )
 
 
 def test_what_another_plan_has_early_is_on_offer():
     """Whatever the one that reads it does there, and wherever it would be cut here."""
     nodes = read_program(attended())
-    placed = [
-        OpPlan(
-            name=node.name,
-            op="",
-            device="gpu",
-            reason="",
-            cost_us={},
-            declined={},
-            macs=0,
-            early=early,
-        )
-        for node, early in zip(nodes, (None, None, Cut(1, 3, 64), None, None), strict=True)
-    ]
-    plan = Plan(ops=tuple(placed), predicted_us=0.0)
+    ops = [placed(node, Cut(1, 3, 64) if node.name == "mixed0" else None) for node in nodes]
+    plan = Plan(ops=tuple(ops), predicted_us=0.0)
     asked = Question(nodes, [{} for _ in nodes], cost_us, None, 1, (plan,))
     found = asked.choices_of(plan, "split")
     chosen = [op.choices[number] for op, number in zip(asked.ops("split"), found, strict=True)]

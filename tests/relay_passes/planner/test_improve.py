@@ -102,16 +102,33 @@ def test_no_boundary_comes_in_that_the_plan_did_not_have():
     assert improved(problem, [1, 1], most_steps=1000) == (1, 1)
 
 
-def test_columns_at_a_share_let_no_rows_in_at_it():
-    def way(at, kind, gpu, npu, inputs=()):
-        cut = Cut(0, at, 4)
-        return Choice({"gpu": gpu, "npu": npu}, (cut,) * len(inputs), cut, kind)
+def way(axis, at, kind, us, inputs=0):
+    cut = Cut(axis, at, 4)
+    return Choice({"gpu": us, "npu": us}, (cut,) * inputs, cut, kind)
 
-    first = Op((way(1, "weight", 5.0, 5.0),))
-    second = Op((way(1, "activation", 4.0, 4.0), Choice({"gpu": 9.0}, ())), is_output=True)
+
+def test_columns_at_a_share_let_no_rows_in_at_it():
+    first = Op((way(1, 1, "weight", 5.0),))
+    second = Op((way(0, 1, "activation", 4.0), Choice({"gpu": 9.0}, ())), is_output=True)
     problem = Problem((first, second), waiting(1.0))
     assert evaluate(problem, [0, 0]).total_us < evaluate(problem, [0, 1]).total_us
     assert improved(problem, [0, 1], most_steps=1000) == (0, 1)
+
+
+def test_who_reads_columns_may_go_along():
+    """It is cut as its operand is, so nobody meets there."""
+    first = Op((way(1, 1, "weight", 5.0),))
+    second = Op(
+        (
+            Choice({"gpu": 9.0}, (None,)),
+            way(1, 1, "activation", 4.0, 1),
+            way(1, 2, "activation", 1.0, 1),
+        ),
+        (0,),
+        is_output=True,
+    )
+    problem = Problem((first, second), waiting(20.0))
+    assert improved(problem, [0, 0], most_steps=1000) == (0, 1)
 
 
 def test_operators_that_are_alike_leave_steps_for_each_alone():

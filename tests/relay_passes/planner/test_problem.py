@@ -27,12 +27,19 @@ def test_a_cut_is_of_two_devices_or_of_one():
     assert READ.cut is None
 
 
-def test_the_share_of_rows():
+def test_the_share_where_no_weight_is_cut():
     ways = [
         Choice({"npu": 1.0, "gpu": 1.0}, (), CUT, k) for k in ("activation", "weight", "hybrid")
     ]
-    assert [way.rows_share for way in ways] == [CUT.share, None, None]
-    assert (EARLY.choices[0].rows_share, READ.rows_share) == (CUT.share, None)
+    assert [way.activation_share for way in ways] == [CUT.share, None, None]
+    assert (EARLY.choices[0].activation_share, READ.activation_share) == (CUT.share, None)
+
+
+def test_choices_are_told_apart_by_what_they_do():
+    split = Choice({"npu": 1.0, "gpu": 1.0}, (), CUT)
+    assert split.place == Choice({"npu": 2.0, "gpu": 5.0}, (), CUT, "weight").place
+    places = {split.place, READ.place, EARLY.choices[0].place, Choice({"npu": 1.0}, ()).place}
+    assert len(places) == 4
 
 
 def test_device_of_a_choice():
