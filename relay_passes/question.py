@@ -14,6 +14,7 @@ from tvm import relax
 
 from relay_passes.attention import ATTENTION
 from relay_passes.cut_choices import NO_NPU_ROWS, CutChoice, NpuRows, cut_choices
+from relay_passes.early_cuts import early_cuts
 from relay_passes.gpu_fusion import gpu_works, kernel_mates
 from relay_passes.image_order import image_results, is_stored_as_computed
 from relay_passes.op_work import VIEWS, Work, op_name, static_shape, tensor_args
@@ -27,10 +28,8 @@ from relay_passes.program import Node
 from relay_passes.sharding import (
     Sharding,
     argument_cut,
-    fits,
     is_contiguous,
     shard_work,
-    shardings,
 )
 
 Declined = Callable[[relax.Call, str], str | None]  # None: the device takes it, else why not
@@ -90,8 +89,8 @@ class Question:
         self.offers = [
             [self._cut_choice(i, cut) for cut in cuts] for i, cuts in enumerate(self.cuts)
         ]
-        early_cuts = self._early_cuts(also)
-        self.early = {wary: self._early_choices(early_cuts, both=wary) for wary in (False, True)}
+        early = early_cuts(nodes, self.offers, also)
+        self.early = {wary: self._early_choices(early, both=wary) for wary in (False, True)}
 
     def of_whole(self, nodes: Sequence[Node], like: Sequence[int]) -> Question:
         """The question of a program whose operator `i` is like operator `like[i]` of this one.
@@ -182,44 +181,12 @@ class Question:
             ),
         )
 
-    def _early_cuts(self, also: Sequence[Plan]) -> list[list[tuple[Cut, Sharding]]]:
-        """Where attention on the GPU can be in two parts, first what a cut reader's NPU part reads.
-
-        It is what makes the NPU wait longest of all that is the GPU's; what else would is cut
-        between both. What plans of `also` have is on offer too.
-        """
-        found: list[list[tuple[Cut, Sharding]]] = [[] for _ in self.nodes]
-        readers: list[list[int]] = [[] for _ in self.nodes]
-        for index, node in enumerate(self.nodes):
-            for name in node.inputs:
-                readers[self.index[name]].append(index)
-        for index, node in enumerate(self.nodes):
-            if op_name(node.call) != ATTENTION or "gpu" not in self.costs[index]:
-                continue
-            # Of a shortened program: in the whole, and here where readers stand for others.
-            if not node.feeds_next or readers[index] != [index + 1]:
-                continue
-            position = self.nodes[index + 1].inputs.index(node.name)
-            wanted = {offer.reads[position] for offer in self.offers[index + 1]}
-            wanted |= {plan.ops[index].early for plan in also}
-            shape = static_shape(node.call.ty) or ()
-            ways: dict[int, Sharding] = {}
-            for way in shardings(node.call):
-                ways.setdefault(way.axis, way)
-            found[index] = [
-                (cut, ways[cut.axis])
-                for cut in sorted(cut for cut in wanted if cut is not None)
-                if cut.axis in ways and fits(node.call, ways[cut.axis], cut)
-                if is_contiguous(shape, cut.axis)
-            ]
-        return found
-
     def _early_choices(
         self, cuts: Sequence[Sequence[tuple[Cut, Sharding]]], *, both: bool
     ) -> list[list[Choice]]:
         return [
-            [self._early_choice(index, *way, both=both) for way in ways]
-            for index, ways in enumerate(cuts)
+            [self._early_choice(i, *way, both=both) for way in ways if "gpu" in self.costs[i]]
+            for i, ways in enumerate(cuts)
         ]
 
     def _early_choice(self, index: int, cut: Cut, sharding: Sharding, *, both: bool) -> Choice:

@@ -88,18 +88,20 @@ def add_codes(
     return tirx.call_intrin("int32", _OPERATORS[_HALF // len(pairs)], total, word, ahead, *pairs)
 
 
+def pairs_function(lanes: int) -> str:
+    """OpenCL C of `hetero_add_pairs<lanes>(sum, codes, x)`, which adds up products of pairs."""
+    return _PAIRS_FUNCTION.format(
+        lanes=lanes,
+        twice=2 * lanes,
+        even=", ".join(str(2 * n) for n in range(lanes)),
+        odd=", ".join(str(2 * n + 1) for n in range(lanes)),
+    )
+
+
 def with_code_pairs(source: str) -> str:
     """`source` after the functions of this file that it calls."""
     called = sorted({(int(lanes), int(bits)) for lanes, bits in _CALLED.findall(source)})
-    functions = [
-        _PAIRS_FUNCTION.format(
-            lanes=lanes,
-            twice=2 * lanes,
-            even=", ".join(str(2 * n) for n in range(lanes)),
-            odd=", ".join(str(2 * n + 1) for n in range(lanes)),
-        )
-        for lanes in dict.fromkeys(lanes for lanes, _ in called)
-    ]
+    functions = [pairs_function(lanes) for lanes in dict.fromkeys(lanes for lanes, _ in called)]
     for lanes, bits in called:
         pairs = range(pairs_per_word(bits))
         mask = hex(((1 << bits) - 1) * 0x00010001)  # a code in each half
